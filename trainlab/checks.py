@@ -1,0 +1,153 @@
+"""Checks of array data before the first step: what compiled code would hide or report from deep inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def check_lengths(x: Any, y: Any, sample_weight: Any) -> int:
+    """Checks that all arrays hold the same number of examples, and some; returns it.
+
+    Raises:
+      ValueError: they do not, or hold none.
+    """
+    sizes = [(name, int(leaf.shape[0])) for name, leaf in _named(("x", x), ("y", y), ("sample_weight", sample_weight))]
+    if not sizes:
+        raise ValueError("x is empty: give at least one array")
+    first, length = sizes[0]
+    for name, size in sizes:
+        if size != length:
+            raise ValueError(f"{first} has {length} examples but {name} has {size}: they must be the same number")
+    if length == 0:
+        raise ValueError(f"{first} has 0 examples: there is nothing to train on")
+    return length
+
+
+def check_values(x: Any, y: Any, sample_weight: Any) -> None:
+    """Checks that no number is NaN or infinite.
+
+    Raises:
+      ValueError: one is; the line names the array and the first place.
+    """
+    for name, leaf in _named(("x", x), ("y", y), ("sample_weight", sample_weight)):
+        bad = _first_non_finite(leaf)
+        if bad is not None:
+            raise ValueError(
+                f"{name} holds {bad[1]} in example {bad[0]}: clean the data (a tf.data.Dataset is not checked in this way)"
+            )
+
+
+def check_shapes(model: keras.Model, x: Any) -> None:
+    """Checks x against a functional model's inputs.
+
+    Raises:
+      ValueError: a shape does not fit.
+    """
+    inputs = getattr(model, "inputs", None)
+    leaves = list(_named(("x", x)))
+    if not inputs or len(inputs) != len(leaves):
+        return  # another structure: Keras knows more about those than we do
+    if isinstance(x, dict):
+        by_name = {tensor.name: tensor for tensor in inputs}
+        if set(by_name) != set(x):
+            return
+        pairs = [(f"x[{key!r}]", value, by_name[key]) for key, value in x.items()]
+    else:
+        pairs = [(name, leaf, tensor) for (name, leaf), tensor in zip(leaves, inputs, strict=True)]
+    for name, leaf, tensor in pairs:
+        want, got = tuple(tensor.shape[1:]), tuple(leaf.shape[1:])
+        is_same_rank = len(want) == len(got)  # Keras adds or drops a trailing axis of size 1 by itself
+        if (is_same_rank and any(w not in (None, g) for w, g in zip(want, got, strict=True))) or (
+            not is_same_rank and not (abs(len(want) - len(got)) == 1 and 1 in ((want or (1,))[-1], (got or (1,))[-1]))
+        ):
+            raise ValueError(
+                f"{name} has examples of shape {got} but the model's input {tensor.name!r} takes {want}: reshape the data"
+            )
+
+
+def check_labels(model: keras.Model, x: Any, y: Any) -> None:
+    """Checks integer labels against the number of classes, for sparse categorical losses.
+
+    Args:
+      model: built, its losses too.
+      x: arrays; only their shapes and dtypes are read.
+      y: labels.
+
+    Raises:
+      ValueError: a label is out of range; the line names the first.
+    """
+    if model._compile_loss is None:
+        return
+    labels = list(_named(("y", y)))
+    sparse = [_sparse_loss(entry.loss) for entry in model._compile_loss._flat_losses]
+    if not any(sparse):
+        return
+    symbolic = tf.nest.map_structure(lambda leaf: keras.KerasTensor(leaf.shape, tf.as_dtype(leaf.dtype).name), x)
+    outputs = tf.nest.flatten(model(symbolic))
+    if not len(labels) == len(sparse) == len(outputs):
+        return
+    if isinstance(y, dict):
+        order = {name: i for i, name in enumerate(getattr(model, "output_names", []))}
+        if set(order) != set(y):
+            return
+        labels.sort(key=lambda pair: order[pair[0][3:-2]])
+    for (name, leaf), loss, output in zip(labels, sparse, outputs, strict=True):
+        if loss is None or output.shape[-1] is None:
+            continue
+        values = np.asarray(leaf)
+        ignored = getattr(loss, "ignore_class", None)
+        is_bad = (values < 0) | (values >= output.shape[-1]) | (values != np.floor(values))
+        if ignored is not None:
+            is_bad &= values != ignored
+        if is_bad.any():
+            place = tuple(int(i) for i in np.argwhere(is_bad)[0])
+            raise ValueError(
+                f"{name} holds the label {values[place]} in example {place[0]}: labels must be whole numbers "
+                f"from 0 to {output.shape[-1] - 1}, the model's output having {output.shape[-1]} classes"
+            )
+
+
+def check_count(name: str, value: Any, minimum: int) -> None:
+    """Checks that an argument is a whole number of at least `minimum`.
+
+    Raises:
+      TypeError, ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, not {value}")
+
+
+def _sparse_loss(loss: Any) -> Any:
+    is_sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+    function = getattr(loss, "fn", None)  # a loss given by name or as a function is wrapped
+    return loss if is_sparse or function is keras.losses.sparse_categorical_crossentropy else None
+
+
+def _named(*structures: tuple[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The arrays in some structures, each with a name that a user would write."""
+    for name, structure in structures:
+        if isinstance(structure, dict):
+            yield from _named(*((f"{name}[{key!r}]", value) for key, value in structure.items()))
+        elif isinstance(structure, (list, tuple)):
+            yield from _named(*((f"{name}[{i}]", value) for i, value in enumerate(structure)))
+        elif structure is not None:
+            yield name, structure
+
+
+def _first_non_finite(leaf: Any) -> tuple[int, str] | None:
+    """The first example that holds NaN or infinity, and which."""
+    if isinstance(leaf, tf.Tensor):
+        if not leaf.dtype.is_floating or bool(tf.reduce_all(tf.math.is_finite(leaf))):
+            return None
+        leaf = leaf.numpy()
+    if leaf.dtype.kind != "f" or np.isfinite(leaf).all():
+        return None
+    place = np.argwhere(~np.isfinite(leaf))[0]
+    return int(place[0]), "NaN" if np.isnan(leaf[tuple(place)]) else "an infinite number"

@@ -1,0 +1,62 @@
+"""Finds, in a traced forward pass, operations that a pure evaluation cannot contain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Operations that draw from TensorFlow's own generators: their state is hidden, so that two evaluations of one step would see
+# different noise, and no run could be repeated or resumed.
+_HIDDEN_RANDOM = frozenset(
+    """Multinomial NonDeterministicInts ParameterizedTruncatedNormal RandomGamma RandomPoisson RandomPoissonV2 RandomShuffle
+    RandomStandardNormal RandomUniform RandomUniformInt RngReadAndSkip RngSkip StatefulRandomBinomial
+    StatefulStandardNormalV2 StatefulTruncatedNormal StatefulUniform StatefulUniformFullInt StatefulUniformInt
+    TruncatedNormal""".split()
+)
+_ASSIGNS = frozenset(
+    """AssignVariableOp AssignAddVariableOp AssignSubVariableOp ResourceScatterAdd ResourceScatterNdUpdate
+    ResourceScatterSub ResourceScatterUpdate""".split()
+)
+_CALLS = frozenset("Case If PartitionedCall StatefulPartitionedCall StatelessCase StatelessIf StatelessWhile While".split())
+
+
+def check_operations(graph: Any, first: int, model: keras.Model) -> None:
+    """Checks the operations of `graph` from number `first` on, and those of the functions that they call.
+
+    Raises:
+      ValueError: one of them draws from a hidden generator or assigns a variable; the line names the layer.
+    """
+    for kind, name in _operations(graph, graph.get_operations()[first:]):
+        if kind in _HIDDEN_RANDOM:
+            raise ValueError(
+                f"{_place(name, model)} draws random numbers with tf.random ({kind}), from a generator that nothing tracks, "
+                "so a step could not evaluate one function twice nor a run be repeated: draw with keras.random and "
+                "seed=self.seed_generator, made in __init__ by keras.random.SeedGenerator(...)"
+            )
+        if kind in _ASSIGNS:
+            raise ValueError(
+                f"{_place(name, model)} assigns a raw tf.Variable in its forward pass ({name}), which an evaluation must not: "
+                "make it with self.add_weight(trainable=False) and assign that"
+            )
+
+
+def _operations(graph: Any, operations: list[Any]) -> Iterator[tuple[str, str]]:
+    for operation in operations:
+        yield operation.type, operation.name
+        if operation.type in _CALLS:
+            for attribute in operation.node_def.attr.values():
+                for function in (attribute.func, *attribute.list.func):
+                    inner = graph._get_function(function.name) if function.name else None
+                    if inner is not None and hasattr(inner, "graph"):
+                        for kind, name in _operations(inner.graph, inner.graph.get_operations()):
+                            yield kind, f"{operation.name}/{name}"
+
+
+def _place(operation_name: str, model: keras.Model) -> str:
+    """The deepest layer that the operation's name scope mentions."""
+    names = {layer.name for layer in model._flatten_layers(include_self=False)}
+    inside = [part for part in operation_name.split("/") if part in names]
+    return f"layer {inside[-1]!r}" if inside else f"model {model.name!r}"

@@ -1,0 +1,233 @@
+"""A Keras model's loss and gradient on one batch, as a pure function: the one place that swaps variables for values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainlab import denominators
+from trainlab.graph_checks import check_operations
+from trainlab.vector import Rows, Vector
+
+Batch = tuple[Any, Any, Any]  # x, y, sample_weight; y and sample_weight may be None
+
+
+def wide(parameters: Vector) -> tf.DType:
+    """The dtype that sums over batches are taken in."""
+    return tf.float64 if any(leaf.dtype == tf.float64 for leaf in parameters.leaves) else tf.float32
+
+
+class ModelFunction:
+    """Evaluates a compiled, built model at given parameters, from given state, and assigns nothing.
+
+    Attributes:
+      model: the model.
+      variables: its trainable variables, in the order of a `Vector`'s leaves.
+      changing: the variables that evaluations were seen to change, by id: BatchNorm statistics, seeds, metrics, and the
+        global seed generator where a layer draws from it. Grows while tracing.
+      sparse: the leaves whose gradient is row-sparse. Grows while tracing.
+      connected: the leaves that some evaluation's loss depends on. Grows while tracing.
+      reports: variables that hold what an overridden `compute_metrics` returned last, by name.
+    """
+
+    def __init__(self, model: keras.Model):
+        """Takes a model that is compiled and built, its losses, metrics and optimizer too."""
+        self.model = model
+        self.variables = list(model.trainable_variables)
+        self.changing: dict[int, Any] = {id(v): v for v in model._loss_tracker.variables}
+        self.sparse: set[int] = set()
+        self.connected: set[int] = set()
+        self.reports: dict[str, tf.Variable] = {}
+        self.num_losses = denominators.num_losses(model)
+        self._state = {id(v): v for v in _state_variables(model)}
+        self._loss_takes_training = "training" in inspect.signature(model.compute_loss).parameters
+        self._metrics_are_custom = type(model).compute_metrics is not keras.Model.compute_metrics
+
+    @property
+    def num_discoveries(self) -> int:
+        """Grows whenever an evaluation shows something that a loop round it must carry."""
+        return len(self.changing) + len(self.sparse)
+
+    def read_parameters(self) -> Vector:
+        """The trainable variables' current values."""
+        return Vector([tf.convert_to_tensor(v.value) for v in self.variables])
+
+    def read_state(self) -> dict[int, tf.Tensor]:
+        """The other variables' current values, by id."""
+        known = {**self._state, **self.changing}
+        return {key: tf.convert_to_tensor(getattr(v, "value", v)) for key, v in known.items()}
+
+    def check_parameters(self, parameters: Any) -> None:
+        """Raises TypeError or ValueError, in one line, if `parameters` is not a Vector of this model."""
+        check_vector(parameters, self.variables, "the objective was called with")
+
+    def __call__(
+        self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch, totals: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, Vector, dict[int, tf.Tensor]]:
+        """Loss, gradient, and the values of the variables that changed.
+
+        Args:
+          parameters: where.
+          state: what `read_state` gave, or an earlier batch left.
+          batch: `(x, y, sample_weight)`.
+          totals: the effective batch's denominators if this batch is one of several: loss and gradient are then its share of
+            theirs, and the mean of the loss is left to `track_loss`.
+        """
+        first_operation = _num_operations()
+        scope = _Scope(self._pairs(parameters, state))
+        # This tape watches what it meets: a variable met here was not swapped, and would never be trained.
+        with tf.GradientTape() as tape:
+            tape.watch(list(parameters.leaves))
+            with scope, denominators.counted(self.model, denominators.num_examples(batch[0]), totals):
+                y_pred, loss = self._forward(batch, totals)
+        with scope:
+            results = self._update_metrics(batch, y_pred, None if totals is not None else loss)
+        self._check_forward(scope, tape, parameters, first_operation)
+        gradients = tape.gradient(loss, list(parameters.leaves))
+        return loss, self._vector(gradients, parameters), self._after(scope, state, results)
+
+    def denominators(self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch) -> tf.Tensor:
+        """`[num_losses + 1]`: what each compiled loss divides by on this batch and, last, the number of examples."""
+        examples = denominators.num_examples(batch[0])
+        with _Scope(self._pairs(parameters, state)), denominators.counted(self.model, examples, None) as found:
+            self._forward(batch, None)
+        dtype = wide(parameters)
+        zero = tf.zeros([], dtype)
+        counts = [tf.cast(found.get(index, zero), dtype) for index in range(self.num_losses)]
+        return tf.stack([*counts, tf.cast(examples, dtype)])
+
+    def track_loss(self, loss: tf.Tensor, examples: tf.Tensor, state: Mapping[int, tf.Tensor]) -> dict[int, tf.Tensor]:
+        """The loss tracker's variables after it has seen an effective batch."""
+        tracker = self.model._loss_tracker
+        with _Scope([(v, state[id(v)]) for v in tracker.variables]) as scope:
+            tracker.update_state(loss, sample_weight=examples)
+        return {id(v): scope.get_current_value(v) for v in tracker.variables}
+
+    def _pairs(self, parameters: Vector, state: Mapping[int, tf.Tensor]) -> list[tuple[Any, tf.Tensor]]:
+        known = {**self._state, **self.changing}
+        pairs = list(zip(self.variables, parameters.leaves, strict=True))
+        return pairs + [(v, state[key]) for key, v in known.items() if key in state and not isinstance(v, tf.Variable)]
+
+    def _forward(self, batch: Batch, totals: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
+        x, y, sample_weight = batch
+        y_pred = self.model(x, training=True)
+        kwargs = {"training": True} if self._loss_takes_training else {}
+        loss = self.model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **kwargs)
+        if loss is None:
+            raise ValueError("compute_loss returned None while training; it must return a scalar")
+        loss = tf.convert_to_tensor(loss)
+        if loss.shape.rank != 0:
+            raise ValueError(
+                f"the loss must be a scalar, not a tensor of shape {loss.shape}: "
+                'give it a reduction such as "sum_over_batch_size"'
+            )
+        if totals is not None:
+            share = tf.cast(denominators.num_examples(x), totals.dtype) / totals[-1]
+            loss = loss * tf.cast(share, loss.dtype)
+        return y_pred, loss
+
+    def _update_metrics(self, batch: Batch, y_pred: Any, loss: tf.Tensor | None) -> Mapping[str, Any]:
+        x, y, sample_weight = batch
+        if loss is not None:
+            # The tracker's own dtype, whatever Keras makes of an int64 weight.
+            examples = tf.cast(denominators.num_examples(x), tf.float32)
+            self.model._loss_tracker.update_state(loss, sample_weight=examples)
+        results = self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return results if self._metrics_are_custom else {}
+
+    def _vector(self, gradients: list[Any], parameters: Vector) -> Vector:
+        leaves: list[Any] = []
+        for i, (gradient, leaf) in enumerate(zip(gradients, parameters.leaves, strict=True)):
+            if gradient is None:
+                leaves.append(tf.zeros_like(leaf))
+                continue
+            self.connected.add(i)
+            if isinstance(gradient, tf.IndexedSlices):
+                self.sparse.add(i)
+                gradient = Rows.of(gradient.values, gradient.indices, leaf.shape[0])
+            leaves.append(gradient)
+        return Vector(leaves)
+
+    def _after(self, scope: _Scope, state: Mapping[int, tf.Tensor], results: Mapping[str, Any]) -> dict[int, tf.Tensor]:
+        after = {}
+        for key, variable in scope.updated.items():
+            value = scope.get_current_value(variable)
+            if value is not state.get(key):
+                self.changing[key] = variable
+                after[key] = value
+        for name, value in results.items():
+            value = tf.convert_to_tensor(value)
+            if name not in self.reports:
+                with tf.init_scope():
+                    self.reports[name] = tf.Variable(tf.zeros(value.shape, value.dtype), trainable=False, name=name)
+            variable = self.reports[name]
+            self.changing[id(variable)] = variable
+            after[id(variable)] = value
+        return after
+
+    def _check_forward(self, scope: _Scope, tape: Any, parameters: Vector, first_operation: int) -> None:
+        for variable, leaf in zip(self.variables, parameters.leaves, strict=True):
+            if scope.get_current_value(variable) is not leaf:
+                raise ValueError(
+                    f"layer {_owners(self.model, variable)} assigns its trainable variable {variable.path!r} in its forward pass "
+                    "(as SpectralNormalization does), which has no gradient of its own: train this model without that layer"
+                )
+        known = {v.value.ref() for v in (*self.variables, *self._state.values())}
+        for variable in tape.watched_variables():
+            if variable.ref() not in known:
+                raise ValueError(
+                    f"the model reads the raw tf.Variable {variable.name!r} of shape {variable.shape}, which Keras does not "
+                    "track and nothing would train: make it with self.add_weight or keras.Variable"
+                )
+        if not tf.executing_eagerly():
+            check_operations(tf.compat.v1.get_default_graph(), first_operation, self.model)
+
+
+class _Scope(keras.StatelessScope):
+    """Keras' stateless scope, remembering which variables were assigned in it."""
+
+    def __init__(self, pairs: list[tuple[Any, tf.Tensor]]):
+        super().__init__(state_mapping=pairs, collect_losses=True)
+        self.updated: dict[int, Any] = {}
+
+    def add_update(self, update: tuple[Any, Any]) -> None:
+        super().add_update(update)
+        self.updated[id(update[0])] = update[0]
+
+
+def check_vector(vector: Any, variables: list[Any], what: str) -> None:
+    """Raises TypeError or ValueError, in one line that starts with `what`, unless `vector` has these variables' shapes."""
+    if not isinstance(vector, Vector):
+        raise TypeError(f"{what} {type(vector).__name__}; it must be a Vector, such as state.parameters")
+    if len(vector.leaves) != len(variables):
+        raise ValueError(
+            f"{what} a Vector of {len(vector.leaves)} leaves, but this model has {len(variables)} trainable variables: "
+            "is it another model's?"
+        )
+    for leaf, variable in zip(vector.leaves, variables, strict=True):
+        if not leaf.shape.is_compatible_with(variable.shape):
+            raise ValueError(
+                f"{what} a Vector whose leaf for {variable.path!r} has shape {leaf.shape}, not {tuple(variable.shape)}: "
+                "is it another model's?"
+            )
+
+
+def _state_variables(model: keras.Model) -> list[Any]:
+    found: list[Any] = [*model.non_trainable_variables, *model.metrics_variables]
+    for tracker in (model._loss_tracker, model._compile_metrics, model._compile_loss):
+        # Missing from `metrics_variables` where a model overrides `metrics`.
+        found.extend(tracker.variables if tracker is not None else [])
+    return list({id(v): v for v in found}.values())
+
+
+def _owners(model: keras.Model, variable: Any) -> str:
+    layers = [layer for layer in model._flatten_layers(include_self=False) if any(v is variable for v in layer.variables)]
+    return " > ".join(repr(layer.name) for layer in layers) or repr(model.name)
+
+
+def _num_operations() -> int:
+    return 0 if tf.executing_eagerly() else len(tf.compat.v1.get_default_graph().get_operations())

@@ -1,0 +1,168 @@
+"""The objective: loss and gradient of an effective batch, as a pure function of the parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from trainlab.model_function import Batch, ModelFunction, wide
+from trainlab.vector import Rows, Vector
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What the objective knows at one point.
+
+    Attributes:
+      loss: scalar, float.
+      gradient: `Vector`, the loss's gradient with respect to the parameters.
+      after: the values that the forward pass left in other variables (BatchNorm statistics, dropout seeds, metrics), by the
+        variable's id; the Trainer's business.
+    """
+
+    loss: tf.Tensor
+    gradient: Vector
+    after: Mapping[int, tf.Tensor] = dataclasses.field(default_factory=dict)
+
+    def __tf_flatten__(self) -> tuple[tuple[int, ...], tuple[Any, ...]]:
+        return tuple(self.after), (self.loss, self.gradient, *self.after.values())
+
+    @classmethod
+    def __tf_unflatten__(cls, metadata: tuple[int, ...], components: tuple[Any, ...]) -> Evaluation:
+        loss, gradient, *after = components
+        return cls(loss, gradient, dict(zip(metadata, after, strict=True)))
+
+
+class Batches(NamedTuple):
+    """Batches of one shape, fetched one at a time.
+
+    Attributes:
+      num_batches: how many, a Python int.
+      fetch: from a scalar index in `[0, num_batches)` to `(x, y, sample_weight)`.
+    """
+
+    num_batches: int
+    fetch: Callable[[Any], Batch]
+
+
+class KerasObjective:
+    """The objective of a Keras model on an effective batch: one batch, or several evaluated one after the other.
+
+    One batch differentiates the loss's own mean: bit for bit what a bare tape gives. Several are weighted by the
+    denominators that their losses use (see `denominators`), which a pass that computes nothing else finds first.
+    """
+
+    def __init__(self, function: ModelFunction, batches: Sequence[Batches]):
+        """Reads, by `function`, the state that every evaluation starts from.
+
+        Args:
+          function: the model's loss and gradient on one batch.
+          batches: what the effective batch is made of, in order.
+        """
+        self._function = function
+        self._batches = batches
+        self._start = function.read_state()
+        self._totals = None
+        if sum(part.num_batches for part in batches) > 1:
+            self._totals = self._sum_denominators(function.read_parameters())
+
+    def __call__(self, parameters: Vector) -> Evaluation:
+        """Evaluates loss and gradient at `parameters`.
+
+        Raises:
+          TypeError, ValueError: `parameters` is not a Vector of this model.
+        """
+        self._function.check_parameters(parameters)
+        if self._totals is None:
+            return Evaluation(*self._function(parameters, self._start, self._batches[0].fetch(0)))
+        while True:
+            known = self._function.num_discoveries
+            evaluation = self._accumulate(parameters)
+            # A loop must know beforehand what it carries. If tracing its body discovered a variable that changes, or a
+            # gradient that is row-sparse, trace once more; the first loop is pruned.
+            if self._function.num_discoveries == known:
+                return evaluation
+
+    def _sum_denominators(self, parameters: Vector) -> tf.Tensor:
+        def add(index: Any, total: tf.Tensor, part: Batches) -> tf.Tensor:
+            return total + self._function.denominators(parameters, self._start, part.fetch(index))
+
+        total = tf.zeros([self._function.num_losses + 1], wide(parameters))
+        for part in self._batches:
+            (total,) = _loop(part.num_batches, lambda i, total, part=part: [add(i, total, part)], [total])
+        return total
+
+    def _accumulate(self, parameters: Vector) -> Evaluation:
+        function, totals = self._function, self._totals
+        carried = list(function.changing)
+        sums = {
+            i: tf.zeros(leaf.shape, leaf.dtype if leaf.dtype.size >= 4 else tf.float32)
+            for i, leaf in enumerate(parameters.leaves)
+            if i not in function.sparse
+        }
+        slices: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {i: [] for i in sorted(function.sparse)}
+
+        def body(index: Any, loss: Any, state: Any, sums: Any, arrays: Any, part: Batches) -> list[Any]:
+            current = {**self._start, **dict(zip(carried, state, strict=True))}
+            batch_loss, gradient, after = function(parameters, current, part.fetch(index), totals)
+            current.update(after)
+            sums = {i: total + tf.cast(_dense(gradient.leaves[i]), total.dtype) for i, total in sums.items()}
+            arrays = {i: _write(arrays[i], index, gradient.leaves[i]) for i in arrays}
+            return [loss + tf.cast(batch_loss, loss.dtype), [current[key] for key in carried], sums, arrays]
+
+        loss = tf.zeros([], wide(parameters))
+        state = [self._start[key] for key in carried]
+        for part in self._batches:
+            arrays = {i: _new_arrays(parameters.leaves[i], part.num_batches) for i in slices}
+            loss, state, sums, arrays = _loop(
+                part.num_batches,
+                lambda i, *carry, part=part: body(i, *carry, part),
+                [loss, state, sums, arrays],
+            )
+            for i, (values, indices) in arrays.items():
+                slices[i].append((values.concat(), indices.concat()))
+        leaves = [
+            _join(slices[i], leaf) if i in slices else tf.cast(sums[i], leaf.dtype)
+            for i, leaf in enumerate(parameters.leaves)
+        ]
+        after = function.track_loss(loss, totals[-1], {**self._start, **dict(zip(carried, state, strict=True))})
+        return Evaluation(loss, Vector(leaves), {**dict(zip(carried, state, strict=True)), **after})
+
+
+def _loop(num_steps: int, body: Callable[..., list[Any]], carry: list[Any]) -> list[Any]:
+    """`carry = body(i, *carry)`, one after the other: only one batch's activations are alive."""
+    if num_steps == 1 or tf.executing_eagerly():
+        for i in range(num_steps):
+            carry = body(i, *carry)
+        return carry
+    _, *carry = tf.while_loop(
+        lambda i, *_: i < num_steps,
+        lambda i, *carry: [i + 1, *body(i, *carry)],
+        [tf.constant(0), *carry],
+        parallel_iterations=1,
+    )
+    return carry
+
+
+def _dense(leaf: Any) -> tf.Tensor:
+    return leaf.to_dense() if isinstance(leaf, Rows) else leaf
+
+
+def _new_arrays(leaf: tf.Tensor, size: int) -> tuple[tf.TensorArray, tf.TensorArray]:
+    # Batches of different lengths name different numbers of rows, so the first axis is open.
+    values = tf.TensorArray(leaf.dtype, size, element_shape=[None, *leaf.shape[1:]], infer_shape=False)
+    return values, tf.TensorArray(tf.int64, size, element_shape=[None], infer_shape=False)
+
+
+def _write(arrays: Any, index: Any, leaf: Any) -> Any:
+    values, indices = arrays
+    return values.write(index, leaf.values), indices.write(index, tf.cast(leaf.indices, tf.int64))
+
+
+def _join(slices: list[tuple[tf.Tensor, tf.Tensor]], leaf: tf.Tensor) -> Rows:
+    values = tf.concat([part for part, _ in slices], axis=0)
+    indices = tf.concat([part for _, part in slices], axis=0)
+    return Rows.of(values, indices, leaf.shape[0])

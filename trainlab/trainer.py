@@ -1,0 +1,394 @@
+"""The Trainer: owns a model's variables while it trains them, one strategy's step after the other."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainlab import checks, requirements
+from trainlab.data import ArraySource, SameData, StreamSource, as_arrays, class_weights, is_stream
+from trainlab.epochs import Epochs, Validation
+from trainlab.loop import Loop
+from trainlab.strategies import SGD, StepStrategy
+from trainlab.update import Update
+
+_COMPILE_ARGUMENTS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
+
+
+class Trainer:
+    """Trains a Keras model with a step strategy, in a compiled loop; otherwise as `keras.Model.fit` does.
+
+    Afterwards (and in between) the model is an ordinary Keras model: `model.evaluate`, `model.predict`, `model.save` and
+    `model.optimizer` work as ever.
+
+    Example:
+      >>> import keras, numpy as np
+      >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+      >>> model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
+      >>> trainer = Trainer(model, strategy=SGD())
+      >>> x, y = np.ones([10, 4]), np.ones([10, 1])
+      >>> history = trainer.fit(x, y, batch_size=5, epochs=3, verbose=0)
+      >>> trainer.iterations, len(history.history["loss"])
+      (6, 3)
+
+    Attributes:
+      model: the model.
+      strategy: the step; assign another at any time, the next `fit` takes it.
+      seed: of the data's order and of `State.seed`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        strategy: StepStrategy | None = None,
+        *,
+        optimizer: Any = None,
+        loss: Any = None,
+        metrics: Any = None,
+        loss_weights: Any = None,
+        weighted_metrics: Any = None,
+        seed: int = 0,
+        jit_compile: bool | None = None,
+        run_eagerly: bool | None = None,
+        steps_per_execution: int | None = None,
+    ):
+        """Takes a compiled model, or compiles it.
+
+        Args:
+          model: a functional, sequential or subclassed `keras.Model`.
+          strategy: the step; `SGD()`, the plain one, by default.
+          optimizer, loss, metrics, loss_weights, weighted_metrics: as in `model.compile`, which is called if any is given.
+          seed: an int, 0 or more.
+          jit_compile: whether XLA compiles the step; the compiled model's choice by default.
+          run_eagerly: runs Python step by step, for debugging; the compiled model's choice by default.
+          steps_per_execution: updates in one compiled call, and the least distance of two batch hooks of callbacks; the
+            compiled model's choice if it is not 1, otherwise as many as take about 0.1 s (results do not depend on it).
+
+        Raises:
+          TypeError, ValueError: the model cannot be trained here, in one line that says why and what to do.
+        """
+        given = dict(zip(_COMPILE_ARGUMENTS, (optimizer, loss, loss_weights, metrics, weighted_metrics), strict=True))
+        given = {name: value for name, value in given.items() if value is not None}
+        if given and isinstance(model, keras.Model):
+            model.compile(**given, jit_compile=bool(jit_compile), run_eagerly=bool(run_eagerly))
+        requirements.check_compiled(model)
+        checks.check_count("seed", seed, 0)
+        if steps_per_execution is not None:
+            checks.check_count("steps_per_execution", steps_per_execution, 1)
+        self.model = model
+        self.strategy = SGD() if strategy is None else strategy
+        self.seed = seed % 2**31
+        self._jit_compile = jit_compile
+        self._run_eagerly = run_eagerly
+        self._steps_per_execution = steps_per_execution
+        self._loop: Loop | None = None
+        self._update: Update | None = None
+        self._built_for: Any = None
+        self._position: tuple[SameData, int, int] | None = None  # the data, and epoch and position in them
+        self._check_strategy()
+        _grow_memory()
+
+    @property
+    def iterations(self) -> int:
+        """Updates that the optimizer has done."""
+        return int(self.model.optimizer.iterations.numpy())
+
+    @property
+    def num_traces(self) -> int:
+        """How often an update was traced since the strategy, the optimizer or the trainable variables last changed."""
+        return 0 if self._loop is None else self._loop.num_traces
+
+    @property
+    def device(self) -> str:
+        """Where the step runs, in words."""
+        gpus = tf.config.list_physical_devices("GPU")
+        if not gpus:
+            return "CPU"
+        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+        return f"{name} (GPU:0)"
+
+    def describe(self, batch_size: int) -> str:
+        """What an update is made of, in words.
+
+        Example:
+          >>> from trainlab.strategies import Accumulate
+          >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+          >>> Trainer(model, Accumulate(4), loss="mse").describe(batch_size=16)
+          '64 examples = 4 batches of 16'
+        """
+        batches = self.strategy.batches
+        return (
+            f"{batch_size} examples"
+            if batches == 1
+            else f"{batches * batch_size} examples = {batches} batches of {batch_size}"
+        )
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+        steps: int | None = None,
+    ) -> keras.callbacks.History:
+        """Trains; arguments, names and meanings are those of `keras.Model.fit`, with the following said precisely.
+
+        A "batch" of callbacks and of `steps_per_epoch` is an update. Array data are shuffled by (seed, epoch, position): a
+        further `fit` on the same arrays goes on where the last one stopped, in the middle of an epoch if it was
+        interrupted or ended by `steps` there (the epoch begun counts as the first of `epochs`).
+
+        Args:
+          x: arrays, or nests of them; a `tf.data.Dataset`, `PyDataset`, generator or loader of batches.
+          y: targets, for arrays.
+          batch_size: examples a batch, for arrays; 32 by default.
+          epochs: the number to stop at, counted from `initial_epoch`.
+          verbose: 0 silent, 1 a progress bar, 2 a line an epoch; "auto" is 1 on a terminal or in a notebook, otherwise 2.
+          callbacks: Keras callbacks. One that overrides a batch hook gets control at every update.
+          validation_split: the share of the arrays' end that is held out.
+          validation_data: `(x, y)`, `(x, y, sample_weight)`, or a data set.
+          shuffle: whether each pass over arrays takes its own order.
+          class_weight: weights by class, in place of `sample_weight`.
+          sample_weight: weights of examples or of elements.
+          initial_epoch: the number of the first epoch.
+          steps_per_epoch: updates an epoch; by default a pass over the data.
+          validation_steps, validation_batch_size, validation_freq: as in Keras.
+          steps: total updates, in place of `epochs`.
+
+        Returns:
+          The `keras.callbacks.History`.
+
+        Raises:
+          TypeError, ValueError: bad input, in one line.
+        """
+        for name, value, minimum in (
+            ("epochs", epochs, 0),
+            ("initial_epoch", initial_epoch, 0),
+            ("steps", steps, 0),
+            ("steps_per_epoch", steps_per_epoch, 1),
+            ("batch_size", batch_size, 1),
+            ("validation_batch_size", validation_batch_size, 1),
+        ):
+            if value is not None:
+                checks.check_count(name, value, minimum)
+        if steps is not None and epochs != 1:
+            raise ValueError(f"give epochs or steps, not both: epochs={epochs}, steps={steps}")
+        requirements.check_compiled(self.model)
+        self._check_strategy()
+        if validation_split and validation_data is None:
+            (x, y, sample_weight), validation_data = _split((x, y, sample_weight), validation_split)
+        source, same = self._source(x, y, sample_weight, class_weight, batch_size, shuffle, initial_epoch)
+        self._build(source)
+        if isinstance(source, ArraySource):
+            arrays = source.given
+            checks.check_shapes(self.model, arrays[0])
+            checks.check_labels(self.model, arrays[0], arrays[1])
+        if validation_data is not None:
+            self._check_validation(validation_data)
+            self._warn_if_small(source)
+        num_updates = steps_per_epoch or source.updates_per_pass(self.strategy.batches)
+        if num_updates is None and steps is None and source.is_endless:
+            raise ValueError("x never ends: give steps_per_epoch, or steps")
+
+        progress = _progress(verbose)
+        if progress == 1:
+            print(f"{self.strategy!r}: an update is {self._describe_source(source)}, on {self.device}")
+        listener = callbacks
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            last_epoch = epochs if steps is None else initial_epoch + -(-steps // (num_updates or max(steps, 1)))
+            listener = keras.callbacks.CallbackList(
+                callbacks,
+                add_history=True,
+                add_progbar=progress != 0,
+                model=self.model,
+                verbose=progress,
+                epochs=last_epoch,
+                steps=num_updates,
+            )
+        validation = None
+        if validation_data is not None:
+            size = validation_batch_size or (None if is_stream(_unpack(validation_data)[0]) else batch_size)
+            validation = Validation(*_unpack(validation_data), size, validation_steps, validation_freq)
+        assert self._update is not None and self._loop is not None
+        run = Epochs(self.model, self._update, self._loop, source, listener, validation)
+        try:
+            run(initial_epoch, epochs if steps is None else None, steps, steps_per_epoch, self._updates_per_call())
+        finally:
+            if isinstance(source, StreamSource):
+                source.close()
+            else:
+                self._position = (same, source.epoch, source.position)
+        return self.model.history
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.evaluate`, with its arguments and result."""
+        return self.model.evaluate(*args, **kwargs)
+
+    def _source(
+        self, x: Any, y: Any, sample_weight: Any, class_weight: Any, batch_size: int | None, shuffle: bool, epoch: int
+    ) -> tuple[Any, Any]:
+        """The data as a source, positioned, and how to recognise them in a later `fit`."""
+        if x is None:
+            raise ValueError("x is missing: give arrays or a tf.data.Dataset")
+        if is_stream(x):
+            for name, value in (("y", y), ("sample_weight", sample_weight), ("batch_size", batch_size)):
+                if value is not None:
+                    raise ValueError(
+                        f"{name} must not be given when x is a {type(x).__name__}, whose batches hold everything"
+                    )
+            return StreamSource(x, class_weight, shuffle), None
+        if class_weight is not None and sample_weight is not None:
+            raise ValueError("give class_weight or sample_weight, not both")
+        same = SameData((x, y))
+        arrays = _convert({"x": x, "y": y, "sample_weight": sample_weight})
+        if class_weight is not None:
+            if len(tf.nest.flatten(arrays[1])) != 1 or arrays[1] is None:
+                raise ValueError("class_weight needs one y: for several outputs give sample_weight")
+            arrays = (arrays[0], arrays[1], class_weights(tf.nest.flatten(arrays[1])[0], class_weight))
+        checks.check_lengths(*arrays)
+        checks.check_values(*arrays)
+        source = ArraySource(arrays, 32 if batch_size is None else batch_size, bool(shuffle), self.seed)
+        source.epoch = epoch
+        if self._position is not None:
+            known, last_epoch, position = self._position
+            is_same = known is not None and known.matches((x, y))
+            source.epoch = max(last_epoch + (not is_same and position > 0), epoch)
+            source.position = position if is_same and source.epoch == last_epoch else 0
+        return source, same
+
+    def _build(self, source: Any) -> None:
+        """Builds model, losses, metrics, optimizer and the loop, unless they are built for exactly this already."""
+        model = self.model
+        try:
+            model._symbolic_build(data_batch=source.batch_specs())
+        except (ValueError, TypeError, RuntimeError) as error:
+            first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ValueError(f"the model cannot be built on this data: {first.strip()}") from error
+        requirements.check_built(model)
+        try:
+            config = repr(self.strategy.get_config())
+        except AttributeError:
+            config = ""
+        jit_compile = bool(model.jit_compile if self._jit_compile is None else self._jit_compile)
+        run_eagerly = bool(model.run_eagerly if self._run_eagerly is None else self._run_eagerly)
+        # Held, not only compared: an id could be given out again.
+        parts = [model.optimizer, model._compile_loss, model._compile_metrics, self.strategy, *model.trainable_variables]
+        built_for = (parts, config, jit_compile, run_eagerly, self._updates_per_call(), self.seed)
+        if self._built_for is not None and _is_same(self._built_for, built_for):
+            return
+        self._update = Update(model, self.strategy, self.seed)
+        self._loop = Loop(
+            self._update, self.strategy.batches, jit_compile and not run_eagerly, run_eagerly, self._updates_per_call()
+        )
+        self._built_for = built_for
+
+    def _updates_per_call(self) -> int | None:
+        if self._steps_per_execution is not None:
+            return self._steps_per_execution
+        return self.model.steps_per_execution if self.model.steps_per_execution != 1 else None
+
+    def _check_strategy(self) -> None:
+        if not isinstance(self.strategy, StepStrategy):
+            hint = f": write {self.strategy.__name__}()" if isinstance(self.strategy, type) else ""
+            raise TypeError(f"strategy must be a StepStrategy, not {self.strategy!r}{hint}")
+
+    def _check_validation(self, data: Any) -> None:
+        if is_stream(data):
+            return
+        x, y, sample_weight = _unpack(data)
+        if is_stream(x):
+            return
+        arrays = _convert({"x": x, "y": y, "sample_weight": sample_weight})
+        try:
+            checks.check_lengths(*arrays)
+            checks.check_values(*arrays)
+            checks.check_shapes(self.model, arrays[0])
+            checks.check_labels(self.model, arrays[0], arrays[1])
+        except ValueError as error:
+            raise ValueError(f"validation_data: {error}") from None
+
+    def _warn_if_small(self, source: ArraySource) -> None:
+        per_update = source.batch_size * self.strategy.batches
+        if source.num_examples < per_update:
+            full, rest = divmod(source.num_examples, source.batch_size)
+            held = " and ".join([f"{full} of {source.batch_size}"] * bool(full) + [f"1 of {rest}"] * bool(rest))
+            warnings.warn(
+                f"the data hold {source.num_examples} examples, fewer than one update takes ({self.describe(source.batch_size)}): "
+                f"each epoch is a single update of all {source.num_examples} (batches: {held})",
+                stacklevel=3,
+            )
+
+    def _describe_source(self, source: Any) -> str:
+        if isinstance(source, ArraySource):
+            return self.describe(source.batch_size)
+        batches = self.strategy.batches
+        return "1 batch of x" if batches == 1 else f"{batches} batches of x"
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    return len(a[0]) == len(b[0]) and all(p is q for p, q in zip(a[0], b[0], strict=True)) and a[1:] == b[1:]
+
+
+def _convert(named: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Arrays by argument name, converted; an error names the argument."""
+    converted = []
+    for name, value in named.items():
+        try:
+            converted.append(as_arrays(value))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from None
+    return tuple(converted)  # type: ignore[return-value]
+
+
+def _split(arrays: tuple[Any, Any, Any], share: float) -> tuple[tuple[Any, Any, Any], tuple[Any, ...]]:
+    """Holds out the last `share` of the arrays, as Keras does."""
+    if is_stream(arrays[0]):
+        raise ValueError("validation_split needs arrays: for a data set give validation_data")
+    if not 0 < share < 1:
+        raise ValueError(f"validation_split must be between 0 and 1, not {share}")
+    x, y, sample_weight = _convert(dict(zip(("x", "y", "sample_weight"), arrays, strict=True)))
+    length = checks.check_lengths(x, y, sample_weight)
+    cut = int(np.floor(length * (1 - share)))
+    if cut == 0 or cut == length:
+        raise ValueError(f"validation_split={share} of {length} examples leaves nothing on one side")
+    head = tf.nest.map_structure(lambda leaf: None if leaf is None else leaf[:cut], (x, y, sample_weight))
+    tail = tf.nest.map_structure(lambda leaf: None if leaf is None else leaf[cut:], (x, y, sample_weight))
+    return head, tail
+
+
+def _progress(verbose: str | int) -> int:
+    if verbose == "auto":
+        return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
+    if verbose not in (0, 1, 2):
+        raise ValueError(f'verbose must be 0, 1, 2 or "auto", not {verbose!r}')
+    return int(verbose)
+
+
+def _unpack(data: Any) -> tuple[Any, Any, Any]:
+    return keras.utils.unpack_x_y_sample_weight(data)
+
+
+def _grow_memory() -> None:
+    """Takes device memory as it is needed, where that can still be chosen."""
+    for gpu in tf.config.list_physical_devices("GPU"):
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError:  # the device is in use already, as it is
+            return

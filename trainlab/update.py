@@ -1,0 +1,153 @@
+"""One update: read every variable, ask the strategy, commit once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainlab.model_function import ModelFunction, check_vector
+from trainlab.objective import Batches, Evaluation, KerasObjective
+from trainlab.strategies import State, Step, StepStrategy
+from trainlab.vector import Rows, Vector, dense
+
+
+class Update:
+    """Takes one step of a strategy on a model; the only place that assigns a variable.
+
+    Args:
+      model: compiled and built.
+      strategy: where to evaluate.
+      seed: the run's, from which each step's `State.seed` is drawn.
+    """
+
+    def __init__(self, model: keras.Model, strategy: StepStrategy, seed: int):
+        self.function = ModelFunction(model)
+        self._optimizer = model.optimizer
+        self._strategy = strategy
+        self._seed = seed
+        self._memory = {
+            name: _variables_for(name, value, strategy)
+            for name, value in _initial_memory(strategy, self.function.read_parameters()).items()
+        }
+        self._logs: dict[str, tf.Variable] = {}  # [sum, count] of each scalar that steps report
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """Everything that an update may change."""
+        model = self.function.model
+        function = self.function
+        keras_variables = [
+            *model.variables,
+            *self._optimizer.variables,
+            *function._state.values(),
+            *function.changing.values(),
+        ]
+        own = [v for group in self._memory.values() for v in tf.nest.flatten(group)]
+        found = [getattr(v, "value", v) for v in keras_variables] + own + list(self._logs.values())
+        return list({id(v): v for v in found}.values())
+
+    def __call__(self, batches: Sequence[Batches]) -> None:
+        """Updates the model on one effective batch. Runs traced or eagerly.
+
+        Raises:
+          TypeError, ValueError: the strategy returned something that is not a `Step` of this model.
+        """
+        objective = KerasObjective(self.function, batches)
+        iteration = tf.cast(tf.convert_to_tensor(self._optimizer.iterations.value), tf.int64)
+        state = State(
+            parameters=self.function.read_parameters(),
+            learning_rate=tf.convert_to_tensor(self._optimizer.learning_rate),
+            iteration=iteration,
+            seed=tf.stack([tf.constant(self._seed, tf.int32), tf.cast(iteration, tf.int32)]),
+            memory={name: tf.nest.map_structure(tf.convert_to_tensor, value) for name, value in self._memory.items()},
+        )
+        step = self._strategy.step(objective, state)
+        self._check(step)
+        self._commit(step)
+
+    @functools.cached_property
+    def metric_results(self) -> Callable[[], Mapping[str, tf.Tensor]]:
+        """The model's metrics, computed in one compiled call."""
+        return tf.function(self.function.model.get_metrics_result, autograph=False).get_concrete_function()
+
+    def read_logs(self) -> dict[str, float]:
+        """The means of what steps logged since `reset_logs`, by name."""
+        return {name: float(pair[0] / pair[1]) for name, pair in self._logs.items() if float(pair[1]) > 0}
+
+    def reset_logs(self) -> None:
+        """Starts the logs' means anew."""
+        for pair in self._logs.values():
+            pair.assign(tf.zeros([2], pair.dtype))
+
+    def _check(self, step: Any) -> None:
+        name = type(self._strategy).__name__
+        if not isinstance(step, Step):
+            raise TypeError(f"{name}.step returned {type(step).__name__}; it must return Step(gradient, at=evaluation)")
+        check_vector(step.gradient, self.function.variables, f"{name}.step returned as gradient")
+        if not isinstance(step.at, Evaluation):
+            raise TypeError(
+                f"{name}.step returned at={type(step.at).__name__}; it must be an Evaluation, what objective(...) returned"
+            )
+        if step.memory is not None and set(step.memory) != set(self._memory):
+            raise ValueError(
+                f"{name}.step returned memory with the keys {sorted(step.memory)}; init shaped {sorted(self._memory)}"
+            )
+        for key, value in step.logs.items():
+            if tf.convert_to_tensor(value).shape.rank != 0:
+                raise ValueError(f"{name}.step returned logs[{key!r}], which must be a scalar")
+
+    def _commit(self, step: Step) -> None:
+        """The one commit of a step."""
+        function = self.function
+        # Like Keras, leave alone what no loss depends on: a zero gradient would still decay its weights.
+        connected = [i for i in range(len(function.variables)) if i in function.connected]
+        gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i]) for i in connected]
+        self._optimizer.apply(gradients, [function.variables[i] for i in connected])
+        for key, value in step.at.after.items():
+            function.changing[key].assign(value)
+        for name, value in (step.memory or {}).items():
+            self._remember(name, value)
+        for name, value in step.logs.items():
+            value = tf.cast(value, tf.float32)
+            if name not in self._logs:
+                with tf.init_scope():
+                    self._logs[name] = tf.Variable(tf.zeros([2]), trainable=False, name=name)
+            self._logs[name].assign_add(tf.stack([value, 1.0]))
+
+    def _remember(self, name: str, value: Any) -> None:
+        variables = self._memory[name]
+        if isinstance(variables, Vector) != isinstance(value, Vector):
+            raise TypeError(f"{type(self._strategy).__name__}.step: memory[{name!r}] is not what init made it")
+        leaves = value.leaves if isinstance(value, Vector) else [value]
+        for variable, leaf in zip(tf.nest.flatten(variables), leaves, strict=True):
+            variable.assign(tf.cast(dense(leaf) if isinstance(leaf, Rows) else leaf, variable.dtype))
+
+
+def _as_gradient(leaf: Any, variable: Any) -> Any:
+    if isinstance(leaf, Rows):
+        return leaf.to_indexed_slices()
+    return tf.cast(leaf, variable.dtype)
+
+
+def _initial_memory(strategy: StepStrategy, parameters: Vector) -> Mapping[str, Any]:
+    memory = strategy.init(parameters)
+    if not isinstance(memory, Mapping) or not all(isinstance(name, str) for name in memory):
+        raise TypeError(f"{type(strategy).__name__}.init must return a dict of tensors and Vectors by name, not {memory!r}")
+    return memory
+
+
+def _variables_for(name: str, value: Any, strategy: StepStrategy) -> Any:
+    """A variable for a tensor; for a Vector, a Vector whose leaves are variables."""
+    if isinstance(value, Vector):
+        leaves = tuple(tf.Variable(dense(leaf), trainable=False, name=name) for leaf in value.leaves)
+        return Vector.__tf_unflatten__((), leaves)
+    try:
+        return tf.Variable(value, trainable=False, name=name)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{type(strategy).__name__}.init: memory[{name!r}] must be a tensor or a Vector, not {type(value).__name__}"
+        ) from error
