@@ -212,9 +212,7 @@ def _is_integer(value) -> bool:
 def _read(file: Path) -> dict[str, np.ndarray]:
     names = ("x_train", "y_train", "x_test", "y_test")
     if not file.exists():
-        raise FileNotFoundError(
-            f"{file}: no such file; write one with np.savez(path, {', '.join(f'{n}=...' for n in names)})"
-        )
+        raise FileNotFoundError(f"{file}: no such file; write one with np.savez(path, {', '.join(f'{n}=...' for n in names)})")
     try:
         loaded = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:

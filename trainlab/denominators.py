@@ -52,8 +52,7 @@ def counted(model: keras.Model, examples: tf.Tensor, totals: tf.Tensor | None) -
         return
     original = compile_loss._flat_losses
     compile_loss._flat_losses = [
-        entry._replace(loss=_Counted(entry.loss, index, examples, totals, denominators))
-        for index, entry in enumerate(original)
+        entry._replace(loss=_Counted(entry.loss, index, examples, totals, denominators)) for index, entry in enumerate(original)
     ]
     try:
         yield denominators
@@ -120,12 +119,17 @@ def _denominator(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> tf.
 
 def _values_and_mask(loss: Any, y_true: Any, y_pred: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
     """The loss of each element, and the mask that its reduction will see."""
-    masks = [getattr(y_pred, "_keras_mask", None)]
-    to_tensor = lambda value: keras.ops.convert_to_tensor(value, dtype=loss.dtype)  # noqa: E731
+
+    def to_tensor(value: Any) -> tf.Tensor:
+        return keras.ops.convert_to_tensor(value, dtype=loss.dtype)
+
     values = loss.call(tf.nest.map_structure(to_tensor, y_true), tf.nest.map_structure(to_tensor, y_pred))
-    masks.append(getattr(values, "_keras_mask", None))
-    masks = [tf.cast(mask, tf.bool) for mask in masks if mask is not None]
-    mask = None if not masks else masks[0] if len(masks) == 1 else masks[0] & masks[1]
+    mask = None
+    for source in (y_pred, values):
+        found = getattr(source, "_keras_mask", None)
+        if found is not None:
+            found = tf.cast(found, tf.bool)
+            mask = found if mask is None else mask & found
     values = tf.convert_to_tensor(values)
     return values if values.dtype in (tf.float32, tf.float64) else tf.cast(values, tf.float32), mask
 

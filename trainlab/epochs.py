@@ -147,8 +147,8 @@ class Epochs:
         # An overridden compute_metrics may return more than the metrics' results.
         reports = self._update.function.reports
         results = {name: v.read_value() for name, v in reports.items()} if reports else self._update.metric_results()
-        logs = {name: np.asarray(value) for name, value in results.items()}
-        logs = {name: float(value) if value.ndim == 0 else value for name, value in logs.items()}
+        arrays = {name: np.asarray(value) for name, value in results.items()}
+        logs = {name: float(array) if array.ndim == 0 else array for name, array in arrays.items()}
         return {**logs, **self._update.read_logs()}
 
 

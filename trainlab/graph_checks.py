@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 # Operations that draw from TensorFlow's own generators: their state is hidden, so that two evaluations of one step would see
 # different noise, and no run could be repeated or resumed.

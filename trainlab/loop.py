@@ -8,6 +8,7 @@ Nothing is read back between boundaries. Whatever goes wrong in a call, the vari
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -145,7 +146,7 @@ class Loop:
                 self.num_traces += 1
                 groups = [leaves[i : i + len(specs)] for i in range(0, len(leaves), len(specs))]
                 if unroll:
-                    parts = [Batches(1, lambda i, group=group: _pack(structure, group)) for group in groups]
+                    parts = [Batches(1, functools.partial(_pick, structure, group)) for group in groups]
                 else:
                     arrays = [_array_of(column) for column in zip(*groups, strict=True)]
                     parts = [Batches(num_batches, lambda i: _pack(structure, _read(arrays, i, specs)))]
@@ -167,7 +168,10 @@ class Loop:
         variables = self._update.variables
         if self._snapshot_fn is None or len(self._snapshot_fn[0]) != len(variables):
             # One call for all of them; the values share the variables' buffers until those are written.
-            self._snapshot_fn = variables, self._compiled(lambda: [v.read_value() for v in variables], jit_compile=False)
+            def read() -> list[tf.Tensor]:
+                return [v.read_value() for v in variables]
+
+            self._snapshot_fn = variables, self._compiled(read, jit_compile=False)
         variables, snapshot = self._snapshot_fn
         values = snapshot()
         try:
@@ -180,6 +184,11 @@ class Loop:
 
 def _flat(batch: Any) -> list[Any]:
     return [leaf for leaf in tf.nest.flatten(batch) if leaf is not None]
+
+
+def _pick(structure: Any, leaves: Sequence[Any], index: Any) -> Any:
+    del index  # the only one there is
+    return _pack(structure, leaves)
 
 
 def _pack(structure: Any, leaves: Sequence[Any]) -> Any:

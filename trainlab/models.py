@@ -194,8 +194,7 @@ def _activation(value):
 def _check_image(shape: tuple[int, ...], num_halvings: int) -> None:
     if len(shape) != 3:
         raise ValueError(
-            f"input_shape={shape}: cnn needs (height, width, channels); give gray images a channel axis, "
-            "x[..., None], or use mlp"
+            f"input_shape={shape}: cnn needs (height, width, channels); give gray images a channel axis, x[..., None], or use mlp"
         )
     if min(shape[:2]) < 2**num_halvings:
         raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from trainlab.model_function import Batch, ModelFunction, wide
-from trainlab.vector import Rows, Vector
+from trainlab.vector import Rows, Vector, dense
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class KerasObjective:
         self._function = function
         self._batches = batches
         self._start = function.read_state()
-        self._totals = None
+        self._totals: tf.Tensor | None = None
         if sum(part.num_batches for part in batches) > 1:
             self._totals = self._sum_denominators(function.read_parameters())
 
@@ -87,49 +87,47 @@ class KerasObjective:
                 return evaluation
 
     def _sum_denominators(self, parameters: Vector) -> tf.Tensor:
-        def add(index: Any, total: tf.Tensor, part: Batches) -> tf.Tensor:
-            return total + self._function.denominators(parameters, self._start, part.fetch(index))
-
+        """`[num_losses + 1]`: the batches' denominators and numbers of examples, added up."""
         total = tf.zeros([self._function.num_losses + 1], wide(parameters))
         for part in self._batches:
-            (total,) = _loop(part.num_batches, lambda i, total, part=part: [add(i, total, part)], [total])
+
+            def add(index: Any, total: tf.Tensor, part: Batches = part) -> list[Any]:
+                return [total + self._function.denominators(parameters, self._start, part.fetch(index))]
+
+            (total,) = _loop(part.num_batches, add, [total])
         return total
 
     def _accumulate(self, parameters: Vector) -> Evaluation:
+        """One batch after the other: the state is handed on, dense gradients are added, row-sparse ones collected."""
         function, totals = self._function, self._totals
-        carried = list(function.changing)
+        assert totals is not None
+        loss = tf.zeros([], wide(parameters))
+        state = {key: self._start[key] for key in function.changing}
         sums = {
-            i: tf.zeros(leaf.shape, leaf.dtype if leaf.dtype.size >= 4 else tf.float32)
+            i: tf.zeros(leaf.shape, leaf.dtype if leaf.dtype.size >= 4 else tf.float32)  # bfloat16 sums stick
             for i, leaf in enumerate(parameters.leaves)
             if i not in function.sparse
         }
         slices: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {i: [] for i in sorted(function.sparse)}
-
-        def body(index: Any, loss: Any, state: Any, sums: Any, arrays: Any, part: Batches) -> list[Any]:
-            current = {**self._start, **dict(zip(carried, state, strict=True))}
-            batch_loss, gradient, after = function(parameters, current, part.fetch(index), totals)
-            current.update(after)
-            sums = {i: total + tf.cast(_dense(gradient.leaves[i]), total.dtype) for i, total in sums.items()}
-            arrays = {i: _write(arrays[i], index, gradient.leaves[i]) for i in arrays}
-            return [loss + tf.cast(batch_loss, loss.dtype), [current[key] for key in carried], sums, arrays]
-
-        loss = tf.zeros([], wide(parameters))
-        state = [self._start[key] for key in carried]
         for part in self._batches:
+
+            def body(index: Any, loss: Any, state: Any, sums: Any, arrays: Any, part: Batches = part) -> list[Any]:
+                batch = part.fetch(index)
+                batch_loss, gradient, after = function(parameters, {**self._start, **state}, batch, totals)
+                state = {key: after.get(key, value) for key, value in state.items()}
+                sums = {i: total + tf.cast(dense(gradient.leaves[i]), total.dtype) for i, total in sums.items()}
+                arrays = {i: _write(arrays[i], index, gradient.leaves[i]) for i in arrays}
+                return [loss + tf.cast(batch_loss, loss.dtype), state, sums, arrays]
+
             arrays = {i: _new_arrays(parameters.leaves[i], part.num_batches) for i in slices}
-            loss, state, sums, arrays = _loop(
-                part.num_batches,
-                lambda i, *carry, part=part: body(i, *carry, part),
-                [loss, state, sums, arrays],
-            )
+            loss, state, sums, arrays = _loop(part.num_batches, body, [loss, state, sums, arrays])
             for i, (values, indices) in arrays.items():
                 slices[i].append((values.concat(), indices.concat()))
         leaves = [
-            _join(slices[i], leaf) if i in slices else tf.cast(sums[i], leaf.dtype)
-            for i, leaf in enumerate(parameters.leaves)
+            _join(slices[i], leaf) if i in slices else tf.cast(sums[i], leaf.dtype) for i, leaf in enumerate(parameters.leaves)
         ]
-        after = function.track_loss(loss, totals[-1], {**self._start, **dict(zip(carried, state, strict=True))})
-        return Evaluation(loss, Vector(leaves), {**dict(zip(carried, state, strict=True)), **after})
+        after = function.track_loss(loss, totals[-1], {**self._start, **state})
+        return Evaluation(loss, Vector(leaves), {**state, **after})
 
 
 def _loop(num_steps: int, body: Callable[..., list[Any]], carry: list[Any]) -> list[Any]:
@@ -145,10 +143,6 @@ def _loop(num_steps: int, body: Callable[..., list[Any]], carry: list[Any]) -> l
         parallel_iterations=1,
     )
     return carry
-
-
-def _dense(leaf: Any) -> tf.Tensor:
-    return leaf.to_dense() if isinstance(leaf, Rows) else leaf
 
 
 def _new_arrays(leaf: tf.Tensor, size: int) -> tuple[tf.TensorArray, tf.TensorArray]:

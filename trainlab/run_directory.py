@@ -54,9 +54,7 @@ class RunDirectory:
                 raise
             raise NotADirectoryError(f"{self.path}: is a file; give a directory with --run_dir") from None
         except OSError as error:
-            raise OSError(
-                f"{self.path}: cannot be written ({error.strerror}); give another directory with --run_dir"
-            ) from None
+            raise OSError(f"{self.path}: cannot be written ({error.strerror}); give another directory with --run_dir") from None
 
     def claim(self, config: str) -> None:
         """Writes `config.gin`, and with it takes the directory.

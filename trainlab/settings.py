@@ -80,9 +80,7 @@ class Settings:
             raise TypeError(f"run.metrics = {_brief(self.metrics)}: must be a list, as in run.metrics = ['accuracy']")
         rate = self.optimizer.get_config().get("learning_rate")
         if isinstance(rate, float) and not (math.isfinite(rate) and rate >= 0):  # a schedule is a dictionary here
-            raise ValueError(
-                f"{type(self.optimizer).__name__}.learning_rate = {rate:g}: must be a finite number of at least 0"
-            )
+            raise ValueError(f"{type(self.optimizer).__name__}.learning_rate = {rate:g}: must be a finite number of at least 0")
 
 
 def _require_object(name: str, value: Any, kind: type, noun: str, example: str) -> None:

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job = _Job(options.config, options["set"].value, directory)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes what that takes, and less
             job.run()
     except KeyboardInterrupt:
         if options.debug:

@@ -124,9 +124,7 @@ class Trainer:
         """
         batches = self.strategy.batches
         return (
-            f"{batch_size} examples"
-            if batches == 1
-            else f"{batches * batch_size} examples = {batches} batches of {batch_size}"
+            f"{batch_size} examples" if batches == 1 else f"{batches * batch_size} examples = {batches} batches of {batch_size}"
         )
 
     def fit(
@@ -250,9 +248,7 @@ class Trainer:
         if is_stream(x):
             for name, value in (("y", y), ("sample_weight", sample_weight), ("batch_size", batch_size)):
                 if value is not None:
-                    raise ValueError(
-                        f"{name} must not be given when x is a {type(x).__name__}, whose batches hold everything"
-                    )
+                    raise ValueError(f"{name} must not be given when x is a {type(x).__name__}, whose batches hold everything")
             return StreamSource(x, class_weight, shuffle), None
         if class_weight is not None and sample_weight is not None:
             raise ValueError("give class_weight or sample_weight, not both")
@@ -330,7 +326,7 @@ class Trainer:
             full, rest = divmod(source.num_examples, source.batch_size)
             held = " and ".join([f"{full} of {source.batch_size}"] * bool(full) + [f"1 of {rest}"] * bool(rest))
             warnings.warn(
-                f"the data hold {source.num_examples} examples, fewer than one update takes ({self.describe(source.batch_size)}): "
+                f"x has {source.num_examples} examples, fewer than one update takes ({self.describe(source.batch_size)}): "
                 f"each epoch is a single update of all {source.num_examples} (batches: {held})",
                 stacklevel=3,
             )

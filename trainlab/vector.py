@@ -180,8 +180,7 @@ class Vector:
         for i, (a, b) in enumerate(zip(self.leaves, other.leaves, strict=True)):
             if not a.shape.is_compatible_with(b.shape):
                 raise ValueError(
-                    f"Vector {symbol} Vector: leaf {i} has shape {a.shape} against {b.shape}; "
-                    "both must come from the same model"
+                    f"Vector {symbol} Vector: leaf {i} has shape {a.shape} against {b.shape}; both must come from the same model"
                 )
 
     def __repr__(self) -> str:

@@ -141,9 +141,7 @@ class StepStrategy:
         """Builds the strategy that `get_config` described, nested ones included."""
         return cls(
             **{
-                name: keras.saving.deserialize_keras_object(value)
-                if isinstance(value, dict) and "class_name" in value
-                else value
+                name: keras.saving.deserialize_keras_object(value) if isinstance(value, dict) and "class_name" in value else value
                 for name, value in config.items()
             }
         )
