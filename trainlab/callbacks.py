@@ -21,9 +21,10 @@ class JsonLines(keras.callbacks.Callback):
         path: The file; records are added to what it holds.
 
     Example:
-        >>> callback = JsonLines("metrics.jsonl")
+        >>> import tempfile
+        >>> callback = JsonLines(tempfile.mkdtemp() + "/metrics.jsonl")
         >>> callback.write({"epoch": 3, "step": 150, "test_loss": float("nan")})
-        >>> print(open("metrics.jsonl").read().strip())
+        >>> print(callback.path.read_text().strip())
         {"epoch": 3, "step": 150, "test_loss": null}
     """
 

@@ -108,7 +108,10 @@ class Epochs:
             done = self._run_epoch(min(left, steps_per_epoch or left), updates_per_call or 1, steps_per_epoch is not None)
             left -= done
             if done == 0 and not model.stop_training:
-                raise ValueError("x gave no batch: there is nothing to train on")
+                if epoch == first:
+                    raise ValueError("x gave no batch: there is nothing to train on")
+                warnings.warn(f"x gave no batch in epoch {epoch + 1}: training ends before it", stacklevel=3)
+                break
             logs = self._read_logs()
             if self._validation is not None and self._validation.is_due(epoch + 1):
                 logs.update(self._validation(model, listener))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,5 +58,7 @@ def _operations(graph: Any, operations: list[Any]) -> Iterator[tuple[str, str]]:
 def _place(operation_name: str, model: keras.Model) -> str:
     """The deepest layer that the operation's name scope mentions."""
     names = {layer.name for layer in model._flatten_layers(include_self=False)}
-    inside = [part for part in operation_name.split("/") if part in names]
+    parts = operation_name.split("/")
+    inside = [part if part in names else re.sub(r"_\d+$", "", part) for part in parts]  # a scope entered twice gets a number
+    inside = [part for part in inside if part in names]
     return f"layer {inside[-1]!r}" if inside else f"model {model.name!r}"

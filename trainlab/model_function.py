@@ -59,7 +59,7 @@ class ModelFunction:
     def read_state(self) -> dict[int, tf.Tensor]:
         """The other variables' current values, by id."""
         known = {**self._state, **self.changing}
-        return {key: tf.convert_to_tensor(getattr(v, "value", v)) for key, v in known.items()}
+        return {key: tf.convert_to_tensor(native(v)) for key, v in known.items()}
 
     def check_parameters(self, parameters: Any) -> None:
         """Raises TypeError or ValueError, in one line, if `parameters` is not a Vector of this model."""
@@ -197,6 +197,11 @@ class _Scope(keras.StatelessScope):
     def add_update(self, update: tuple[Any, Any]) -> None:
         super().add_update(update)
         self.updated[id(update[0])] = update[0]
+
+
+def native(variable: Any) -> tf.Variable:
+    """The `tf.Variable` behind a Keras variable, or the variable itself."""
+    return variable if isinstance(variable, tf.Variable) else variable.value
 
 
 def check_vector(vector: Any, variables: list[Any], what: str) -> None:

@@ -101,8 +101,10 @@ class KerasObjective:
         """One batch after the other: the state is handed on, dense gradients are added, row-sparse ones collected."""
         function, totals = self._function, self._totals
         assert totals is not None
+        # What an earlier evaluation discovered was not read at the start; nothing has been assigned since.
+        start = self._start if function.changing.keys() <= self._start.keys() else {**function.read_state(), **self._start}
         loss = tf.zeros([], wide(parameters))
-        state = {key: self._start[key] for key in function.changing}
+        state = {key: start[key] for key in function.changing}
         sums = {
             i: tf.zeros(leaf.shape, leaf.dtype if leaf.dtype.size >= 4 else tf.float32)  # bfloat16 sums stick
             for i, leaf in enumerate(parameters.leaves)
@@ -113,7 +115,7 @@ class KerasObjective:
 
             def body(index: Any, loss: Any, state: Any, sums: Any, arrays: Any, part: Batches = part) -> list[Any]:
                 batch = part.fetch(index)
-                batch_loss, gradient, after = function(parameters, {**self._start, **state}, batch, totals)
+                batch_loss, gradient, after = function(parameters, {**start, **state}, batch, totals)
                 state = {key: after.get(key, value) for key, value in state.items()}
                 sums = {i: total + tf.cast(dense(gradient.leaves[i]), total.dtype) for i, total in sums.items()}
                 arrays = {i: _write(arrays[i], index, gradient.leaves[i]) for i in arrays}
@@ -126,7 +128,7 @@ class KerasObjective:
         leaves = [
             _join(slices[i], leaf) if i in slices else tf.cast(sums[i], leaf.dtype) for i, leaf in enumerate(parameters.leaves)
         ]
-        after = function.track_loss(loss, totals[-1], {**self._start, **state})
+        after = function.track_loss(loss, totals[-1], state)
         return Evaluation(loss, Vector(leaves), {**state, **after})
 
 

@@ -21,7 +21,7 @@ class RunDirectory:
         model: Path of the trained model.
 
     Example:
-        >>> directory = RunDirectory("runs/heun")
+        >>> directory = RunDirectory(tempfile.mkdtemp() + "/heun")
         >>> directory.check()
         >>> directory.claim("run.epochs = 20\n")
         >>> directory.release()
@@ -42,8 +42,8 @@ class RunDirectory:
             FileExistsError: It holds a run.
             OSError: It cannot be written.
         """
-        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
+            missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self._refuse_a_second_run()
             self.path.mkdir(parents=True, exist_ok=True)
             self._created = missing

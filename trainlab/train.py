@@ -118,6 +118,7 @@ class _Job:
             jit_compile=settings.jit_compile,
         )
         _check_all_used(config)
+        _check_logits(settings.loss, model)
         print(_summary(settings, trainer), flush=True)
         self._directory.claim(config.text())
         start = time.monotonic()
@@ -196,6 +197,19 @@ def _check_all_used(config: configs.Config) -> None:
         if binding.from_set:  # typed just now for this run: it was meant to matter
             raise configs.ConfigError(line)
         _show_warning(line)
+
+
+def _check_logits(loss: Any, model: keras.Model) -> None:
+    """Warns of the one mistake that trains without an error and learns nothing: logits taken for probabilities."""
+    if isinstance(loss, keras.Loss):
+        name, from_logits = type(loss).__name__, loss.get_config().get("from_logits", True)
+    else:
+        name, from_logits = str(loss), not str(loss).endswith("crossentropy")
+    if not from_logits and getattr(model.layers[-1], "activation", None) is keras.activations.linear:
+        _show_warning(
+            f"run.loss = {name} expects probabilities, but the model returns logits: write for example "
+            "run.loss = @SparseCategoricalCrossentropy() and SparseCategoricalCrossentropy.from_logits = True"
+        )
 
 
 def _summary(settings: Settings, trainer: Trainer) -> str:

@@ -275,8 +275,9 @@ class Trainer:
         try:
             model._symbolic_build(data_batch=source.batch_specs())
         except (ValueError, TypeError, RuntimeError) as error:
-            first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ValueError(f"the model cannot be built on this data: {first.strip()}") from error
+            # Keras' messages run over several lines, the last of which list the arguments.
+            reason = " ".join(str(error).partition("Arguments received by")[0].split())
+            raise ValueError(f"the model cannot be built on this data: {reason}") from error
         requirements.check_built(model)
         try:
             config = repr(self.strategy.get_config())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from trainlab.model_function import ModelFunction, check_vector
+from trainlab.model_function import ModelFunction, check_vector, native
 from trainlab.objective import Batches, Evaluation, KerasObjective
 from trainlab.strategies import State, Step, StepStrategy
 from trainlab.vector import Rows, Vector, dense
@@ -33,6 +34,7 @@ class Update:
             name: _variables_for(name, value, strategy)
             for name, value in _initial_memory(strategy, self.function.read_parameters()).items()
         }
+        self._warned = False
         self._logs: dict[str, tf.Variable] = {}  # [sum, count] of each scalar that steps report
 
     @property
@@ -47,7 +49,7 @@ class Update:
             *function.changing.values(),
         ]
         own = [v for group in self._memory.values() for v in tf.nest.flatten(group)]
-        found = [getattr(v, "value", v) for v in keras_variables] + own + list(self._logs.values())
+        found = [native(v) for v in keras_variables] + own + list(self._logs.values())
         return list({id(v): v for v in found}.values())
 
     def __call__(self, batches: Sequence[Batches]) -> None:
@@ -105,6 +107,10 @@ class Update:
         function = self.function
         # Like Keras, leave alone what no loss depends on: a zero gradient would still decay its weights.
         connected = [i for i in range(len(function.variables)) if i in function.connected]
+        if len(connected) < len(function.variables) and not self._warned:
+            self._warned = True
+            idle = [v.path for i, v in enumerate(function.variables) if i not in function.connected]
+            warnings.warn(f"the loss does not depend on {', '.join(idle)}: not trained", stacklevel=2)
         gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i]) for i in connected]
         self._optimizer.apply(gradients, [function.variables[i] for i in connected])
         for key, value in step.at.after.items():
