@@ -99,6 +99,7 @@ class Epochs:
         model, listener = self._model, self._listener
         model.stop_training = False
         listener.on_train_begin()
+        epoch = getattr(model, "_initial_epoch", None) or epoch  # BackupAndRestore sets it there
         logs: dict[str, Any] = {}
         left, first = sys.maxsize if steps is None else steps, epoch
         while left > 0 and (epochs is None or epoch < epochs) and not model.stop_training:

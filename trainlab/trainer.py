@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from trainlab import checks, requirements
-from trainlab.data import ArraySource, SameData, StreamSource, as_arrays, class_weights, is_stream
+from trainlab import checks, inputs, requirements
+from trainlab.data import ArraySource, SameData, StreamSource, is_stream
 from trainlab.epochs import Epochs, Validation
 from trainlab.loop import Loop
 from trainlab.strategies import SGD, StepStrategy
@@ -188,88 +187,70 @@ class Trainer:
                 checks.check_count(name, value, minimum)
         if steps is not None and epochs != 1:
             raise ValueError(f"give epochs or steps, not both: epochs={epochs}, steps={steps}")
+        verbose = _verbosity(verbose)
         requirements.check_compiled(self.model)
         self._check_strategy()
+        given = (x, y)
         if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = _split((x, y, sample_weight), validation_split)
-        source, same = self._source(x, y, sample_weight, class_weight, batch_size, shuffle, initial_epoch)
-        self._build(source)
-        if isinstance(source, ArraySource):
-            arrays = source.given
-            checks.check_shapes(self.model, arrays[0])
-            checks.check_labels(self.model, arrays[0], arrays[1])
+            (x, y, sample_weight), validation_data = inputs.split((x, y, sample_weight), validation_split)
+        source = inputs.source_of(x, y, sample_weight, class_weight, batch_size, shuffle, self.seed)
+        update, loop = self._build(source)
+        validation = None
         if validation_data is not None:
-            self._check_validation(validation_data)
-            self._warn_if_small(source)
+            inputs.check_validation(self.model, validation_data)
+            arrays = inputs.unpack(validation_data)
+            size = validation_batch_size or (None if is_stream(arrays[0]) else batch_size)
+            validation = Validation(*arrays, size, validation_steps, validation_freq)
         num_updates = steps_per_epoch or source.updates_per_pass(self.strategy.batches)
         if num_updates is None and steps is None and source.is_endless:
             raise ValueError("x never ends: give steps_per_epoch, or steps")
-
-        progress = _progress(verbose)
-        if progress == 1:
-            print(f"{self.strategy!r}: an update is {self._describe_source(source)}, on {self.device}")
+        if isinstance(source, ArraySource):
+            inputs.check_against(self.model, source.given)
+            self._warn_if_small(source)
+            self._go_on(source, given, initial_epoch)
+        if verbose == 1:
+            what = (
+                self.describe(source.batch_size) if isinstance(source, ArraySource) else f"{self.strategy.batches} of x's batches"
+            )
+            print(f"{self.strategy!r}: an update is {what}, on {self.device}")
+        last_epoch = epochs if steps is None else initial_epoch + -(-steps // (num_updates or max(steps, 1)))
         listener = callbacks
         if not isinstance(callbacks, keras.callbacks.CallbackList):
-            last_epoch = epochs if steps is None else initial_epoch + -(-steps // (num_updates or max(steps, 1)))
             listener = keras.callbacks.CallbackList(
                 callbacks,
                 add_history=True,
-                add_progbar=progress != 0,
+                add_progbar=verbose != 0,
                 model=self.model,
-                verbose=progress,
+                verbose=verbose,
                 epochs=last_epoch,
                 steps=num_updates,
             )
-        validation = None
-        if validation_data is not None:
-            size = validation_batch_size or (None if is_stream(_unpack(validation_data)[0]) else batch_size)
-            validation = Validation(*_unpack(validation_data), size, validation_steps, validation_freq)
-        assert self._update is not None and self._loop is not None
-        run = Epochs(self.model, self._update, self._loop, source, listener, validation)
+        run = Epochs(self.model, update, loop, source, listener, validation)
         try:
             run(initial_epoch, epochs if steps is None else None, steps, steps_per_epoch, self._updates_per_call())
         finally:
             if isinstance(source, StreamSource):
                 source.close()
             else:
-                self._position = (same, source.epoch, source.position)
+                self._position = (SameData(given), source.epoch, source.position)
         return self.model.history
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate`, with its arguments and result."""
         return self.model.evaluate(*args, **kwargs)
 
-    def _source(
-        self, x: Any, y: Any, sample_weight: Any, class_weight: Any, batch_size: int | None, shuffle: bool, epoch: int
-    ) -> tuple[Any, Any]:
-        """The data as a source, positioned, and how to recognise them in a later `fit`."""
-        if x is None:
-            raise ValueError("x is missing: give arrays or a tf.data.Dataset")
-        if is_stream(x):
-            for name, value in (("y", y), ("sample_weight", sample_weight), ("batch_size", batch_size)):
-                if value is not None:
-                    raise ValueError(f"{name} must not be given when x is a {type(x).__name__}, whose batches hold everything")
-            return StreamSource(x, class_weight, shuffle), None
-        if class_weight is not None and sample_weight is not None:
-            raise ValueError("give class_weight or sample_weight, not both")
-        same = SameData((x, y))
-        arrays = _convert({"x": x, "y": y, "sample_weight": sample_weight})
-        if class_weight is not None:
-            if len(tf.nest.flatten(arrays[1])) != 1 or arrays[1] is None:
-                raise ValueError("class_weight needs one y: for several outputs give sample_weight")
-            arrays = (arrays[0], arrays[1], class_weights(tf.nest.flatten(arrays[1])[0], class_weight))
-        checks.check_lengths(*arrays)
-        checks.check_values(*arrays)
-        source = ArraySource(arrays, 32 if batch_size is None else batch_size, bool(shuffle), self.seed)
-        source.epoch = epoch
-        if self._position is not None:
-            known, last_epoch, position = self._position
-            is_same = known is not None and known.matches((x, y))
-            source.epoch = max(last_epoch + (not is_same and position > 0), epoch)
-            source.position = position if is_same and source.epoch == last_epoch else 0
-        return source, same
+    def _go_on(self, source: ArraySource, given: Any, initial_epoch: int) -> None:
+        """Puts a source where the last `fit` stopped: in the middle of a pass, if it was over the same arrays."""
+        source.epoch = initial_epoch
+        if self._position is None:
+            return
+        last, epoch, position = self._position
+        is_same = last.matches(given)
+        source.epoch = max(epoch + (not is_same and position > 0), initial_epoch)
+        if is_same and source.epoch == epoch and position < source.num_examples:
+            source.position = position
 
-    def _build(self, source: Any) -> None:
+    def _build(self, source: Any) -> tuple[Update, Loop]:
         """Builds model, losses, metrics, optimizer and the loop, unless they are built for exactly this already."""
         model = self.model
         try:
@@ -288,13 +269,16 @@ class Trainer:
         # Held, not only compared: an id could be given out again.
         parts = [model.optimizer, model._compile_loss, model._compile_metrics, self.strategy, *model.trainable_variables]
         built_for = (parts, config, jit_compile, run_eagerly, self._updates_per_call(), self.seed)
-        if self._built_for is not None and _is_same(self._built_for, built_for):
-            return
-        self._update = Update(model, self.strategy, self.seed)
-        self._loop = Loop(
-            self._update, self.strategy.batches, jit_compile and not run_eagerly, run_eagerly, self._updates_per_call()
-        )
-        self._built_for = built_for
+        if self._update is None or self._loop is None or not _is_same(self._built_for, built_for):
+            memory = None
+            if self._update is not None and _is_same((self._built_for[0][3:],), (parts[3:],)):
+                memory = self._update.memory  # the same strategy, perhaps with another setting
+            self._update = Update(model, self.strategy, self.seed, memory)
+            self._loop = Loop(
+                self._update, self.strategy.batches, jit_compile and not run_eagerly, run_eagerly, self._updates_per_call()
+            )
+            self._built_for = built_for
+        return self._update, self._loop
 
     def _updates_per_call(self) -> int | None:
         if self._steps_per_execution is not None:
@@ -305,21 +289,6 @@ class Trainer:
         if not isinstance(self.strategy, StepStrategy):
             hint = f": write {self.strategy.__name__}()" if isinstance(self.strategy, type) else ""
             raise TypeError(f"strategy must be a StepStrategy, not {self.strategy!r}{hint}")
-
-    def _check_validation(self, data: Any) -> None:
-        if is_stream(data):
-            return
-        x, y, sample_weight = _unpack(data)
-        if is_stream(x):
-            return
-        arrays = _convert({"x": x, "y": y, "sample_weight": sample_weight})
-        try:
-            checks.check_lengths(*arrays)
-            checks.check_values(*arrays)
-            checks.check_shapes(self.model, arrays[0])
-            checks.check_labels(self.model, arrays[0], arrays[1])
-        except ValueError as error:
-            raise ValueError(f"validation_data: {error}") from None
 
     def _warn_if_small(self, source: ArraySource) -> None:
         per_update = source.batch_size * self.strategy.batches
@@ -332,54 +301,17 @@ class Trainer:
                 stacklevel=3,
             )
 
-    def _describe_source(self, source: Any) -> str:
-        if isinstance(source, ArraySource):
-            return self.describe(source.batch_size)
-        batches = self.strategy.batches
-        return "1 batch of x" if batches == 1 else f"{batches} batches of x"
-
 
 def _is_same(a: Any, b: Any) -> bool:
     return len(a[0]) == len(b[0]) and all(p is q for p, q in zip(a[0], b[0], strict=True)) and a[1:] == b[1:]
 
 
-def _convert(named: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Arrays by argument name, converted; an error names the argument."""
-    converted = []
-    for name, value in named.items():
-        try:
-            converted.append(as_arrays(value))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name}: {error}") from None
-    return tuple(converted)  # type: ignore[return-value]
-
-
-def _split(arrays: tuple[Any, Any, Any], share: float) -> tuple[tuple[Any, Any, Any], tuple[Any, ...]]:
-    """Holds out the last `share` of the arrays, as Keras does."""
-    if is_stream(arrays[0]):
-        raise ValueError("validation_split needs arrays: for a data set give validation_data")
-    if not 0 < share < 1:
-        raise ValueError(f"validation_split must be between 0 and 1, not {share}")
-    x, y, sample_weight = _convert(dict(zip(("x", "y", "sample_weight"), arrays, strict=True)))
-    length = checks.check_lengths(x, y, sample_weight)
-    cut = int(np.floor(length * (1 - share)))
-    if cut == 0 or cut == length:
-        raise ValueError(f"validation_split={share} of {length} examples leaves nothing on one side")
-    head = tf.nest.map_structure(lambda leaf: None if leaf is None else leaf[:cut], (x, y, sample_weight))
-    tail = tf.nest.map_structure(lambda leaf: None if leaf is None else leaf[cut:], (x, y, sample_weight))
-    return head, tail
-
-
-def _progress(verbose: str | int) -> int:
+def _verbosity(verbose: str | int) -> int:
     if verbose == "auto":
         return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
     if verbose not in (0, 1, 2):
         raise ValueError(f'verbose must be 0, 1, 2 or "auto", not {verbose!r}')
     return int(verbose)
-
-
-def _unpack(data: Any) -> tuple[Any, Any, Any]:
-    return keras.utils.unpack_x_y_sample_weight(data)
 
 
 def _grow_memory() -> None:

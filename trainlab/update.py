@@ -23,17 +23,22 @@ class Update:
       model: compiled and built.
       strategy: where to evaluate.
       seed: the run's, from which each step's `State.seed` is drawn.
+      memory: an earlier update's `memory` to go on with; a new one by default.
+
+    Attributes:
+      function: the model's loss and gradient.
+      memory: the strategy's memory: variables, or Vectors of variables, by name.
     """
 
-    def __init__(self, model: keras.Model, strategy: StepStrategy, seed: int):
+    def __init__(self, model: keras.Model, strategy: StepStrategy, seed: int, memory: Mapping[str, Any] | None = None):
         self.function = ModelFunction(model)
         self._optimizer = model.optimizer
         self._strategy = strategy
         self._seed = seed
-        self._memory = {
-            name: _variables_for(name, value, strategy)
-            for name, value in _initial_memory(strategy, self.function.read_parameters()).items()
-        }
+        if memory is None:
+            initial = _initial_memory(strategy, self.function.read_parameters())
+            memory = {name: _variables_for(name, value, strategy) for name, value in initial.items()}
+        self.memory = memory
         self._warned = False
         self._logs: dict[str, tf.Variable] = {}  # [sum, count] of each scalar that steps report
 
@@ -48,7 +53,7 @@ class Update:
             *function._state.values(),
             *function.changing.values(),
         ]
-        own = [v for group in self._memory.values() for v in tf.nest.flatten(group)]
+        own = [v for group in self.memory.values() for v in tf.nest.flatten(group)]
         found = [native(v) for v in keras_variables] + own + list(self._logs.values())
         return list({id(v): v for v in found}.values())
 
@@ -65,7 +70,7 @@ class Update:
             learning_rate=tf.convert_to_tensor(self._optimizer.learning_rate),
             iteration=iteration,
             seed=tf.stack([tf.constant(self._seed, tf.int32), tf.cast(iteration, tf.int32)]),
-            memory={name: tf.nest.map_structure(tf.convert_to_tensor, value) for name, value in self._memory.items()},
+            memory={name: tf.nest.map_structure(tf.convert_to_tensor, value) for name, value in self.memory.items()},
         )
         step = self._strategy.step(objective, state)
         self._check(step)
@@ -94,9 +99,9 @@ class Update:
             raise TypeError(
                 f"{name}.step returned at={type(step.at).__name__}; it must be an Evaluation, what objective(...) returned"
             )
-        if step.memory is not None and set(step.memory) != set(self._memory):
+        if step.memory is not None and set(step.memory) != set(self.memory):
             raise ValueError(
-                f"{name}.step returned memory with the keys {sorted(step.memory)}; init shaped {sorted(self._memory)}"
+                f"{name}.step returned memory with the keys {sorted(step.memory)}; init shaped {sorted(self.memory)}"
             )
         for key, value in step.logs.items():
             if tf.convert_to_tensor(value).shape.rank != 0:
@@ -125,7 +130,7 @@ class Update:
             self._logs[name].assign_add(tf.stack([value, 1.0]))
 
     def _remember(self, name: str, value: Any) -> None:
-        variables = self._memory[name]
+        variables = self.memory[name]
         if isinstance(variables, Vector) != isinstance(value, Vector):
             raise TypeError(f"{type(self._strategy).__name__}.step: memory[{name!r}] is not what init made it")
         leaves = value.leaves if isinstance(value, Vector) else [value]

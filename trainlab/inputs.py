@@ -1,0 +1,118 @@
+"""What `fit` was given, checked and turned into a source; each mistake is one line that names the argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainlab import checks
+from trainlab.data import ArraySource, StreamSource, as_arrays, class_weights, is_stream
+
+Arrays = tuple[Any, Any, Any]  # x, y, sample_weight
+
+
+def unpack(data: Any) -> Arrays:
+    """`x`, `(x, y)` or `(x, y, sample_weight)` as three."""
+    return keras.utils.unpack_x_y_sample_weight(data)
+
+
+def source_of(
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Mapping[int, float] | None,
+    batch_size: int | None,
+    shuffle: bool,
+    seed: int,
+) -> ArraySource | StreamSource:
+    """The data as a source, at its beginning.
+
+    Raises:
+      TypeError, ValueError: they cannot be trained on.
+    """
+    if x is None:
+        raise ValueError("x is missing: give arrays or a tf.data.Dataset")
+    if is_stream(x):
+        for name, value in (("y", y), ("sample_weight", sample_weight), ("batch_size", batch_size)):
+            if value is not None:
+                raise ValueError(f"{name} must not be given when x is a {type(x).__name__}, whose batches hold everything")
+        return StreamSource(x, class_weight, shuffle)
+    if class_weight is not None and sample_weight is not None:
+        raise ValueError("give class_weight or sample_weight, not both")
+    arrays = converted((x, y, sample_weight))
+    checks.check_lengths(*arrays)
+    if class_weight is not None:
+        labels = [leaf for leaf in tf.nest.flatten(arrays[1]) if leaf is not None]
+        if len(labels) != 1:
+            raise ValueError(f"class_weight needs one y, not {len(labels)}: for several outputs give sample_weight")
+        arrays = (arrays[0], arrays[1], class_weights(labels[0], class_weight))
+    checks.check_values(*arrays)
+    return ArraySource(arrays, 32 if batch_size is None else batch_size, bool(shuffle), seed)
+
+
+def check_against(model: keras.Model, arrays: Arrays) -> None:
+    """Checks arrays against a built model: the shapes of x, the range of labels.
+
+    Raises:
+      ValueError: they do not fit.
+    """
+    checks.check_shapes(model, arrays[0])
+    checks.check_labels(model, arrays[0], arrays[1])
+
+
+def check_validation(model: keras.Model, data: Any) -> None:
+    """Checks validation data as thoroughly as training data; a stream's only when they come.
+
+    Raises:
+      TypeError, ValueError: they do not fit; the line begins with `validation_data`.
+    """
+    if is_stream(data) or is_stream(unpack(data)[0]):
+        return
+    try:
+        arrays = converted(unpack(data))
+        checks.check_lengths(*arrays)
+        checks.check_values(*arrays)
+        check_against(model, arrays)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"validation_data: {error}") from None
+
+
+def converted(arrays: Arrays) -> Arrays:
+    """Arrays in Keras' floatx, from whatever holds numbers.
+
+    Raises:
+      TypeError: something is no array; the line begins with the argument's name.
+    """
+    results = []
+    for name, value in zip(("x", "y", "sample_weight"), arrays, strict=True):
+        try:
+            results.append(as_arrays(value))
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name}: {error}") from None
+    return results[0], results[1], results[2]
+
+
+def split(arrays: Arrays, share: float) -> tuple[Arrays, Arrays]:
+    """Holds out the last `share` of the arrays, as Keras does.
+
+    Raises:
+      ValueError: there is nothing to hold out, or nothing left.
+    """
+    if is_stream(arrays[0]):
+        raise ValueError("validation_split needs arrays: for a data set give validation_data")
+    if not 0 < share < 1:
+        raise ValueError(f"validation_split must be between 0 and 1, not {share}")
+    arrays = converted(arrays)
+    length = checks.check_lengths(*arrays)
+    cut = int(np.floor(length * (1 - share)))
+    if cut in (0, length):
+        raise ValueError(f"validation_split={share} of {length} examples leaves nothing on one side")
+
+    def part(selection: slice) -> Arrays:
+        return tf.nest.map_structure(lambda leaf: None if leaf is None else leaf[selection], arrays)
+
+    return part(slice(None, cut)), part(slice(cut, None))
