@@ -31,11 +31,13 @@ def shuffled(seed: int, epoch: tf.Tensor, positions: tf.Tensor, num_examples: tf
     Returns:
       `[k]` int64.
     """
-    key = tf.stack([tf.constant(seed, tf.int64), epoch, tf.zeros_like(epoch)])
-    # One key for each index: the vector form of `tf.random.experimental.index_shuffle` pads its seed wrongly.
-    keys = tf.tile(key[None], [tf.size(positions), 1])
-    with tf.device("CPU:0"):  # the only kernel there is
-        return tf.raw_ops.RandomIndexShuffle(index=positions, seed=keys, max_index=num_examples - 1, rounds=4)
+    with tf.device("CPU:0"):  # where the only kernel is, and one algorithm for every machine
+        # Small integers make poor keys of this cipher, and its default of 4 rounds poor permutations: hash, and take 8.
+        counter = tf.stack([tf.constant(seed, tf.int64), epoch])
+        key = tf.random.stateless_uniform([3], counter, minval=None, maxval=None, dtype=tf.int64, alg="philox")
+        # One key for each index: the vector form of `tf.random.experimental.index_shuffle` pads its seed wrongly.
+        keys = tf.tile(key[None], [tf.size(positions), 1])
+        return tf.raw_ops.RandomIndexShuffle(index=positions, seed=keys, max_index=num_examples - 1, rounds=8)
 
 
 class ArraySource:

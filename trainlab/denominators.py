@@ -24,6 +24,8 @@ def num_examples(x: Any) -> tf.Tensor:
         return tf.cast(first.nrows(), tf.int64)
     if isinstance(first, tf.SparseTensor):
         return tf.cast(first.dense_shape[0], tf.int64)
+    if first.shape[0] is not None:
+        return tf.constant(first.shape[0], tf.int64)
     return tf.shape(first, out_type=tf.int64)[0]
 
 

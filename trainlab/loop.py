@@ -48,7 +48,8 @@ class Loop:
         self._fixed = updates_per_call
         self._measured = 1
         self._functions: dict[Any, Callable[..., Any]] = {}
-        self._snapshot_fn: tuple[list[Any], Callable[[], Any]] | None = None
+        self._read: tuple[list[tf.Variable], Callable[[], list[tf.Tensor]]] = ([], list)
+        self._snapshot_at = -1
         self.num_traces = 0
 
     def run(self, source: ArraySource | StreamSource, max_updates: int) -> int:
@@ -162,18 +163,19 @@ class Loop:
         # One concrete function: a call can neither retrace nor warn about it.
         return tf.function(fn, autograph=False, jit_compile=jit_compile).get_concrete_function(*specs)
 
+    def _snapshot(self) -> tuple[list[tf.Variable], Callable[[], list[tf.Tensor]]]:
+        """The variables, and one call that reads them all; the values share their buffers until those are written."""
+        if self._snapshot_at != self.num_traces:  # tracing may have discovered more of them
+            variables = self._update.variables
+            self._read = variables, self._compiled(lambda: [v.read_value() for v in variables], jit_compile=False)
+            self._snapshot_at = self.num_traces
+        return self._read
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """Puts every variable back if the block raises: an error, or an interrupt, in the middle of a call tears nothing."""
-        variables = self._update.variables
-        if self._snapshot_fn is None or len(self._snapshot_fn[0]) != len(variables):
-            # One call for all of them; the values share the variables' buffers until those are written.
-            def read() -> list[tf.Tensor]:
-                return [v.read_value() for v in variables]
-
-            self._snapshot_fn = variables, self._compiled(read, jit_compile=False)
-        variables, snapshot = self._snapshot_fn
-        values = snapshot()
+        variables, read = self._snapshot()
+        values = read()
         try:
             yield
         except BaseException:

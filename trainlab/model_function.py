@@ -52,14 +52,18 @@ class ModelFunction:
         """Grows whenever an evaluation shows something that a loop round it must carry."""
         return len(self.changing) + len(self.sparse)
 
+    @property
+    def state_variables(self) -> list[Any]:
+        """The variables that a forward pass may read or change and that are not trained."""
+        return list({**self._state, **self.changing}.values())
+
     def read_parameters(self) -> Vector:
         """The trainable variables' current values."""
         return Vector([tf.convert_to_tensor(v.value) for v in self.variables])
 
     def read_state(self) -> dict[int, tf.Tensor]:
         """The other variables' current values, by id."""
-        known = {**self._state, **self.changing}
-        return {key: tf.convert_to_tensor(native(v)) for key, v in known.items()}
+        return {id(v): tf.convert_to_tensor(native(v)) for v in self.state_variables}
 
     def check_parameters(self, parameters: Any) -> None:
         """Raises TypeError or ValueError, in one line, if `parameters` is not a Vector of this model."""
@@ -108,9 +112,9 @@ class ModelFunction:
         return {id(v): scope.get_current_value(v) for v in tracker.variables}
 
     def _pairs(self, parameters: Vector, state: Mapping[int, tf.Tensor]) -> list[tuple[Any, tf.Tensor]]:
-        known = {**self._state, **self.changing}
         pairs = list(zip(self.variables, parameters.leaves, strict=True))
-        return pairs + [(v, state[key]) for key, v in known.items() if key in state and not isinstance(v, tf.Variable)]
+        swapped = [v for v in self.state_variables if id(v) in state and not isinstance(v, tf.Variable)]
+        return pairs + [(v, state[id(v)]) for v in swapped]
 
     def _forward(self, batch: Batch, totals: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
         x, y, sample_weight = batch

@@ -91,10 +91,17 @@ class KerasObjective:
         total = tf.zeros([self._function.num_losses + 1], wide(parameters))
         for part in self._batches:
 
-            def add(index: Any, total: tf.Tensor, part: Batches = part) -> list[Any]:
-                return [total + self._function.denominators(parameters, self._start, part.fetch(index))]
+            def count(index: Any, part: Batches = part) -> tf.Tensor:
+                return self._function.denominators(parameters, self._start, part.fetch(index))
 
-            (total,) = _loop(part.num_batches, add, [total])
+            def add(index: Any, total: tf.Tensor, count: Callable[[Any], tf.Tensor] = count) -> list[Any]:
+                return [total + count(index)]
+
+            first = None if tf.executing_eagerly() else tf.get_static_value(count(0))
+            if first is not None:  # shapes alone decide: nothing is left to compute
+                total += part.num_batches * tf.constant(first, total.dtype)
+            else:
+                (total,) = _loop(part.num_batches, add, [total])
         return total
 
     def _accumulate(self, parameters: Vector) -> Evaluation:

@@ -208,7 +208,7 @@ class Trainer:
             inputs.check_against(self.model, source.given)
             self._warn_if_small(source)
             self._go_on(source, given, initial_epoch)
-        if verbose == 1:
+        if verbose == 1 and self.strategy.batches > 1:
             what = (
                 self.describe(source.batch_size) if isinstance(source, ArraySource) else f"{self.strategy.batches} of x's batches"
             )

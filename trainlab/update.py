@@ -50,8 +50,7 @@ class Update:
         keras_variables = [
             *model.variables,
             *self._optimizer.variables,
-            *function._state.values(),
-            *function.changing.values(),
+            *function.state_variables,
         ]
         own = [v for group in self.memory.values() for v in tf.nest.flatten(group)]
         found = [native(v) for v in keras_variables] + own + list(self._logs.values())

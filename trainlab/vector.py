@@ -168,6 +168,11 @@ class Vector:
             return Vector([fn(a, b) for a, b in zip(self.leaves, other.leaves, strict=True)])
         scalars = [_as_scalar(other, leaf.dtype) for leaf in self.leaves]
         if any(scalar is None for scalar in scalars):
+            if hasattr(other, "shape"):
+                raise TypeError(
+                    f"Vector {symbol} {type(other).__name__} of shape {tuple(other.shape)}: "
+                    "the other side must be a number, a scalar tensor or a Vector"
+                )
             return NotImplemented
         return Vector([fn(leaf, scalar) for leaf, scalar in zip(self.leaves, scalars, strict=True)])
 
