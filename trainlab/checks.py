@@ -14,7 +14,7 @@ def check_lengths(x: Any, y: Any, sample_weight: Any) -> int:
     """Checks that all arrays hold the same number of examples, and some; returns it.
 
     Raises:
-      ValueError: they do not, or hold none.
+        ValueError: they do not, or hold none.
     """
     sizes = [(name, int(leaf.shape[0])) for name, leaf in _named(("x", x), ("y", y), ("sample_weight", sample_weight))]
     if not sizes:
@@ -32,7 +32,7 @@ def check_values(x: Any, y: Any, sample_weight: Any) -> None:
     """Checks that no number is NaN or infinite.
 
     Raises:
-      ValueError: one is; the line names the array and the first place.
+        ValueError: one is; the line names the array and the first place.
     """
     for name, leaf in _named(("x", x), ("y", y), ("sample_weight", sample_weight)):
         bad = _first_non_finite(leaf)
@@ -46,7 +46,7 @@ def check_shapes(model: keras.Model, x: Any) -> None:
     """Checks x against a functional model's inputs.
 
     Raises:
-      ValueError: a shape does not fit.
+        ValueError: a shape does not fit.
     """
     inputs = getattr(model, "inputs", None)
     leaves = list(_named(("x", x)))
@@ -74,12 +74,12 @@ def check_labels(model: keras.Model, x: Any, y: Any) -> None:
     """Checks integer labels against the number of classes, for sparse categorical losses.
 
     Args:
-      model: built, its losses too.
-      x: arrays; only their shapes and dtypes are read.
-      y: labels.
+        model: built, its losses too.
+        x: arrays; only their shapes and dtypes are read.
+        y: labels.
 
     Raises:
-      ValueError: a label is out of range; the line names the first.
+        ValueError: a label is out of range; the line names the first.
     """
     if model._compile_loss is None:
         return
@@ -116,7 +116,7 @@ def check_count(name: str, value: Any, minimum: int) -> None:
     """Checks that an argument is a whole number of at least `minimum`.
 
     Raises:
-      TypeError, ValueError: it is not.
+        TypeError, ValueError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be a whole number, not {value!r}")

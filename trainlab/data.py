@@ -23,13 +23,13 @@ def shuffled(seed: int, epoch: tf.Tensor, positions: tf.Tensor, num_examples: tf
     can be asked for.
 
     Args:
-      seed: the run's.
-      epoch: scalar int64.
-      positions: `[k]` int64, each in `[0, num_examples)`.
-      num_examples: scalar int64.
+        seed: the run's.
+        epoch: scalar int64.
+        positions: `[k]` int64, each in `[0, num_examples)`.
+        num_examples: scalar int64.
 
     Returns:
-      `[k]` int64.
+        `[k]` int64.
     """
     with tf.device("CPU:0"):  # where the only kernel is, and one algorithm for every machine
         # Small integers make poor keys of this cipher, and its default of 4 rounds poor permutations: hash, and take 8.
@@ -44,15 +44,15 @@ class ArraySource:
     """Arrays, cut into batches of `batch_size`; each pass visits every example once, the last batch being what is left.
 
     Args:
-      arrays: `(x, y, sample_weight)`, nests of arrays with the same first axis, or None.
-      batch_size: examples a batch.
-      shuffle: whether each pass takes its own order; the given order otherwise.
-      seed: the run's.
+        arrays: `(x, y, sample_weight)`, nests of arrays with the same first axis, or None.
+        batch_size: examples a batch.
+        shuffle: whether each pass takes its own order; the given order otherwise.
+        seed: the run's.
 
     Attributes:
-      given: the arrays.
-      epoch: passes begun before this one.
-      position: examples of this pass already used.
+        given: the arrays.
+        epoch: passes begun before this one.
+        position: examples of this pass already used.
     """
 
     is_endless = False
@@ -105,9 +105,9 @@ class StreamSource:
     """A `tf.data.Dataset`, `PyDataset`, generator or loader, taken as it comes.
 
     Args:
-      data: any of these; its batches are `x`, `(x, y)` or `(x, y, sample_weight)`.
-      class_weight: weights by class, as in Keras.
-      shuffle: for a `PyDataset`, whether its order of batches changes.
+        data: any of these; its batches are `x`, `(x, y)` or `(x, y, sample_weight)`.
+        class_weight: weights by class, as in Keras.
+        shuffle: for a `PyDataset`, whether its order of batches changes.
     """
 
     def __init__(self, data: Any, class_weight: Mapping[int, float] | None, shuffle: bool):
@@ -172,7 +172,7 @@ def as_arrays(data: Any) -> Any:
     """Numbers in any of the containers that Keras takes, as NumPy arrays or tensors; floats in Keras' floatx.
 
     Raises:
-      TypeError: something in it is no dense array.
+        TypeError: something in it is no dense array.
     """
     return tf.nest.map_structure(_as_array, data) if data is not None else None
 

@@ -40,12 +40,12 @@ def counted(model: keras.Model, examples: tf.Tensor, totals: tf.Tensor | None) -
     """While open, the model's compiled losses record their denominators and take their share of the effective batch.
 
     Args:
-      model: a compiled model whose losses are built.
-      examples: scalar, the batch's number of examples.
-      totals: `[num_losses + 1]`, the effective batch's denominators and, last, its examples; None only records.
+        model: a compiled model whose losses are built.
+        examples: scalar, the batch's number of examples.
+        totals: `[num_losses + 1]`, the effective batch's denominators and, last, its examples; None only records.
 
     Yields:
-      A dictionary that each loss, when called, fills with its denominator (a scalar).
+        A dictionary that each loss, when called, fills with its denominator (a scalar).
     """
     compile_loss = model._compile_loss
     denominators: dict[int, tf.Tensor] = {}

@@ -21,9 +21,9 @@ class Validation(NamedTuple):
     """What to evaluate on, and when.
 
     Attributes:
-      x, y, sample_weight: arrays, or a data set as `x`.
-      batch_size, steps: as in `keras.Model.evaluate`.
-      frequency: every so many epochs, or the numbers of the epochs after which.
+        x, y, sample_weight: arrays, or a data set as `x`.
+        batch_size, steps: as in `keras.Model.evaluate`.
+        frequency: every so many epochs, or the numbers of the epochs after which.
     """
 
     x: Any
@@ -56,12 +56,12 @@ class Epochs:
     """Runs a loop over a source, epoch by epoch; what happens between its calls happens here.
 
     Args:
-      model: built.
-      update: what a step does; asked for its logs.
-      loop: runs updates.
-      source: the batches.
-      listener: the callbacks.
-      validation: None for none.
+        model: built.
+        update: what a step does; asked for its logs.
+        loop: runs updates.
+        source: the batches.
+        listener: the callbacks.
+        validation: None for none.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class Epochs:
         """Trains.
 
         Args:
-          epoch: the first epoch's number, counted from 0.
-          epochs: the number to stop before, or None.
-          steps: updates in all, or None.
-          steps_per_epoch: updates an epoch, or None for a pass.
-          updates_per_call: the least distance of two batch hooks; None is 1.
+            epoch: the first epoch's number, counted from 0.
+            epochs: the number to stop before, or None.
+            steps: updates in all, or None.
+            steps_per_epoch: updates an epoch, or None for a pass.
+            updates_per_call: the least distance of two batch hooks; None is 1.
         """
         model, listener = self._model, self._listener
         model.stop_training = False

@@ -27,7 +27,7 @@ def check_operations(graph: Any, first: int, model: keras.Model) -> None:
     """Checks the operations of `graph` from number `first` on, and those of the functions that they call.
 
     Raises:
-      ValueError: one of them draws from a hidden generator or assigns a variable; the line names the layer.
+        ValueError: one of them draws from a hidden generator or assigns a variable; the line names the layer.
     """
     for kind, name in _operations(graph, graph.get_operations()[first:]):
         if kind in _HIDDEN_RANDOM:

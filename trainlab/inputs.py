@@ -32,7 +32,7 @@ def source_of(
     """The data as a source, at its beginning.
 
     Raises:
-      TypeError, ValueError: they cannot be trained on.
+        TypeError, ValueError: they cannot be trained on.
     """
     if x is None:
         raise ValueError("x is missing: give arrays or a tf.data.Dataset")
@@ -58,7 +58,7 @@ def check_against(model: keras.Model, arrays: Arrays) -> None:
     """Checks arrays against a built model: the shapes of x, the range of labels.
 
     Raises:
-      ValueError: they do not fit.
+        ValueError: they do not fit.
     """
     checks.check_shapes(model, arrays[0])
     checks.check_labels(model, arrays[0], arrays[1])
@@ -68,7 +68,7 @@ def check_validation(model: keras.Model, data: Any) -> None:
     """Checks validation data as thoroughly as training data; a stream's only when they come.
 
     Raises:
-      TypeError, ValueError: they do not fit; the line begins with `validation_data`.
+        TypeError, ValueError: they do not fit; the line begins with `validation_data`.
     """
     if is_stream(data) or is_stream(unpack(data)[0]):
         return
@@ -85,7 +85,7 @@ def converted(arrays: Arrays) -> Arrays:
     """Arrays in Keras' floatx, from whatever holds numbers.
 
     Raises:
-      TypeError: something is no array; the line begins with the argument's name.
+        TypeError: something is no array; the line begins with the argument's name.
     """
     results = []
     for name, value in zip(("x", "y", "sample_weight"), arrays, strict=True):
@@ -100,7 +100,7 @@ def split(arrays: Arrays, share: float) -> tuple[Arrays, Arrays]:
     """Holds out the last `share` of the arrays, as Keras does.
 
     Raises:
-      ValueError: there is nothing to hold out, or nothing left.
+        ValueError: there is nothing to hold out, or nothing left.
     """
     if is_stream(arrays[0]):
         raise ValueError("validation_split needs arrays: for a data set give validation_data")

@@ -30,14 +30,14 @@ class Loop:
     """Runs updates on the batches of a source.
 
     Args:
-      update: one update.
-      batches: batches an update takes.
-      jit_compile: whether XLA compiles the update.
-      run_eagerly: whether nothing is compiled at all.
-      updates_per_call: how many updates a call makes; None leaves it to the measured time.
+        update: one update.
+        batches: batches an update takes.
+        jit_compile: whether XLA compiles the update.
+        run_eagerly: whether nothing is compiled at all.
+        updates_per_call: how many updates a call makes; None leaves it to the measured time.
 
     Attributes:
-      num_traces: how often an update was traced.
+        num_traces: how often an update was traced.
     """
 
     def __init__(self, update: Update, batches: int, jit_compile: bool, run_eagerly: bool, updates_per_call: int | None):

@@ -25,13 +25,13 @@ class ModelFunction:
     """Evaluates a compiled, built model at given parameters, from given state, and assigns nothing.
 
     Attributes:
-      model: the model.
-      variables: its trainable variables, in the order of a `Vector`'s leaves.
-      changing: the variables that evaluations were seen to change, by id: BatchNorm statistics, seeds, metrics, and the
-        global seed generator where a layer draws from it. Grows while tracing.
-      sparse: the leaves whose gradient is row-sparse. Grows while tracing.
-      connected: the leaves that some evaluation's loss depends on. Grows while tracing.
-      reports: variables that hold what an overridden `compute_metrics` returned last, by name.
+        model: the model.
+        variables: its trainable variables, in the order of a `Vector`'s leaves.
+        changing: the variables that evaluations were seen to change, by id: BatchNorm statistics, seeds, metrics, and the
+          global seed generator where a layer draws from it. Grows while tracing.
+        sparse: the leaves whose gradient is row-sparse. Grows while tracing.
+        connected: the leaves that some evaluation's loss depends on. Grows while tracing.
+        reports: variables that hold what an overridden `compute_metrics` returned last, by name.
     """
 
     def __init__(self, model: keras.Model):
@@ -75,11 +75,11 @@ class ModelFunction:
         """Loss, gradient, and the values of the variables that changed.
 
         Args:
-          parameters: where.
-          state: what `read_state` gave, or an earlier batch left.
-          batch: `(x, y, sample_weight)`.
-          totals: the effective batch's denominators if this batch is one of several: loss and gradient are then its share of
-            theirs, and the mean of the loss is left to `track_loss`.
+            parameters: where.
+            state: what `read_state` gave, or an earlier batch left.
+            batch: `(x, y, sample_weight)`.
+            totals: the effective batch's denominators if this batch is one of several: loss and gradient are then its share of
+              theirs, and the mean of the loss is left to `track_loss`.
         """
         first_operation = _num_operations()
         scope = _Scope(self._pairs(parameters, state))

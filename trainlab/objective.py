@@ -17,10 +17,10 @@ class Evaluation:
     """What the objective knows at one point.
 
     Attributes:
-      loss: scalar, float.
-      gradient: `Vector`, the loss's gradient with respect to the parameters.
-      after: the values that the forward pass left in other variables (BatchNorm statistics, dropout seeds, metrics), by the
-        variable's id; the Trainer's business.
+        loss: scalar, float.
+        gradient: `Vector`, the loss's gradient with respect to the parameters.
+        after: the values that the forward pass left in other variables (BatchNorm statistics, dropout seeds, metrics), by the
+          variable's id; the Trainer's business.
     """
 
     loss: tf.Tensor
@@ -40,8 +40,8 @@ class Batches(NamedTuple):
     """Batches of one shape, fetched one at a time.
 
     Attributes:
-      num_batches: how many, a Python int.
-      fetch: from a scalar index in `[0, num_batches)` to `(x, y, sample_weight)`.
+        num_batches: how many, a Python int.
+        fetch: from a scalar index in `[0, num_batches)` to `(x, y, sample_weight)`.
     """
 
     num_batches: int
@@ -59,8 +59,8 @@ class KerasObjective:
         """Reads, by `function`, the state that every evaluation starts from.
 
         Args:
-          function: the model's loss and gradient on one batch.
-          batches: what the effective batch is made of, in order.
+            function: the model's loss and gradient on one batch.
+            batches: what the effective batch is made of, in order.
         """
         self._function = function
         self._batches = batches
@@ -73,7 +73,7 @@ class KerasObjective:
         """Evaluates loss and gradient at `parameters`.
 
         Raises:
-          TypeError, ValueError: `parameters` is not a Vector of this model.
+            TypeError, ValueError: `parameters` is not a Vector of this model.
         """
         self._function.check_parameters(parameters)
         if self._totals is None:

@@ -13,8 +13,8 @@ def check_compiled(model: Any) -> None:
     """Checks a compiled model before anything is built.
 
     Raises:
-      TypeError: it is not a Keras model.
-      ValueError: it is one that cannot be trained here; the line says why and what to do.
+        TypeError: it is not a Keras model.
+        ValueError: it is one that cannot be trained here; the line says why and what to do.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
@@ -65,7 +65,7 @@ def check_built(model: Any) -> None:
     """Checks what is known once the model and its optimizer are built.
 
     Raises:
-      ValueError: there is nothing to train, or the optimizer was built for other variables.
+        ValueError: there is nothing to train, or the optimizer was built for other variables.
     """
     variables = model.trainable_variables
     if not variables:

@@ -27,19 +27,19 @@ class Trainer:
     `model.optimizer` work as ever.
 
     Example:
-      >>> import keras, numpy as np
-      >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
-      >>> model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
-      >>> trainer = Trainer(model, strategy=SGD())
-      >>> x, y = np.ones([10, 4]), np.ones([10, 1])
-      >>> history = trainer.fit(x, y, batch_size=5, epochs=3, verbose=0)
-      >>> trainer.iterations, len(history.history["loss"])
-      (6, 3)
+        >>> import keras, numpy as np
+        >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+        >>> model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
+        >>> trainer = Trainer(model, strategy=SGD())
+        >>> x, y = np.ones([10, 4]), np.ones([10, 1])
+        >>> history = trainer.fit(x, y, batch_size=5, epochs=3, verbose=0)
+        >>> trainer.iterations, len(history.history["loss"])
+        (6, 3)
 
     Attributes:
-      model: the model.
-      strategy: the step; assign another at any time, the next `fit` takes it.
-      seed: of the data's order and of `State.seed`.
+        model: the model.
+        strategy: the step; assign another at any time, the next `fit` takes it.
+        seed: of the data's order and of `State.seed`.
     """
 
     def __init__(
@@ -60,17 +60,17 @@ class Trainer:
         """Takes a compiled model, or compiles it.
 
         Args:
-          model: a functional, sequential or subclassed `keras.Model`.
-          strategy: the step; `SGD()`, the plain one, by default.
-          optimizer, loss, metrics, loss_weights, weighted_metrics: as in `model.compile`, which is called if any is given.
-          seed: an int, 0 or more.
-          jit_compile: whether XLA compiles the step; the compiled model's choice by default.
-          run_eagerly: runs Python step by step, for debugging; the compiled model's choice by default.
-          steps_per_execution: updates in one compiled call, and the least distance of two batch hooks of callbacks; the
-            compiled model's choice if it is not 1, otherwise as many as take about 0.1 s (results do not depend on it).
+            model: a functional, sequential or subclassed `keras.Model`.
+            strategy: the step; `SGD()`, the plain one, by default.
+            optimizer, loss, metrics, loss_weights, weighted_metrics: as in `model.compile`, which is called if any is given.
+            seed: an int, 0 or more.
+            jit_compile: whether XLA compiles the step; the compiled model's choice by default.
+            run_eagerly: runs Python step by step, for debugging; the compiled model's choice by default.
+            steps_per_execution: updates in one compiled call, and the least distance of two batch hooks of callbacks; the
+              compiled model's choice if it is not 1, otherwise as many as take about 0.1 s (results do not depend on it).
 
         Raises:
-          TypeError, ValueError: the model cannot be trained here, in one line that says why and what to do.
+            TypeError, ValueError: the model cannot be trained here, in one line that says why and what to do.
         """
         given = dict(zip(_COMPILE_ARGUMENTS, (optimizer, loss, loss_weights, metrics, weighted_metrics), strict=True))
         given = {name: value for name, value in given.items() if value is not None}
@@ -116,10 +116,10 @@ class Trainer:
         """What an update is made of, in words.
 
         Example:
-          >>> from trainlab.strategies import Accumulate
-          >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
-          >>> Trainer(model, Accumulate(4), loss="mse").describe(batch_size=16)
-          '64 examples = 4 batches of 16'
+            >>> from trainlab.strategies import Accumulate
+            >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+            >>> Trainer(model, Accumulate(4), loss="mse").describe(batch_size=16)
+            '64 examples = 4 batches of 16'
         """
         batches = self.strategy.batches
         return (
@@ -153,27 +153,27 @@ class Trainer:
         interrupted or ended by `steps` there (the epoch begun counts as the first of `epochs`).
 
         Args:
-          x: arrays, or nests of them; a `tf.data.Dataset`, `PyDataset`, generator or loader of batches.
-          y: targets, for arrays.
-          batch_size: examples a batch, for arrays; 32 by default.
-          epochs: the number to stop at, counted from `initial_epoch`.
-          verbose: 0 silent, 1 a progress bar, 2 a line an epoch; "auto" is 1 on a terminal or in a notebook, otherwise 2.
-          callbacks: Keras callbacks. One that overrides a batch hook gets control at every update.
-          validation_split: the share of the arrays' end that is held out.
-          validation_data: `(x, y)`, `(x, y, sample_weight)`, or a data set.
-          shuffle: whether each pass over arrays takes its own order.
-          class_weight: weights by class, in place of `sample_weight`.
-          sample_weight: weights of examples or of elements.
-          initial_epoch: the number of the first epoch.
-          steps_per_epoch: updates an epoch; by default a pass over the data.
-          validation_steps, validation_batch_size, validation_freq: as in Keras.
-          steps: total updates, in place of `epochs`.
+            x: arrays, or nests of them; a `tf.data.Dataset`, `PyDataset`, generator or loader of batches.
+            y: targets, for arrays.
+            batch_size: examples a batch, for arrays; 32 by default.
+            epochs: the number to stop at, counted from `initial_epoch`.
+            verbose: 0 silent, 1 a progress bar, 2 a line an epoch; "auto" is 1 on a terminal or in a notebook, otherwise 2.
+            callbacks: Keras callbacks. One that overrides a batch hook gets control at every update.
+            validation_split: the share of the arrays' end that is held out.
+            validation_data: `(x, y)`, `(x, y, sample_weight)`, or a data set.
+            shuffle: whether each pass over arrays takes its own order.
+            class_weight: weights by class, in place of `sample_weight`.
+            sample_weight: weights of examples or of elements.
+            initial_epoch: the number of the first epoch.
+            steps_per_epoch: updates an epoch; by default a pass over the data.
+            validation_steps, validation_batch_size, validation_freq: as in Keras.
+            steps: total updates, in place of `epochs`.
 
         Returns:
-          The `keras.callbacks.History`.
+            The `keras.callbacks.History`.
 
         Raises:
-          TypeError, ValueError: bad input, in one line.
+            TypeError, ValueError: bad input, in one line.
         """
         for name, value, minimum in (
             ("epochs", epochs, 0),

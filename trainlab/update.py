@@ -20,14 +20,14 @@ class Update:
     """Takes one step of a strategy on a model; the only place that assigns a variable.
 
     Args:
-      model: compiled and built.
-      strategy: where to evaluate.
-      seed: the run's, from which each step's `State.seed` is drawn.
-      memory: an earlier update's `memory` to go on with; a new one by default.
+        model: compiled and built.
+        strategy: where to evaluate.
+        seed: the run's, from which each step's `State.seed` is drawn.
+        memory: an earlier update's `memory` to go on with; a new one by default.
 
     Attributes:
-      function: the model's loss and gradient.
-      memory: the strategy's memory: variables, or Vectors of variables, by name.
+        function: the model's loss and gradient.
+        memory: the strategy's memory: variables, or Vectors of variables, by name.
     """
 
     def __init__(self, model: keras.Model, strategy: StepStrategy, seed: int, memory: Mapping[str, Any] | None = None):
@@ -60,7 +60,7 @@ class Update:
         """Updates the model on one effective batch. Runs traced or eagerly.
 
         Raises:
-          TypeError, ValueError: the strategy returned something that is not a `Step` of this model.
+            TypeError, ValueError: the strategy returned something that is not a `Step` of this model.
         """
         objective = KerasObjective(self.function, batches)
         iteration = tf.cast(tf.convert_to_tensor(self._optimizer.iterations.value), tf.int64)

@@ -19,9 +19,9 @@ class Rows:
     and hold zeros.)
 
     Attributes:
-      values: `[k, ...]`, float.
-      indices: `[k]`, int32 or int64, each in `[0, num_rows)`.
-      num_rows: rows of the whole table.
+        values: `[k, ...]`, float.
+        indices: `[k]`, int32 or int64, each in `[0, num_rows)`.
+        num_rows: rows of the whole table.
     """
 
     values: tf.Tensor
@@ -90,13 +90,13 @@ class Vector:
     `tf.function`, `tf.cond` and `tf.while_loop` as it is.
 
     Example:
-      >>> import tensorflow as tf
-      >>> a = Vector([tf.constant([3.0, 0.0]), tf.constant(4.0)])
-      >>> float(a.norm()), float((2 * a - a / 2).dot(a))
-      (5.0, 37.5)
+        >>> import tensorflow as tf
+        >>> a = Vector([tf.constant([3.0, 0.0]), tf.constant(4.0)])
+        >>> float(a.norm()), float((2 * a - a / 2).dot(a))
+        (5.0, 37.5)
 
     Attributes:
-      leaves: a tuple of tensors, or of `Rows` where only some rows are not zero.
+        leaves: a tuple of tensors, or of `Rows` where only some rows are not zero.
     """
 
     leaves: tuple[Leaf, ...]
@@ -148,8 +148,8 @@ class Vector:
         """The inner product: a scalar, in the widest dtype of the leaves and at least float32.
 
         Raises:
-          TypeError: `other` is not a Vector.
-          ValueError: `other` belongs to another model.
+            TypeError: `other` is not a Vector.
+            ValueError: `other` belongs to another model.
         """
         if not isinstance(other, Vector):
             raise TypeError(f"Vector.dot takes a Vector, not {type(other).__name__}")

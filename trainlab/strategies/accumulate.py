@@ -21,17 +21,17 @@ class Accumulate(StepStrategy):
     batch by batch.
 
     Example:
-      >>> from trainlab.strategies.heun import Heun
-      >>> strategy = Accumulate(4, Heun())
-      >>> strategy, strategy.batches, strategy.evaluations
-      (Accumulate(num_batches=4, inner=Heun()), 4, 2)
+        >>> from trainlab.strategies.heun import Heun
+        >>> strategy = Accumulate(4, Heun())
+        >>> strategy, strategy.batches, strategy.evaluations
+        (Accumulate(num_batches=4, inner=Heun()), 4, 2)
 
     Args:
-      num_batches: batches an update takes, at least 1.
-      inner: the strategy that takes the step; `SGD()` by default.
+        num_batches: batches an update takes, at least 1.
+        inner: the strategy that takes the step; `SGD()` by default.
 
     Raises:
-      TypeError, ValueError: the arguments are not that.
+        TypeError, ValueError: the arguments are not that.
     """
 
     def __init__(self, num_batches: int, inner: StepStrategy | None = None):

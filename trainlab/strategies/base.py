@@ -19,12 +19,12 @@ class State(NamedTuple):
     """What a step may read: values, never variables.
 
     Attributes:
-      parameters: the trainable variables' values.
-      learning_rate: scalar, the optimizer's at this iteration (its schedule applied), in Keras' floatx.
-      iteration: scalar int64, updates done so far.
-      seed: int32 `[2]`, drawn from the run's seed and the iteration; give it to `tf.random.stateless_*` for noise that is
-        new at each step and the same on a rerun.
-      memory: the strategy's own values, as `StepStrategy.init` shaped them.
+        parameters: the trainable variables' values.
+        learning_rate: scalar, the optimizer's at this iteration (its schedule applied), in Keras' floatx.
+        iteration: scalar int64, updates done so far.
+        seed: int32 `[2]`, drawn from the run's seed and the iteration; give it to `tf.random.stateless_*` for noise that is
+          new at each step and the same on a rerun.
+        memory: the strategy's own values, as `StepStrategy.init` shaped them.
     """
 
     parameters: Vector
@@ -38,12 +38,12 @@ class Step(NamedTuple):
     """What a step returns.
 
     Attributes:
-      gradient: a `Vector`; the Keras optimizer takes it as it would a gradient: clips, decays, applies constraints, and
-        counts one iteration.
-      at: the `Evaluation` whose loss and metrics are reported and whose BatchNorm statistics and dropout seeds are kept:
-        the one at the point really visited.
-      memory: the new memory, with the keys of `init`; None leaves it as it was.
-      logs: scalars for the logs, by name, averaged over the updates between two reports.
+        gradient: a `Vector`; the Keras optimizer takes it as it would a gradient: clips, decays, applies constraints, and
+          counts one iteration.
+        at: the `Evaluation` whose loss and metrics are reported and whose BatchNorm statistics and dropout seeds are kept:
+          the one at the point really visited.
+        memory: the new memory, with the keys of `init`; None leaves it as it was.
+        logs: scalars for the logs, by name, averaged over the updates between two reports.
     """
 
     gradient: Vector
@@ -93,8 +93,8 @@ class StepStrategy:
     To change a strategy, wrap it: keep it as `inner`, call `inner.step`, and delegate `init`, `evaluations` and `batches`.
 
     Attributes:
-      evaluations: how many times a step evaluates the objective; for the logs.
-      batches: how many batches of the data one update takes.
+        evaluations: how many times a step evaluates the objective; for the logs.
+        batches: how many batches of the data one update takes.
     """
 
     evaluations: int = 1
@@ -109,11 +109,11 @@ class StepStrategy:
         """One step. Runs traced, or eagerly with `run_eagerly=True`.
 
         Args:
-          objective: a pure function from a `Vector` of parameters to an `Evaluation`.
-          state: what may be read.
+            objective: a pure function from a `Vector` of parameters to an `Evaluation`.
+            state: what may be read.
 
         Returns:
-          A `Step`.
+            A `Step`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define step(self, objective, state)")
 
@@ -121,7 +121,7 @@ class StepStrategy:
         """The constructor's arguments, read from the attributes of the same names; Keras' convention.
 
         Raises:
-          AttributeError: an argument is not kept under its name.
+            AttributeError: an argument is not kept under its name.
         """
         config = {}
         for name, parameter in inspect.signature(type(self).__init__).parameters.items():

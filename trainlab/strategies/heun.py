@@ -18,8 +18,8 @@ class Heun(StepStrategy):
     Source: E. Hairer, S. P. Nørsett, G. Wanner, Solving Ordinary Differential Equations I, 2nd ed., II.1, table 1.1.
 
     Example:
-      >>> Heun().evaluations
-      2
+        >>> Heun().evaluations
+        2
     """
 
     evaluations = 2

@@ -14,8 +14,8 @@ class SGD(StepStrategy):
     The name is that of the step, not of the optimizer: with `keras.optimizers.Adam` this is Adam.
 
     Example:
-      >>> SGD()
-      SGD()
+        >>> SGD()
+        SGD()
     """
 
     def step(self, objective: Objective, state: State) -> Step:
