@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainlab.denominators import compiled_losses
+
 
 def check_lengths(x: Any, y: Any, sample_weight: Any) -> int:
     """Checks that all arrays hold the same number of examples, and some; returns it.
@@ -81,10 +83,8 @@ def check_labels(model: keras.Model, x: Any, y: Any) -> None:
     Raises:
         ValueError: a label is out of range; the line names the first.
     """
-    if model._compile_loss is None:
-        return
     labels = list(_named(("y", y)))
-    sparse = [_sparse_loss(entry.loss) for entry in model._compile_loss._flat_losses]
+    sparse = [_sparse_loss(entry.loss) for entry in compiled_losses(model)]
     if not any(sparse):
         return
     symbolic = tf.nest.map_structure(lambda leaf: keras.KerasTensor(leaf.shape, tf.as_dtype(leaf.dtype).name), x)

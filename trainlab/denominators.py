@@ -29,10 +29,13 @@ def num_examples(x: Any) -> tf.Tensor:
     return tf.shape(first, out_type=tf.int64)[0]
 
 
-def num_losses(model: keras.Model) -> int:
-    """How many losses the model was compiled with, one for each output that has one."""
-    compile_loss = model._compile_loss  # no public way: `model.loss` is what the user wrote, unresolved
-    return 0 if compile_loss is None else len(compile_loss._flat_losses)
+def compiled_losses(model: keras.Model) -> list[Any]:
+    """The losses that the model was compiled with, one for each output that has one, in the order they are called.
+
+    There is no public way: `model.loss` is what the user wrote, unresolved. Where an overridden `compute_loss` calls none
+    of them they were never built, and the list is empty.
+    """
+    return getattr(model._compile_loss, "_flat_losses", None) or []
 
 
 @contextlib.contextmanager
@@ -49,10 +52,10 @@ def counted(model: keras.Model, examples: tf.Tensor, totals: tf.Tensor | None) -
     """
     compile_loss = model._compile_loss
     denominators: dict[int, tf.Tensor] = {}
-    if compile_loss is None:
+    original = compiled_losses(model)
+    if not original:
         yield denominators
         return
-    original = compile_loss._flat_losses
     compile_loss._flat_losses = [
         entry._replace(loss=_Counted(entry.loss, index, examples, totals, denominators)) for index, entry in enumerate(original)
     ]

@@ -42,7 +42,7 @@ class ModelFunction:
         self.sparse: set[int] = set()
         self.connected: set[int] = set()
         self.reports: dict[str, tf.Variable] = {}
-        self.num_losses = denominators.num_losses(model)
+        self.num_losses = len(denominators.compiled_losses(model))
         self._state = {id(v): v for v in _state_variables(model)}
         self._loss_takes_training = "training" in inspect.signature(model.compute_loss).parameters
         self._metrics_are_custom = type(model).compute_metrics is not keras.Model.compute_metrics
