@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -118,9 +119,10 @@ class ModelFunction:
 
     def _forward(self, batch: Batch, totals: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
         x, y, sample_weight = batch
-        y_pred = self.model(x, training=True)
         kwargs = {"training": True} if self._loss_takes_training else {}
-        loss = self.model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **kwargs)
+        with _functions_inlined():
+            y_pred = self.model(x, training=True)
+            loss = self.model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **kwargs)
         if loss is None:
             raise ValueError("compute_loss returned None while training; it must return a scalar")
         loss = tf.convert_to_tensor(loss)
@@ -160,6 +162,11 @@ class ModelFunction:
         after = {}
         for key, variable in scope.updated.items():
             value = scope.get_current_value(variable)
+            if not _is_reachable(value):
+                raise ValueError(
+                    f"layer {_owners(self.model, variable)} changes its state {variable.path!r} inside a tf.cond, a loop or a "
+                    "map, where a pure evaluation cannot follow: draw or assign outside it (in an RNN: the layer's own dropout)"
+                )
             if value is not state.get(key):
                 self.changing[key] = variable
                 after[key] = value
@@ -180,9 +187,16 @@ class ModelFunction:
                     f"layer {_owners(self.model, variable)} assigns its trainable variable {variable.path!r} in its forward pass "
                     "(as SpectralNormalization does), which has no gradient of its own: train this model without that layer"
                 )
-        known = {v.value.ref() for v in (*self.variables, *self._state.values())}
+        trained = {v.value.ref(): v for v in self.variables}
+        frozen = {v.value.ref() for v in self._state.values()}
         for variable in tape.watched_variables():
-            if variable.ref() not in known:
+            if variable.ref() in trained:
+                owners = _owners(self.model, trained[variable.ref()])
+                raise ValueError(
+                    f"layer {owners} reads its variable {variable.name!r} past Keras (from a function traced before?): "
+                    "read it in call, as self.kernel or by calling the layer"
+                )
+            if variable.ref() not in frozen:
                 raise ValueError(
                     f"the model reads the raw tf.Variable {variable.name!r} of shape {variable.shape}, which Keras does not "
                     "track and nothing would train: make it with self.add_weight or keras.Variable"
@@ -201,6 +215,29 @@ class _Scope(keras.StatelessScope):
     def add_update(self, update: tuple[Any, Any]) -> None:
         super().add_update(update)
         self.updated[id(update[0])] = update[0]
+
+
+@contextlib.contextmanager
+def _functions_inlined() -> Iterator[None]:
+    """A `tf.function` inside a layer would keep the variables, or the values, that it was first traced with."""
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def _is_reachable(value: Any) -> bool:
+    """Whether the graph being built can use a tensor: it was made there, or in a graph round it."""
+    if tf.executing_eagerly() or not hasattr(value, "graph"):
+        return True
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        if value.graph is graph:
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
 
 
 def native(variable: Any) -> tf.Variable:

@@ -102,9 +102,14 @@ class Update:
             raise ValueError(
                 f"{name}.step returned memory with the keys {sorted(step.memory)}; init shaped {sorted(self.memory)}"
             )
+        for key, value in (step.memory or {}).items():
+            want, got = _describe(self.memory[key]), _describe(value)
+            if want != got:
+                raise ValueError(f"{name}.step returned memory[{key!r}] as {got}; init made it {want}")
         for key, value in step.logs.items():
-            if tf.convert_to_tensor(value).shape.rank != 0:
-                raise ValueError(f"{name}.step returned logs[{key!r}], which must be a scalar")
+            value = tf.convert_to_tensor(value)
+            if value.shape.rank != 0 or not (value.dtype.is_floating or value.dtype.is_integer or value.dtype.is_bool):
+                raise ValueError(f"{name}.step returned logs[{key!r}] as {_describe(value)}; it must be a scalar number")
 
     def _commit(self, step: Step) -> None:
         """The one commit of a step."""
@@ -129,12 +134,19 @@ class Update:
             self._logs[name].assign_add(tf.stack([value, 1.0]))
 
     def _remember(self, name: str, value: Any) -> None:
-        variables = self.memory[name]
-        if isinstance(variables, Vector) != isinstance(value, Vector):
-            raise TypeError(f"{type(self._strategy).__name__}.step: memory[{name!r}] is not what init made it")
         leaves = value.leaves if isinstance(value, Vector) else [value]
-        for variable, leaf in zip(tf.nest.flatten(variables), leaves, strict=True):
-            variable.assign(tf.cast(dense(leaf) if isinstance(leaf, Rows) else leaf, variable.dtype))
+        for variable, leaf in zip(tf.nest.flatten(self.memory[name]), leaves, strict=True):
+            variable.assign(tf.cast(dense(leaf), variable.dtype))
+
+
+def _describe(value: Any) -> str:
+    """What memory may hold, in words: two are alike if the words are."""
+    if isinstance(value, Vector):
+        return f"a Vector of shapes {[tuple(leaf.shape) for leaf in value.leaves]}"
+    if not isinstance(value, tf.Variable):
+        value = tf.convert_to_tensor(value)
+    kind = "number" if value.dtype.is_floating or value.dtype.is_integer else value.dtype.name
+    return f"a {kind} tensor of shape {tuple(value.shape)}"
 
 
 def _as_gradient(leaf: Any, variable: Any) -> Any:
