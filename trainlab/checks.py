@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -83,24 +83,19 @@ def check_labels(model: keras.Model, x: Any, y: Any) -> None:
     Raises:
         ValueError: a label is out of range; the line names the first.
     """
-    labels = list(_named(("y", y)))
-    sparse = [_sparse_loss(entry.loss) for entry in compiled_losses(model)]
-    if not any(sparse):
+    sparse = [entry for entry in compiled_losses(model) if _is_sparse(entry.loss)]
+    if not sparse:
         return
     symbolic = tf.nest.map_structure(lambda leaf: keras.KerasTensor(leaf.shape, tf.as_dtype(leaf.dtype).name), x)
-    outputs = tf.nest.flatten(model(symbolic))
-    if not len(labels) == len(sparse) == len(outputs):
-        return
-    if isinstance(y, dict):
-        order = {name: i for i, name in enumerate(getattr(model, "output_names", []))}
-        if set(order) != set(y):
-            return
-        labels.sort(key=lambda pair: order[pair[0][3:-2]])
-    for (name, leaf), loss, output in zip(labels, sparse, outputs, strict=True):
-        if loss is None or output.shape[-1] is None:
+    outputs = model(symbolic)
+    names = list(getattr(model, "output_names", []))
+    for entry in sparse:
+        leaf, output = _at(entry.path, y, names), _at(entry.path, outputs, names)
+        if leaf is None or output is None or output.shape[-1] is None:
             continue
+        name = "y" + "".join(f"[{key!r}]" for key in entry.path)
         values = np.asarray(leaf)
-        ignored = getattr(loss, "ignore_class", None)
+        ignored = getattr(entry.loss, "ignore_class", None)
         is_bad = (values < 0) | (values >= output.shape[-1]) | (values != np.floor(values))
         if ignored is not None:
             is_bad &= values != ignored
@@ -124,10 +119,24 @@ def check_count(name: str, value: Any, minimum: int) -> None:
         raise ValueError(f"{name} must be at least {minimum}, not {value}")
 
 
-def _sparse_loss(loss: Any) -> Any:
-    is_sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+def _is_sparse(loss: Any) -> bool:
     function = getattr(loss, "fn", None)  # a loss given by name or as a function is wrapped
-    return loss if is_sparse or function is keras.losses.sparse_categorical_crossentropy else None
+    is_sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+    return is_sparse or function is keras.losses.sparse_categorical_crossentropy
+
+
+def _at(path: Sequence[Any], structure: Any, names: list[str]) -> Any:
+    """The leaf at a compiled loss's path, None if there is none; a list of outputs may be addressed by their names."""
+    try:
+        for key in path:
+            if isinstance(structure, (list, tuple)) and isinstance(key, str):
+                key = names.index(key)
+            elif isinstance(structure, dict) and isinstance(key, int):
+                key = names[key]
+            structure = structure[key]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    return structure if hasattr(structure, "shape") else None
 
 
 def _named(*structures: tuple[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -116,14 +116,14 @@ class StreamSource:
 
         shuffle = shuffle and isinstance(data, keras.utils.PyDataset) and data.num_batches is not None
         self._adapter = get_data_adapter(data, class_weight=class_weight, shuffle=shuffle)
-        self._dataset = self._adapter.get_tf_dataset().prefetch(tf.data.AUTOTUNE)
+        self.dataset = self._adapter.get_tf_dataset().prefetch(tf.data.AUTOTUNE)
         self._num_batches = self._adapter.num_batches
         self._is_endless = self._num_batches is None and (
-            isinstance(data, keras.utils.PyDataset) or self._dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+            isinstance(data, keras.utils.PyDataset) or self.dataset.cardinality() == tf.data.INFINITE_CARDINALITY
         )
         self._iterator: Iterator[Any] | None = None
         self._taken = 0
-        self.element_spec = _without_optionals(_unpack(self._dataset.element_spec))
+        self.element_spec = _without_optionals(_unpack(self.dataset.element_spec))
 
     @property
     def is_endless(self) -> bool:
@@ -157,7 +157,7 @@ class StreamSource:
         """The next batches; fewer at the end of a pass, none after it."""
         if self._iterator is None:
             self._adapter.on_epoch_begin()
-            self._iterator, self._taken = iter(self._dataset), 0
+            self._iterator, self._taken = iter(self.dataset), 0
         taken: list[Batch] = []
         while len(taken) < num_batches:
             try:
@@ -241,7 +241,8 @@ def _as_array(leaf: Any) -> Any:
         if leaf.dtype.kind not in "biufUS" and leaf.dtype != tf.bfloat16.as_numpy_dtype:
             raise TypeError(f"an array of dtype {leaf.dtype} holds no batch of numbers or strings; convert it with astype")
     if len(leaf.shape) == 0:
-        raise TypeError(f"{leaf!r} is a single value, not an array of examples; lists of numbers need np.array")
+        value = leaf.item() if isinstance(leaf, np.ndarray) else leaf
+        raise TypeError(f"{value!r} is a single value, not an array of examples; a list of numbers needs np.array")
     floatx = tf.as_dtype(keras.config.floatx())
     if isinstance(leaf, tf.Tensor):
         return tf.cast(leaf, floatx) if leaf.dtype.is_floating else leaf

@@ -76,8 +76,9 @@ class _Counted:
         self.denominators = denominators
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
-        value = self.loss(y_true, y_pred, sample_weight)
-        denominator = _denominator(self.loss, y_true, y_pred, sample_weight)
+        with _recorded(self.loss) as values:
+            value = self.loss(y_true, y_pred, sample_weight)
+        denominator = _denominator(self.loss, values, y_pred, sample_weight)
         if denominator is None:
             _warn_not_a_sum(self.loss)
             denominator = self.examples
@@ -92,51 +93,79 @@ class _Counted:
             share = tf.math.divide_no_nan(denominator, tf.cast(self.totals[self.index], dtype))
         # The caller multiplies the whole total by the batch's share of the examples: take that out here.
         by_examples = tf.cast(self.examples, dtype) / tf.cast(self.totals[-1], dtype)
-        return value * tf.cast(share / by_examples, value.dtype)
+        return value * tf.cast(tf.math.divide_no_nan(share, by_examples), value.dtype)
 
 
-def _denominator(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> tf.Tensor | None:
+@contextlib.contextmanager
+def _recorded(loss: Any) -> Iterator[list[Any]]:
+    """While open, the loss keeps what its `call` returns: the loss of each element, before any reduction.
+
+    Calling it a second time would advance whatever state or seed it has.
+    """
+    values: list[Any] = []
+    call = getattr(loss, "call", None)
+    if not isinstance(loss, keras.losses.Loss) or call is None:
+        yield values
+        return
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        values.append(call(*args, **kwargs))
+        return values[-1]
+
+    before = vars(loss).get("call")
+    loss.call = recording
+    try:
+        yield values
+    finally:
+        if before is None:
+            del loss.call
+        else:
+            loss.call = before
+
+
+def _denominator(loss: Any, recorded: list[Any], y_pred: Any, sample_weight: Any) -> tf.Tensor | None:
     """What `keras.losses.Loss.__call__` divides by, None if the loss is no sum over elements.
 
-    Follows `Loss.__call__` and its reductions step by step; of the losses' values only the shape is used, and the values
-    themselves are pruned from the graph.
+    Follows the reductions of `keras.losses.Loss` step by step.
+
+    Args:
+        loss: the loss.
+        recorded: what its `call` returned, once.
+        y_pred: the predictions, with their mask.
+        sample_weight: as given to the loss.
     """
-    if not isinstance(loss, keras.losses.Loss) or type(loss).__call__ is not keras.losses.Loss.__call__:
-        return None
-    if loss.reduction == "sum":
+    if getattr(loss, "reduction", None) == "sum":
         return tf.ones([])
-    values, mask = _values_and_mask(loss, y_true, y_pred)
-    if values.shape.rank == 0 or loss.reduction in (None, "none"):
+    if len(recorded) != 1 or loss.reduction in (None, "none"):
         return None
+    values = tf.convert_to_tensor(recorded[0])
+    if values.shape.rank == 0:
+        return None
+    dtype = tf.float64 if values.dtype == tf.float64 else tf.float32
+    mask = _mask(y_pred, recorded[0])
     if loss.reduction == "mean_with_sample_weight" and (sample_weight is not None or mask is not None):
         if mask is None:
-            return tf.reduce_sum(tf.cast(sample_weight, values.dtype))
-        weights = tf.cast(mask, values.dtype)
+            return tf.reduce_sum(tf.cast(sample_weight, dtype))
+        weights = tf.cast(mask, dtype)
         if sample_weight is not None:
-            weights = tf.multiply(*_squeezed(weights, tf.cast(sample_weight, values.dtype)))
+            weights = tf.multiply(*_squeezed(weights, tf.cast(sample_weight, dtype)))
         return tf.reduce_sum(weights)
-    count = tf.cast(tf.size(values), values.dtype)
+    count = tf.cast(tf.size(values), dtype)
     if mask is None:
         return count
-    mask = tf.cast(mask, values.dtype)
-    return count * tf.reduce_sum(mask) / tf.cast(tf.size(mask), values.dtype)
+    mask = tf.cast(mask, dtype)
+    return tf.math.divide_no_nan(count * tf.reduce_sum(mask), tf.cast(tf.size(mask), dtype))
 
 
-def _values_and_mask(loss: Any, y_true: Any, y_pred: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """The loss of each element, and the mask that its reduction will see."""
-
-    def to_tensor(value: Any) -> tf.Tensor:
-        return keras.ops.convert_to_tensor(value, dtype=loss.dtype)
-
-    values = loss.call(tf.nest.map_structure(to_tensor, y_true), tf.nest.map_structure(to_tensor, y_pred))
+def _mask(*sources: Any) -> tf.Tensor | None:
+    """The mask that a reduction sees: of the predictions and of the values, both if both have one."""
     mask = None
-    for source in (y_pred, values):
+    for source in sources:
         found = getattr(source, "_keras_mask", None)
         if found is not None:
             found = tf.cast(found, tf.bool)
             mask = found if mask is None else mask & found
-    values = tf.convert_to_tensor(values)
-    return values if values.dtype in (tf.float32, tf.float64) else tf.cast(values, tf.float32), mask
+    return mask
 
 
 def _squeezed(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from trainlab.data import ArraySource, StreamSource
 from trainlab.loop import Loop
+from trainlab.model_function import flat_logs
 from trainlab.update import Update
 
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
@@ -150,8 +151,8 @@ class Epochs:
     def _read_logs(self) -> dict[str, Any]:
         # An overridden compute_metrics may return more than the metrics' results.
         reports = self._update.function.reports
-        results = {name: v.read_value() for name, v in reports.items()} if reports else self._update.metric_results()
-        arrays = {name: np.asarray(value) for name, value in results.items()}
+        results = {name: v.read_value() for name, v in reports.items()} if reports else self._loop.metric_results()
+        arrays = {name: np.asarray(value) for name, value in flat_logs(results).items()}
         logs = {name: float(array) if array.ndim == 0 else array for name, array in arrays.items()}
         return {**logs, **self._update.read_logs()}
 

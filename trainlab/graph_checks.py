@@ -61,4 +61,4 @@ def _place(operation_name: str, model: keras.Model) -> str:
     parts = operation_name.split("/")
     inside = [part if part in names else re.sub(r"_\d+$", "", part) for part in parts]  # a scope entered twice gets a number
     inside = [part for part in inside if part in names]
-    return f"layer {inside[-1]!r}" if inside else f"model {model.name!r}"
+    return f"layer {inside[-1]!r}" if inside else f"model {model.name!r} (or a loss or metric of it)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,37 @@ def source_of(
         arrays = (arrays[0], arrays[1], class_weights(labels[0], class_weight))
     checks.check_values(*arrays)
     return ArraySource(arrays, 32 if batch_size is None else batch_size, bool(shuffle), seed)
+
+
+def validation_of(data: Any) -> Arrays:
+    """Validation data, to be read again after every epoch, as x, y, sample_weight."""
+    x, y, sample_weight = unpack(data)
+    if hasattr(x, "__next__"):  # looked into once, or each reading would lose what the look took
+        return StreamSource(x, None, False).dataset, None, None
+    return x, y, sample_weight
+
+
+def build(model: keras.Model, source: ArraySource | StreamSource) -> None:
+    """Builds the model, its losses, metrics and optimizer, as Keras' `fit` does.
+
+    Raises:
+        ValueError: they do not fit the data.
+    """
+    specs = source.batch_specs()
+    if isinstance(source, ArraySource):
+        checks.check_shapes(model, source.given[0])
+    has_own_loss = type(model).compute_loss is not keras.Model.compute_loss
+    if specs[1] is None and model._compile_loss is not None and not has_own_loss:
+        raise ValueError("y is missing: the model's loss needs targets")
+    try:
+        model._symbolic_build(data_batch=specs)
+    except (ValueError, TypeError, RuntimeError) as error:
+        # Keras' messages run over several lines, the last of which list the arguments, and may be coloured.
+        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("Arguments received by")[0]
+        shapes = tf.nest.map_structure(lambda spec: None if spec is None else tuple(spec.shape), specs[:2])
+        raise ValueError(
+            f"model, losses or metrics do not fit batches of x {shapes[0]} and y {shapes[1]}: {' '.join(text.split())}"
+        ) from error
 
 
 def check_against(model: keras.Model, arrays: Arrays) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,6 +68,11 @@ class Loop:
             elif seconds > 2 * _TARGET_SECONDS:
                 self._measured = max(self._measured // 2, 1)
         return done
+
+    @functools.cached_property
+    def metric_results(self) -> Callable[[], Mapping[str, Any]]:
+        """The results of the model's metrics, in one compiled call."""
+        return self._compiled(self._update.function.model.get_metrics_result, jit_compile=False)
 
     def _run_arrays(self, source: ArraySource, limit: int) -> int:
         left = source.num_examples - source.position

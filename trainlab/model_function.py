@@ -87,7 +87,7 @@ class ModelFunction:
         # This tape watches what it meets: a variable met here was not swapped, and would never be trained.
         with tf.GradientTape() as tape:
             tape.watch(list(parameters.leaves))
-            with scope, denominators.counted(self.model, denominators.num_examples(batch[0]), totals):
+            with scope, self._shared(batch, totals):
                 y_pred, loss = self._forward(batch, totals)
         with scope:
             results = self._update_metrics(batch, y_pred, None if totals is not None else loss)
@@ -110,7 +110,17 @@ class ModelFunction:
         tracker = self.model._loss_tracker
         with _Scope([(v, state[id(v)]) for v in tracker.variables]) as scope:
             tracker.update_state(loss, sample_weight=examples)
-        return {id(v): scope.get_current_value(v) for v in tracker.variables}
+            result = tracker.result()
+        after = {id(v): scope.get_current_value(v) for v in tracker.variables}
+        report = self.reports.get(tracker.name)
+        if report is not None:  # what compute_metrics read from the tracker, batch by batch, was not yet this
+            after[id(report)] = tf.cast(result, report.dtype)
+        return after
+
+    def _shared(self, batch: Batch, totals: tf.Tensor | None) -> contextlib.AbstractContextManager[Any]:
+        if totals is None:
+            return contextlib.nullcontext()  # one batch differentiates the loss's own mean, untouched
+        return denominators.counted(self.model, denominators.num_examples(batch[0]), totals)
 
     def _pairs(self, parameters: Vector, state: Mapping[int, tf.Tensor]) -> list[tuple[Any, tf.Tensor]]:
         pairs = list(zip(self.variables, parameters.leaves, strict=True))
@@ -143,7 +153,7 @@ class ModelFunction:
             examples = tf.cast(denominators.num_examples(x), tf.float32)
             self.model._loss_tracker.update_state(loss, sample_weight=examples)
         results = self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-        return results if self._metrics_are_custom else {}
+        return flat_logs(results) if self._metrics_are_custom else {}
 
     def _vector(self, gradients: list[Any], parameters: Vector) -> Vector:
         leaves: list[Any] = []
@@ -238,6 +248,14 @@ def _is_reachable(value: Any) -> bool:
             return True
         graph = getattr(graph, "outer_graph", None)
     return False
+
+
+def flat_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """Logs sorted by name, those of a metric whose result is a dictionary among them; as Keras does."""
+    flat: dict[str, Any] = {}
+    for name, value in sorted(logs.items()):
+        flat.update(flat_logs(value) if isinstance(value, Mapping) else {name: value})
+    return flat
 
 
 def native(variable: Any) -> tf.Variable:

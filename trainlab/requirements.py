@@ -72,9 +72,11 @@ def check_built(model: Any) -> None:
         raise ValueError(
             f"model {model.name!r} has no trainable variables: set layer.trainable=True somewhere, or add a layer with weights"
         )
-    known = {v.path for v in getattr(model.optimizer, "_trainable_variables", variables)}
+    known = {id(v) for v in getattr(model.optimizer, "_trainable_variables", variables)}
+    if not known & {id(v) for v in variables}:
+        raise ValueError("the optimizer was built for another model's variables: give this model a new one")
     for variable in variables:
-        if variable.path not in known:
+        if id(variable) not in known:
             raise ValueError(
                 f"variable {variable.path!r} became trainable after the optimizer was built: call model.compile again"
             )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainlab import checks, inputs, requirements
@@ -75,7 +76,10 @@ class Trainer:
         given = dict(zip(_COMPILE_ARGUMENTS, (optimizer, loss, loss_weights, metrics, weighted_metrics), strict=True))
         given = {name: value for name, value in given.items() if value is not None}
         if given and isinstance(model, keras.Model):
-            model.compile(**given, jit_compile=bool(jit_compile), run_eagerly=bool(run_eagerly))
+            if model.compiled:  # compiling again must not replace what was not named
+                given = {"optimizer": model.optimizer, "loss": model.loss, **given}
+            steps = model.steps_per_execution
+            model.compile(**given, jit_compile=bool(jit_compile), run_eagerly=bool(run_eagerly), steps_per_execution=steps)
         requirements.check_compiled(model)
         checks.check_count("seed", seed, 0)
         if steps_per_execution is not None:
@@ -198,7 +202,7 @@ class Trainer:
         validation = None
         if validation_data is not None:
             inputs.check_validation(self.model, validation_data)
-            arrays = inputs.unpack(validation_data)
+            arrays = inputs.validation_of(validation_data)
             size = validation_batch_size or (None if is_stream(arrays[0]) else batch_size)
             validation = Validation(*arrays, size, validation_steps, validation_freq)
         num_updates = steps_per_epoch or source.updates_per_pass(self.strategy.batches)
@@ -229,6 +233,7 @@ class Trainer:
         try:
             run(initial_epoch, epochs if steps is None else None, steps, steps_per_epoch, self._updates_per_call())
         finally:
+            self._built_for = (self._built_for[0], _settings(self.strategy), *self._built_for[2:])  # tracing may set some
             if isinstance(source, StreamSource):
                 source.close()
             else:
@@ -253,25 +258,17 @@ class Trainer:
     def _build(self, source: Any) -> tuple[Update, Loop]:
         """Builds model, losses, metrics, optimizer and the loop, unless they are built for exactly this already."""
         model = self.model
-        try:
-            model._symbolic_build(data_batch=source.batch_specs())
-        except (ValueError, TypeError, RuntimeError) as error:
-            # Keras' messages run over several lines, the last of which list the arguments.
-            reason = " ".join(str(error).partition("Arguments received by")[0].split())
-            raise ValueError(f"the model cannot be built on this data: {reason}") from error
+        inputs.build(model, source)
         requirements.check_built(model)
-        try:
-            config = repr(self.strategy.get_config())
-        except AttributeError:
-            config = ""
+        settings = _settings(self.strategy)
         jit_compile = bool(model.jit_compile if self._jit_compile is None else self._jit_compile)
         run_eagerly = bool(model.run_eagerly if self._run_eagerly is None else self._run_eagerly)
         # Held, not only compared: an id could be given out again.
-        parts = [model.optimizer, model._compile_loss, model._compile_metrics, self.strategy, *model.trainable_variables]
-        built_for = (parts, config, jit_compile, run_eagerly, self._updates_per_call(), self.seed)
+        parts = [self.strategy, *model.trainable_variables, model._loss_tracker]  # each compile makes a new tracker
+        built_for = (parts, settings, jit_compile, run_eagerly, self._updates_per_call(), self.seed)
         if self._update is None or self._loop is None or not _is_same(self._built_for, built_for):
             memory = None
-            if self._update is not None and _is_same((self._built_for[0][3:],), (parts[3:],)):
+            if self._update is not None and _is_same((self._built_for[0][:-1],), (parts[:-1],)):
                 memory = self._update.memory  # the same strategy, perhaps with another setting
             self._update = Update(model, self.strategy, self.seed, memory)
             self._loop = Loop(
@@ -304,6 +301,19 @@ class Trainer:
 
 def _is_same(a: Any, b: Any) -> bool:
     return len(a[0]) == len(b[0]) and all(p is q for p, q in zip(a[0], b[0], strict=True)) and a[1:] == b[1:]
+
+
+def _settings(value: Any) -> Any:
+    """What a strategy's attributes hold, to be compared: a compiled step keeps the values that it was traced with."""
+    if isinstance(value, StepStrategy):
+        return type(value), tuple((name, _settings(item)) for name, item in sorted(vars(value).items()))
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype.str, value.tobytes()
+    if isinstance(value, (list, tuple)):
+        return type(value), tuple(_settings(item) for item in value)
+    if isinstance(value, dict):
+        return tuple((repr(name), _settings(item)) for name, item in value.items())
+    return value if isinstance(value, (int, float, str, bool, bytes, type(None))) else id(value)
 
 
 def _verbosity(verbose: str | int) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -23,7 +22,7 @@ class Update:
         model: compiled and built.
         strategy: where to evaluate.
         seed: the run's, from which each step's `State.seed` is drawn.
-        memory: an earlier update's `memory` to go on with; a new one by default.
+        memory: an earlier update's `memory`, to go on with if the strategy still shapes it so.
 
     Attributes:
         function: the model's loss and gradient.
@@ -35,10 +34,10 @@ class Update:
         self._optimizer = model.optimizer
         self._strategy = strategy
         self._seed = seed
-        if memory is None:
-            initial = _initial_memory(strategy, self.function.read_parameters())
-            memory = {name: _variables_for(name, value, strategy) for name, value in initial.items()}
-        self.memory = memory
+        initial = _initial_memory(strategy, self.function.read_parameters())
+        fresh = {name: _variables_for(name, value, strategy) for name, value in initial.items()}
+        is_alike = memory is not None and _describe_all(memory) == _describe_all(fresh)
+        self.memory = memory if memory is not None and is_alike else fresh
         self._warned = False
         self._logs: dict[str, tf.Variable] = {}  # [sum, count] of each scalar that steps report
 
@@ -74,11 +73,6 @@ class Update:
         step = self._strategy.step(objective, state)
         self._check(step)
         self._commit(step)
-
-    @functools.cached_property
-    def metric_results(self) -> Callable[[], Mapping[str, tf.Tensor]]:
-        """The model's metrics, computed in one compiled call."""
-        return tf.function(self.function.model.get_metrics_result, autograph=False).get_concrete_function()
 
     def read_logs(self) -> dict[str, float]:
         """The means of what steps logged since `reset_logs`, by name."""
@@ -147,6 +141,10 @@ def _describe(value: Any) -> str:
         value = tf.convert_to_tensor(value)
     kind = "number" if value.dtype.is_floating or value.dtype.is_integer else value.dtype.name
     return f"a {kind} tensor of shape {tuple(value.shape)}"
+
+
+def _describe_all(memory: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _describe(value) for name, value in memory.items()}
 
 
 def _as_gradient(leaf: Any, variable: Any) -> Any:

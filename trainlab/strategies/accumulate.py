@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import keras
@@ -35,8 +36,9 @@ class Accumulate(StepStrategy):
     """
 
     def __init__(self, num_batches: int, inner: StepStrategy | None = None):
-        if isinstance(num_batches, bool) or not isinstance(num_batches, int):
+        if isinstance(num_batches, bool) or not hasattr(num_batches, "__index__"):
             raise TypeError(f"Accumulate: num_batches must be an int, not {num_batches!r}")
+        num_batches = operator.index(num_batches)
         if num_batches < 1:
             raise ValueError(f"Accumulate: num_batches must be at least 1, not {num_batches}")
         inner = SGD() if inner is None else inner
