@@ -159,8 +159,8 @@ class Epochs:
 
 def hears_every_update(callback: keras.callbacks.Callback) -> bool:
     """Whether a callback overrides a batch hook, so that it must get control at every update."""
-    if isinstance(callback, keras.callbacks.ProgbarLogger):
+    if type(callback) is keras.callbacks.ProgbarLogger:
         return False  # it draws when it can
-    return any(getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook) for hook in _BATCH_HOOKS) or (
-        isinstance(callback, keras.callbacks.LambdaCallback) and any(hook in vars(callback) for hook in _BATCH_HOOKS)
-    )
+    ours = (getattr(callback, hook) for hook in _BATCH_HOOKS)
+    theirs = (getattr(keras.callbacks.Callback, hook) for hook in _BATCH_HOOKS)
+    return any(getattr(own, "__func__", own) is not default for own, default in zip(ours, theirs, strict=True))

@@ -72,6 +72,12 @@ def check_built(model: Any) -> None:
         raise ValueError(
             f"model {model.name!r} has no trainable variables: set layer.trainable=True somewhere, or add a layer with weights"
         )
+    for variable in variables:
+        if getattr(variable, "overwrite_with_gradient", False):
+            raise ValueError(
+                f"variable {variable.path!r} takes its gradient for its value (float8 layers do), which no step can average: "
+                "train without float8"
+            )
     known = {id(v) for v in getattr(model.optimizer, "_trainable_variables", variables)}
     if not known & {id(v) for v in variables}:
         raise ValueError("the optimizer was built for another model's variables: give this model a new one")

@@ -186,9 +186,12 @@ class Trainer:
             ("steps_per_epoch", steps_per_epoch, 1),
             ("batch_size", batch_size, 1),
             ("validation_batch_size", validation_batch_size, 1),
+            ("validation_steps", validation_steps, 1),
         ):
             if value is not None:
                 checks.check_count(name, value, minimum)
+        if isinstance(validation_freq, int):
+            checks.check_count("validation_freq", validation_freq, 1)
         if steps is not None and epochs != 1:
             raise ValueError(f"give epochs or steps, not both: epochs={epochs}, steps={steps}")
         verbose = _verbosity(verbose)

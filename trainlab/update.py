@@ -38,6 +38,7 @@ class Update:
         fresh = {name: _variables_for(name, value, strategy) for name, value in initial.items()}
         is_alike = memory is not None and _describe_all(memory) == _describe_all(fresh)
         self.memory = memory if memory is not None and is_alike else fresh
+        self._metric_names = {metric.name for metric in model.metrics}
         self._warned = False
         self._logs: dict[str, tf.Variable] = {}  # [sum, count] of each scalar that steps report
 
@@ -101,6 +102,8 @@ class Update:
             if want != got:
                 raise ValueError(f"{name}.step returned memory[{key!r}] as {got}; init made it {want}")
         for key, value in step.logs.items():
+            if key in self._metric_names:
+                raise ValueError(f"{name}.step returned logs[{key!r}], which is the name of a metric: choose another")
             value = tf.convert_to_tensor(value)
             if value.shape.rank != 0 or not (value.dtype.is_floating or value.dtype.is_integer or value.dtype.is_bool):
                 raise ValueError(f"{name}.step returned logs[{key!r}] as {_describe(value)}; it must be a scalar number")
