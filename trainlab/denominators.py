@@ -59,10 +59,25 @@ def counted(model: keras.Model, examples: tf.Tensor, totals: tf.Tensor | None) -
     compile_loss._flat_losses = [
         entry._replace(loss=_Counted(entry.loss, index, examples, totals, denominators)) for index, entry in enumerate(original)
     ]
+    trackers = compile_loss._metrics
+    compile_loss._metrics = [_Weighted(tracker, examples) for tracker in trackers]
     try:
         yield denominators
     finally:
         compile_loss._flat_losses = original
+        compile_loss._metrics = trackers
+
+
+class _Weighted:
+    """A tracker of one output's loss, told the batch's size, which Keras does not know where shapes are open."""
+
+    def __init__(self, tracker: keras.Metric, examples: tf.Tensor):
+        self._tracker = tracker
+        self._examples = examples
+
+    def update_state(self, value: tf.Tensor, sample_weight: Any = None) -> None:
+        del sample_weight
+        self._tracker.update_state(value, sample_weight=tf.cast(self._examples, tf.float32))
 
 
 class _Counted:
