@@ -86,8 +86,7 @@ def check_labels(model: keras.Model, x: Any, y: Any) -> None:
     sparse = [entry for entry in compiled_losses(model) if _is_sparse(entry.loss)]
     if not sparse:
         return
-    symbolic = tf.nest.map_structure(lambda leaf: keras.KerasTensor(leaf.shape, tf.as_dtype(leaf.dtype).name), x)
-    outputs = model(symbolic)
+    outputs = _outputs(model, x)
     names = list(getattr(model, "output_names", []))
     for entry in sparse:
         leaf, output = _at(entry.path, y, names), _at(entry.path, outputs, names)
@@ -95,6 +94,8 @@ def check_labels(model: keras.Model, x: Any, y: Any) -> None:
             continue
         name = "y" + "".join(f"[{key!r}]" for key in entry.path)
         values = np.asarray(leaf)
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"{name} holds strings: map them to labels from 0 to {output.shape[-1] - 1}")
         ignored = getattr(entry.loss, "ignore_class", None)
         is_bad = (values < 0) | (values >= output.shape[-1]) | (values != np.floor(values))
         if ignored is not None:
@@ -117,6 +118,17 @@ def check_count(name: str, value: Any, minimum: int) -> None:
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, not {value}")
+
+
+def _outputs(model: keras.Model, x: Any) -> Any:
+    """The model's outputs, symbolically; None where that cannot be told."""
+    if getattr(model, "outputs", None):
+        return model.outputs if len(model.outputs) > 1 else model.outputs[0]
+    symbolic = tf.nest.map_structure(lambda leaf: keras.KerasTensor(leaf.shape, tf.as_dtype(leaf.dtype).name), x)
+    try:
+        return model.compute_output_spec(symbolic)
+    except Exception:  # users' code may raise anything, and a check must not fail a model that trains
+        return None
 
 
 def _is_sparse(loss: Any) -> bool:

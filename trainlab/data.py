@@ -95,6 +95,10 @@ class ArraySource:
         """Starts the next pass, in its own order."""
         self.epoch, self.position = self.epoch + 1, 0
 
+    def first_batch(self) -> Batch:
+        """The first batch in the given order."""
+        return self.pack([tensor[: self.batch_size] for tensor in self.tensors])
+
     def batch_specs(self) -> Batch:
         """What one batch is."""
         size = min(self.batch_size, self.num_examples)
@@ -138,6 +142,10 @@ class StreamSource:
     def updates_per_pass(self, batches: int) -> int | None:
         """How many updates of `batches` batches a pass makes; None if unknown or endless."""
         return None if self._num_batches is None else -(-self._num_batches // batches)
+
+    def first_batch(self) -> Batch:
+        """The first batch of a pass."""
+        return _without_optionals(_unpack(next(iter(self.dataset))))
 
     def batch_specs(self) -> Batch:
         """What one batch is; unknown sizes are None."""

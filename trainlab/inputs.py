@@ -63,7 +63,7 @@ def validation_of(data: Any) -> Arrays:
     return x, y, sample_weight
 
 
-def build(model: keras.Model, source: ArraySource | StreamSource) -> None:
+def build(model: keras.Model, source: ArraySource | StreamSource, run_eagerly: bool) -> None:
     """Builds the model, its losses, metrics and optimizer, as Keras' `fit` does.
 
     Raises:
@@ -72,10 +72,10 @@ def build(model: keras.Model, source: ArraySource | StreamSource) -> None:
     specs = source.batch_specs()
     if isinstance(source, ArraySource):
         checks.check_shapes(model, source.given[0])
-    has_own_loss = type(model).compute_loss is not keras.Model.compute_loss
-    if specs[1] is None and model._compile_loss is not None and not has_own_loss:
-        raise ValueError("y is missing: the model's loss needs targets")
+    _check_targets(model, specs[1])
     try:
+        if run_eagerly:
+            _build_eagerly(model, source)
         model._symbolic_build(data_batch=specs)
     except (ValueError, TypeError, RuntimeError) as error:
         # Keras' messages run over several lines, the last of which list the arguments, and may be coloured.
@@ -84,6 +84,24 @@ def build(model: keras.Model, source: ArraySource | StreamSource) -> None:
         raise ValueError(
             f"model, losses or metrics do not fit batches of x {shapes[0]} and y {shapes[1]}: {' '.join(text.split())}"
         ) from error
+
+
+def _build_eagerly(model: keras.Model, source: ArraySource | StreamSource) -> None:
+    """Builds by one real pass: a model that is run eagerly may look at the numbers, and so cannot be built symbolically."""
+    parts = (model._compile_loss, model._compile_metrics)
+    if all(layer.built for layer in model._flatten_layers()) and all(part is None or part.built for part in parts):
+        return
+    x, y, _ = source.first_batch()
+    y_pred = model(x)
+    for part in parts:
+        if part is not None and not part.built:
+            part.build(y, y_pred)
+
+
+def _check_targets(model: keras.Model, y: Any) -> None:
+    has_own_loss = type(model).compute_loss is not keras.Model.compute_loss
+    if y is None and model._compile_loss is not None and not has_own_loss:
+        raise ValueError("y is missing: the model's loss needs targets")
 
 
 def check_against(model: keras.Model, arrays: Arrays) -> None:
@@ -106,6 +124,7 @@ def check_validation(model: keras.Model, data: Any) -> None:
         return
     try:
         arrays = converted(unpack(data))
+        _check_targets(model, arrays[1])
         checks.check_lengths(*arrays)
         checks.check_values(*arrays)
         check_against(model, arrays)

@@ -146,7 +146,8 @@ class Loop:
         if key not in self._functions:
             structure = source.element_spec
             # XLA needs every shape, and only plain tensors can be read from an array by index: elsewhere the loop is unrolled.
-            unroll = num_batches == 1 or self._jit_compile or not all(isinstance(s, tf.TensorSpec) for s in specs)
+            is_plain = all(isinstance(spec, tf.TensorSpec) for spec in specs)
+            unroll = num_batches == 1 or self._jit_compile or self._run_eagerly or not is_plain
 
             def step(leaves: list[Any]) -> None:
                 self.num_traces += 1

@@ -132,7 +132,7 @@ class ModelFunction:
         kwargs = {"training": True} if self._loss_takes_training else {}
         with _functions_inlined():
             y_pred = self.model(x, training=True)
-            loss = self.model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **kwargs)
+            loss = self.model.compute_loss(x, y, y_pred, sample_weight, **kwargs)
         if loss is None:
             raise ValueError("compute_loss returned None while training; it must return a scalar")
         loss = tf.convert_to_tensor(loss)

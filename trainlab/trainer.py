@@ -261,11 +261,11 @@ class Trainer:
     def _build(self, source: Any) -> tuple[Update, Loop]:
         """Builds model, losses, metrics, optimizer and the loop, unless they are built for exactly this already."""
         model = self.model
-        inputs.build(model, source)
+        run_eagerly = bool(model.run_eagerly if self._run_eagerly is None else self._run_eagerly)
+        inputs.build(model, source, run_eagerly)
         requirements.check_built(model)
         settings = _settings(self.strategy)
         jit_compile = bool(model.jit_compile if self._jit_compile is None else self._jit_compile)
-        run_eagerly = bool(model.run_eagerly if self._run_eagerly is None else self._run_eagerly)
         # Held, not only compared: an id could be given out again.
         parts = [self.strategy, *model.trainable_variables, model._loss_tracker]  # each compile makes a new tracker
         built_for = (parts, settings, jit_compile, run_eagerly, self._updates_per_call(), self.seed)
