@@ -93,9 +93,12 @@ class _Counted:
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
         with _recorded(self.loss) as values:
             value = self.loss(y_true, y_pred, sample_weight)
+        if self.index in self.denominators:  # an overridden compute_loss calls it again, on who knows what
+            _warn_not_exact(f"compute_loss calls the compiled loss {_name(self.loss)!r} more than once")
+            return value
         denominator = _denominator(self.loss, values, y_pred, sample_weight)
         if denominator is None:
-            _warn_not_a_sum(self.loss)
+            _warn_not_exact(f"loss {_name(self.loss)!r} is no sum over elements (it returns one number a batch)")
             denominator = self.examples
         dtype = tf.float64 if value.dtype == tf.float64 else tf.float32
         denominator = tf.cast(denominator, dtype)
@@ -151,7 +154,7 @@ def _denominator(loss: Any, recorded: list[Any], y_pred: Any, sample_weight: Any
     """
     if getattr(loss, "reduction", None) == "sum":
         return tf.ones([])
-    if len(recorded) != 1 or loss.reduction in (None, "none"):
+    if len(recorded) != 1 or loss.reduction in (None, "none") or type(loss).__call__ is not keras.losses.Loss.__call__:
         return None
     values = tf.convert_to_tensor(recorded[0])
     if values.shape.rank == 0:
@@ -195,12 +198,11 @@ def _squeezed(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 _warned: set[str] = set()
 
 
-def _warn_not_a_sum(loss: Any) -> None:
-    name = getattr(loss, "name", None) or type(loss).__name__
-    if name not in _warned:
-        _warned.add(name)
-        warnings.warn(
-            f"loss {name!r} is no sum over elements (it returns one number a batch), so accumulating it over batches is not "
-            "exact: its batches are averaged by their examples",
-            stacklevel=2,
-        )
+def _name(loss: Any) -> str:
+    return getattr(loss, "name", None) or type(loss).__name__
+
+
+def _warn_not_exact(reason: str) -> None:
+    if reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(f"{reason}: accumulated over batches it is not exact, but averaged by their examples", stacklevel=2)

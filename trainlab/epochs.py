@@ -100,7 +100,11 @@ class Epochs:
         model, listener = self._model, self._listener
         model.stop_training = False
         listener.on_train_begin()
-        epoch = getattr(model, "_initial_epoch", None) or epoch  # BackupAndRestore sets it there
+        restored = getattr(model, "_initial_epoch", None)  # BackupAndRestore sets it there
+        if restored:
+            epoch = restored
+            if isinstance(self._source, ArraySource):
+                self._source.epoch, self._source.position = max(self._source.epoch, epoch), 0
         logs: dict[str, Any] = {}
         left, first = sys.maxsize if steps is None else steps, epoch
         while left > 0 and (epochs is None or epoch < epochs) and not model.stop_training:

@@ -76,7 +76,7 @@ def build(model: keras.Model, source: ArraySource | StreamSource, run_eagerly: b
     try:
         if run_eagerly:
             _build_eagerly(model, source)
-        model._symbolic_build(data_batch=specs)
+        model._symbolic_build(data_batch=tf.nest.map_structure(_any_size, specs))
     except (ValueError, TypeError, RuntimeError) as error:
         # Keras' messages run over several lines, the last of which list the arguments, and may be coloured.
         text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("Arguments received by")[0]
@@ -86,16 +86,22 @@ def build(model: keras.Model, source: ArraySource | StreamSource, run_eagerly: b
         ) from error
 
 
+def _any_size(spec: Any) -> Any:
+    """The same for batches of any size: a model must not keep the size of those that it was first trained on."""
+    return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype) if isinstance(spec, tf.TensorSpec) and spec.shape.rank else spec
+
+
 def _build_eagerly(model: keras.Model, source: ArraySource | StreamSource) -> None:
     """Builds by one real pass: a model that is run eagerly may look at the numbers, and so cannot be built symbolically."""
     parts = (model._compile_loss, model._compile_metrics)
     if all(layer.built for layer in model._flatten_layers()) and all(part is None or part.built for part in parts):
         return
     x, y, _ = source.first_batch()
-    y_pred = model(x)
-    for part in parts:
-        if part is not None and not part.built:
-            part.build(y, y_pred)
+    with keras.StatelessScope():  # what the pass leaves behind (states, seeds) is dropped with it
+        y_pred = model(x)
+        for part in parts:
+            if part is not None and not part.built:
+                part.build(y, y_pred)
 
 
 def _check_targets(model: keras.Model, y: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from trainlab import denominators
 from trainlab.graph_checks import check_operations
+from trainlab.inlining import functions_inlined
 from trainlab.vector import Rows, Vector
 
 Batch = tuple[Any, Any, Any]  # x, y, sample_weight; y and sample_weight may be None
@@ -130,7 +131,7 @@ class ModelFunction:
     def _forward(self, batch: Batch, totals: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
         x, y, sample_weight = batch
         kwargs = {"training": True} if self._loss_takes_training else {}
-        with _functions_inlined():
+        with functions_inlined():
             y_pred = self.model(x, training=True)
             loss = self.model.compute_loss(x, y, y_pred, sample_weight, **kwargs)
         if loss is None:
@@ -225,17 +226,6 @@ class _Scope(keras.StatelessScope):
     def add_update(self, update: tuple[Any, Any]) -> None:
         super().add_update(update)
         self.updated[id(update[0])] = update[0]
-
-
-@contextlib.contextmanager
-def _functions_inlined() -> Iterator[None]:
-    """A `tf.function` inside a layer would keep the variables, or the values, that it was first traced with."""
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)
 
 
 def _is_reachable(value: Any) -> bool:

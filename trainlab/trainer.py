@@ -77,7 +77,8 @@ class Trainer:
         given = {name: value for name, value in given.items() if value is not None}
         if given and isinstance(model, keras.Model):
             if model.compiled:  # compiling again must not replace what was not named
-                given = {"optimizer": model.optimizer, "loss": model.loss, **given}
+                before = model._compile_config.config
+                given = {name: before.get(name) for name in _COMPILE_ARGUMENTS} | given
             steps = model.steps_per_execution
             model.compile(**given, jit_compile=bool(jit_compile), run_eagerly=bool(run_eagerly), steps_per_execution=steps)
         requirements.check_compiled(model)
