@@ -1,0 +1,125 @@
+"""What every strategy can do without being asked: be written down, read back, printed."""
+
+import doctest
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tables import STRATEGIES, HeavyBall, Midpoint, Sam
+
+import trainlab as tl
+from trainlab.strategies import base
+
+CUSTOM = {cls.__name__: cls for cls in (Sam, Midpoint, HeavyBall)}
+every_strategy = pytest.mark.parametrize("case", STRATEGIES.values(), ids=STRATEGIES)
+
+
+class Sloppy(tl.StepStrategy):
+    def __init__(self, rho=0.05):
+        self.radius = rho
+
+
+class Wrapper(tl.StepStrategy):
+    """As the tutorial in the base class' docstring says: keep it as `inner`, and delegate."""
+
+    def __init__(self, inner, factor=2.0):
+        self.inner, self.factor = inner, factor
+        self.evaluations, self.batches = inner.evaluations, inner.batches
+
+    def init(self, parameters):
+        return self.inner.init(parameters)
+
+    def step(self, objective, state):
+        step = self.inner.step(objective, state)
+        return step._replace(gradient=self.factor * step.gradient)
+
+
+@every_strategy
+def test_through_json_and_back(case):
+    strategy = case.make()
+    text = json.dumps(keras.saving.serialize_keras_object(strategy))
+    with keras.saving.custom_object_scope(CUSTOM):
+        again = keras.saving.deserialize_keras_object(json.loads(text))
+    assert type(again) is type(strategy) and again is not strategy
+    assert repr(again) == repr(strategy)
+    assert again.get_config() == strategy.get_config()
+    assert (again.batches, again.evaluations) == (strategy.batches, strategy.evaluations)
+
+
+@every_strategy
+def test_from_its_own_config(case):
+    strategy = case.make()
+    with keras.saving.custom_object_scope(CUSTOM):
+        again = type(strategy).from_config(strategy.get_config())
+    assert repr(again) == repr(strategy)
+
+
+def test_settings_are_kept():
+    strategy = tl.Accumulate(3, Sam(rho=0.25))
+    config = keras.saving.serialize_keras_object(strategy)
+    with keras.saving.custom_object_scope(CUSTOM):
+        again = keras.saving.deserialize_keras_object(config)
+    assert again.num_batches == 3
+    assert isinstance(again.inner, Sam) and again.inner.rho == 0.25
+    assert again.inner.rho != Sam().rho  # control: it is not the default
+
+
+def test_three_deep():
+    strategy = tl.Accumulate(2, Wrapper(tl.Accumulate(3, tl.Heun()), factor=0.5))
+    with keras.saving.custom_object_scope({"Wrapper": Wrapper}):
+        again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(strategy))
+    assert repr(again) == "Accumulate(num_batches=2, inner=Wrapper(inner=Accumulate(num_batches=3, inner=Heun()), factor=0.5))"
+    assert (again.batches, again.evaluations) == (6, 2)
+
+
+def test_a_strategy_of_the_package_needs_no_custom_objects_and_a_users_own_does():
+    keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(tl.Accumulate(2, tl.Heun())))
+
+    class Local(tl.StepStrategy):
+        pass
+
+    with pytest.raises(TypeError, match="Local"):
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(Local()))
+
+
+@pytest.mark.parametrize("strategy, text", [
+    (tl.SGD(), "SGD()"),
+    (tl.Heun(), "Heun()"),
+    (tl.Accumulate(4), "Accumulate(num_batches=4, inner=SGD())"),
+    (tl.Accumulate(4, Sam(0.1)), "Accumulate(num_batches=4, inner=Sam(rho=0.1))"),
+    (Sloppy(), "Sloppy(...)"),
+], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
+def test_repr_is_the_call_that_makes_it(strategy, text):
+    assert repr(strategy) == text
+
+
+def test_a_setting_that_is_not_kept_is_named_with_the_remedy():
+    with pytest.raises(AttributeError, match=r"Sloppy.__init__ takes 'rho' but self.rho is not set: keep it as self.rho"):
+        Sloppy().get_config()
+
+
+def test_a_strategy_without_a_step_says_so():
+    class Empty(tl.StepStrategy):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r"Empty must define step\(self, objective, state\)"):
+        Empty().step(None, None)
+    x = np.zeros([2, 3], "float32")
+    model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(), "mse")
+    with pytest.raises(NotImplementedError, match="Empty must define step"):
+        tl.Trainer(model, Empty()).fit(x, x[:, :1], batch_size=2, verbose=0)
+
+
+def test_defaults():
+    strategy = tl.StepStrategy()
+    assert (strategy.evaluations, strategy.batches) == (1, 1)
+    assert strategy.init(tl.Vector([tf.zeros([2])])) == {}
+    assert tl.Step(gradient=None, at=None) == (None, None, None, {})
+
+
+def test_docstring_examples():
+    result = doctest.testmod(base, extraglobs={"StepStrategy": tl.StepStrategy, "Step": tl.Step})
+    assert result.attempted > 0 and result.failed == 0

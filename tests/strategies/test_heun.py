@@ -1,0 +1,165 @@
+"""Heun is Heun: exact on a quadratic, of second order on a gradient flow."""
+
+import doctest
+from fractions import Fraction
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+import trainlab as tl
+from trainlab.strategies import heun
+
+pytestmark = pytest.mark.parametrize("precision", ["float64"], indirect=True)
+MATRIX = [  # symmetric and positive definite, as any leading block of it is; all numbers dyadic
+    [2, 1, 0, 0.5, 0],
+    [1, 3, -0.5, 0, 0.25],
+    [0, -0.5, 1.5, 0.25, 0],
+    [0.5, 0, 0.25, 2.5, -1],
+    [0, 0.25, 0, -1, 4],
+]
+START = [1, -2, 0.5, 3, -0.25]
+
+
+class Flow(keras.Model):
+    """Weights w with a potential as their loss; the data mean nothing."""
+
+    def __init__(self, start, potential):
+        super().__init__()
+        self.start = np.asarray(start, "float64")
+        self.w = self.add_weight(shape=self.start.shape, initializer=lambda shape, dtype: ops.cast(self.start, dtype))
+        self.potential = potential
+
+    def call(self, x):
+        return x
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return self.potential(self.w)
+
+
+def trainer_of(start, potential, strategy, rate=0.1, **kwargs):
+    model = Flow(start, potential)
+    model.compile(optimizer=keras.optimizers.SGD(rate), jit_compile=False)
+    return tl.Trainer(model, strategy, **kwargs)
+
+
+def run(trainer, steps):
+    """Takes this many steps; returns the weights."""
+    batches = trainer.strategy.batches
+    trainer.fit(np.zeros([steps * batches, 1]), batch_size=1, verbose=0)
+    return trainer.model.w.numpy()
+
+
+def quadratic(a):
+    return lambda w: 0.5 * ops.sum(w * ops.matmul(a, w[:, None])[:, 0])
+
+
+def exactly(matrix, start, h, steps, order):
+    """`(I - hA + h^2 A^2 / 2)^steps w0`, or without its last term at order 1, in rational numbers."""
+    a = [[Fraction(x) for x in row] for row in matrix]
+    w, h = [Fraction(x) for x in start], Fraction(h)
+    times = lambda v: [sum(x * y for x, y in zip(row, v, strict=True)) for row in a]  # noqa: E731
+    for _ in range(steps):
+        aw = times(w)
+        aaw = times(aw)
+        w = [x - h * y + (h * h * z / 2 if order == 2 else 0) for x, y, z in zip(w, aw, aaw, strict=True)]
+    return np.array([float(x) for x in w])
+
+
+MODES = {"eager": {"run_eagerly": True}, "graph": {}, "xla": {"jit_compile": True}}
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("dimension", [1, 2, 5])
+def test_a_quadratic(dimension, mode, precision):
+    h, steps = 2**-4, 20
+    matrix, start = [row[:dimension] for row in MATRIX[:dimension]], START[:dimension]
+    w = run(trainer_of(start, quadratic(np.array(matrix, "float64")), tl.Heun(), h, **mode), steps)
+    expected = exactly(matrix, start, h, steps, order=2)
+    assert np.linalg.norm(w - expected) / np.linalg.norm(expected) < 1e-14
+    euler = exactly(matrix, start, h, steps, order=1)
+    assert np.linalg.norm(w - euler) / np.linalg.norm(euler) > 1e-3  # control
+
+
+@pytest.mark.parametrize("dimension", [1, 3])
+def test_a_quadratic_over_accumulation(dimension, precision):
+    h, steps = 2**-4, 10
+    matrix, start = [row[:dimension] for row in MATRIX[:dimension]], START[:dimension]
+    potential = quadratic(np.array(matrix, "float64"))
+    w = run(trainer_of(start, potential, tl.Accumulate(4, tl.Heun()), h, run_eagerly=True), steps)
+    expected = exactly(matrix, start, h, steps, order=2)
+    assert np.linalg.norm(w - expected) / np.linalg.norm(expected) < 1e-14
+
+
+def test_plain_sgd_is_euler_by_the_same_measure(precision):
+    w = run(trainer_of(START, quadratic(np.array(MATRIX, "float64")), tl.SGD(), 2**-4), 20)
+    expected = exactly(MATRIX, START, 2**-4, 20, order=1)
+    assert np.linalg.norm(w - expected) / np.linalg.norm(expected) < 1e-14
+
+
+def flow(start, time, steps=4000):
+    """The solution of `w' = -grad V(w)` for V of `well`, by Runge-Kutta 4 in NumPy: exact to about 1e-14."""
+
+    def f(w):
+        a = np.array([[1.0, 0.5], [0.5, 2.0]])
+        return -(np.sinh(w) + a @ w + w**3)
+
+    w, h = np.array(start, "float64"), time / steps
+    for _ in range(steps):
+        k1 = f(w)
+        k2 = f(w + h / 2 * k1)
+        k3 = f(w + h / 2 * k2)
+        k4 = f(w + h * k3)
+        w = w + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return w
+
+
+def well(w):
+    a = np.array([[1.0, 0.5], [0.5, 2.0]])
+    return ops.sum(ops.cosh(w)) + quadratic(a)(w) + ops.sum(w**4) / 4
+
+
+@pytest.mark.parametrize("strategy, order, tolerance, steps", [
+    (tl.SGD(), 1, 0.05, [256, 512, 1024, 2048]),
+    (tl.Heun(), 2, 0.1, [64, 128, 256, 512]),
+    (tl.Accumulate(2, tl.Heun()), 2, 0.1, [64, 128, 256]),
+], ids=["sgd", "heun", "accumulate_heun"])  # fmt: skip
+def test_the_order_of_convergence(strategy, order, tolerance, steps, precision):
+    start, time = [0.9, -0.7], 1.0
+    solution = flow(start, time)
+    trainer = trainer_of(start, well, strategy)
+    errors = []
+    for n in steps:
+        trainer.model.w.assign(start)
+        trainer.model.optimizer.learning_rate = time / n
+        errors.append(np.linalg.norm(run(trainer, n) - solution))
+    fitted = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert fitted == pytest.approx(order, abs=tolerance)
+    assert abs(fitted - (3 - order)) > 0.8  # control: it is not the other's
+
+
+@pytest.mark.parametrize("optimizer", [
+    lambda: keras.optimizers.SGD(0.25, momentum=0.9),
+    lambda: keras.optimizers.Adam(0.25),
+    lambda: keras.optimizers.SGD(0.25, clipnorm=0.1),
+    lambda: keras.optimizers.SGD(0.25, weight_decay=0.1),
+], ids=["momentum", "adam", "clipping", "decay"])  # fmt: skip
+def test_the_probe_is_the_raw_euler_point(optimizer, precision):
+    """As the docstring says: what the optimizer will do of the gradient is not asked."""
+    start, a = np.array(START[:3], "float64"), np.array(MATRIX, "float64")[:3, :3]
+    model = Flow(start, quadratic(a))
+    model.compile(optimizer=optimizer(), jit_compile=False)
+    tl.Trainer(model, tl.Heun(), run_eagerly=True).fit(np.zeros([1, 1]), batch_size=1, verbose=0)
+    here = a @ start
+    mean = (here + a @ (start - 0.25 * here)) / 2
+
+    reference, variable = optimizer(), keras.Variable(start)
+    reference.apply([tf.constant(mean)], [variable])
+    np.testing.assert_allclose(model.w.numpy(), variable.numpy(), rtol=1e-12)
+
+
+def test_docstring_examples(precision):
+    result = doctest.testmod(heun)
+    assert result.attempted > 0 and result.failed == 0
