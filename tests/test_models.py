@@ -39,9 +39,7 @@ def test_building_twice_gives_the_same_names(factory):
     assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
 
 
-@pytest.mark.parametrize(
-    "factory", [models.mlp, models.logistic_regression], ids=lambda factory: factory.__name__
-)
+@pytest.mark.parametrize("factory", [models.mlp, models.logistic_regression], ids=lambda factory: factory.__name__)
 def test_flat_examples_need_no_flatten(factory):
     assert not any(isinstance(layer, keras.layers.Flatten) for layer in factory((64,), 10).layers)
     assert any(isinstance(layer, keras.layers.Flatten) for layer in factory((8, 8), 10).layers)
@@ -62,9 +60,7 @@ def test_mlp_dropout_is_active_in_training_only():
     assert (model(x, training=True).numpy() != model(x, training=True).numpy()).any()
 
 
-@pytest.mark.parametrize(
-    "factory", [models.mlp, models.logistic_regression], ids=lambda factory: factory.__name__
-)
+@pytest.mark.parametrize("factory", [models.mlp, models.logistic_regression], ids=lambda factory: factory.__name__)
 def test_l2_adds_the_squared_kernels(factory):
     model = factory((5,), 3, l2=0.25)
     for variable in model.trainable_variables:

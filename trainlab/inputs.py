@@ -76,7 +76,8 @@ def build(model: keras.Model, source: ArraySource | StreamSource, run_eagerly: b
     try:
         if run_eagerly:
             _build_eagerly(model, source)
-        model._symbolic_build(data_batch=tf.nest.map_structure(_any_size, specs))
+        is_built = all(layer.built for layer in model._flatten_layers())
+        model._symbolic_build(data_batch=specs if is_built else tf.nest.map_structure(_any_size, specs))
     except (ValueError, TypeError, RuntimeError) as error:
         # Keras' messages run over several lines, the last of which list the arguments, and may be coloured.
         text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("Arguments received by")[0]
