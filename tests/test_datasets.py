@@ -72,9 +72,7 @@ def test_digits_file_is_small_and_has_its_source_beside_it():
     assert "CC BY 4.0" in text
 
 
-@pytest.mark.parametrize(
-    "fraction", [0, 1, 0.0, 1.0, -0.1, 1.5, float("nan"), 1e-9, 1 - 1e-9, "0.2", None, True]
-)
+@pytest.mark.parametrize("fraction", [0, 1, 0.0, 1.0, -0.1, 1.5, float("nan"), 1e-9, 1 - 1e-9, "0.2", None, True])
 def test_digits_refuses_a_bad_fraction(fraction):
     with pytest.raises(ValueError, match=r"^test_fraction=.*example 0\.2$"):
         datasets.digits(test_fraction=fraction)

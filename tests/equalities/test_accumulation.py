@@ -50,7 +50,15 @@ def data_of(case, sizes, weighted):
 
 
 @both_precisions
-@pytest.mark.parametrize("split, weighted", [("ragged", False), ("ragged", True), ("equal", False), ("singles", True)])
+@pytest.mark.parametrize(
+    "split, weighted",
+    [
+        ("ragged", True),
+        ("singles", True),
+        pytest.param("ragged", False, marks=pytest.mark.slow),
+        pytest.param("equal", False, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", EXACT_MODELS)
 def test_every_model(name, split, weighted, precision):
     model = EXACT_MODELS[name].compiled()

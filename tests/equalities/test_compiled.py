@@ -22,9 +22,7 @@ FAST_GRAPH = [(strategy, "mlp_with_penalties") for strategy in STRATEGIES] + [
 ]
 FAST_XLA = [
     ("sgd", "mlp_with_penalties"),
-    ("sam", "transformer"),
     ("midpoint", "two_outputs"),
-    ("heavy_ball", "embedding"),
     ("accumulate_3_heun", "mlp_with_penalties"),
     ("sgd", "lstm"),
     ("accumulate_2_heavy_ball", "embedding"),

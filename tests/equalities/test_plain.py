@@ -63,8 +63,6 @@ def check_plain(case, optimizer, run_eagerly):
 
 PRECISIONS = [(name, "float32") for name in MODELS] + [
     ("cnn", "float64"),
-    ("two_outputs", "float64"),
-    ("cnn", "mixed_bfloat16"),
     ("transformer", "mixed_bfloat16"),
 ]
 
