@@ -234,7 +234,7 @@ def test_an_interrupt_inside_an_update_tears_nothing():
     x, y = regression(40)
     optimizer = Tears(0.1)
     model = compiled(optimizer=optimizer)
-    trainer = Trainer(model, run_eagerly=True)
+    trainer = Trainer(model, run_eagerly=True, steps_per_execution=1)  # a call is what is rolled back
     optimizer.at = 3
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(x, y, batch_size=4, verbose=0)

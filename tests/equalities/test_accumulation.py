@@ -143,6 +143,7 @@ def test_every_strategy_through_the_trainer(strategy, num_examples, precision):
         assert relative(train(strategy.make(), 3)[0], whole) > 1e-3  # control
 
 
+@pytest.mark.filterwarnings("ignore:.*fewer than one update takes")
 @pytest.mark.parametrize("source", ["arrays", "pipeline"])
 def test_the_losses_of_several_outputs_are_reported_of_the_whole(source):
     case = MODELS["two_outputs"]

