@@ -1,5 +1,6 @@
 """Reference training, written as one would by hand: a tape, and assign-and-restore where another point is needed."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tables import take
@@ -32,7 +33,7 @@ def summed(gradients, variables):
     ]
 
 
-def loss_and_gradients(model, batch):
+def loss_and_gradients(model, batch, sum_duplicates=True):
     """What a bare tape gives on one batch; also updates metrics, and what the forward pass updates."""
     x, y, sample_weight = batch
     with tf.GradientTape() as tape:
@@ -41,14 +42,15 @@ def loss_and_gradients(model, batch):
     gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
     model._loss_tracker.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(x)[0])[0])
     model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-    return loss, summed(gradients, model.trainable_variables)
+    return loss, summed(gradients, model.trainable_variables) if sum_duplicates else gradients
 
 
 def plain_step(model):
-    """The step of any tutorial: tape, gradients, apply."""
+    """The step of any tutorial: tape, gradients, apply; duplicate rows are summed for optimizers that would square each."""
+    sum_duplicates = not isinstance(model.optimizer, keras.optimizers.SGD)
 
     def step(batch):
-        _, gradients = loss_and_gradients(model, batch)
+        _, gradients = loss_and_gradients(model, batch, sum_duplicates)
         model.optimizer.apply(gradients, model.trainable_variables)
 
     return step

@@ -17,7 +17,7 @@ PACKAGE = pathlib.Path(trainlab.__file__).parent
 
 # Each module may import what stands on earlier lines, and nothing else of the package.
 FLOORS = [
-    ["vector", "models", "datasets", "callbacks", "run_directory", "requirements"],
+    ["vector", "order", "arrays", "pulling", "models", "datasets", "callbacks", "run_directory", "requirements"],
     ["graph_checks", "denominators", "inlining"],
     ["checks"],
     ["model_function"],
@@ -26,7 +26,8 @@ FLOORS = [
     ["strategies.sgd"],
     ["strategies.accumulate", "strategies.heun"],
     ["strategies"],
-    ["update", "data"],
+    ["update", "blocks"],
+    ["data", "jit"],
     ["inputs", "loop"],
     ["epochs"],
     ["trainer"],

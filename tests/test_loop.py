@@ -101,15 +101,16 @@ class TestTraces:
         assert differ(weights(trainer.model), before)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("kind", ["arrays", "tf.data"])
-def test_results_do_not_depend_on_the_updates_a_call(kind):
+def test_results_do_not_depend_on_the_updates_a_call(kind, jit_compile):
     x, y = regression(46)
     data, kwargs = (x, y), {"batch_size": 4}
     if kind == "tf.data":
         data, kwargs = (tf.data.Dataset.from_tensor_slices((x, y)).batch(4),), {}
     results, losses = [], []
     for steps_per_execution in (None, 1, 7):
-        trainer = Trainer(noisy_model(), steps_per_execution=steps_per_execution)
+        trainer = Trainer(noisy_model(), steps_per_execution=steps_per_execution, jit_compile=jit_compile)
         history = trainer.fit(*data, epochs=3, verbose=0, **kwargs)
         results.append(everything(trainer.model))
         losses.append(history.history)

@@ -1,8 +1,12 @@
-"""Where batches come from: arrays, addressed by (seed, epoch, position), or a stream, taken as it comes."""
+"""Where batches come from, one block at a time: arrays, addressed by (seed, epoch, position), or a stream, taken as it comes.
+
+A source hands out blocks, and moves on only when told that the block's updates were committed.
+"""
 
 from __future__ import annotations
 
-import weakref
+import functools
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,38 +14,76 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainlab.blocks import ArrayLayout, Block, StreamLayout
 from trainlab.model_function import Batch
+from trainlab.order import shuffled
+from trainlab.pulling import Pulled, Puller
 
-# Larger data stay in the host's memory when the step runs on a GPU; only each batch travels.
-MAX_RESIDENT_BYTES = 2**31
+# Arrays that take a larger share of the device's memory are streamed, batch by batch, in the same order.
+RESIDENT_SHARE = 0.25
+# Batches of a stream are taken many at a time; not more than this.
+_MAX_BLOCK_BYTES = 2**28
 
 
-def shuffled(seed: int, epoch: tf.Tensor, positions: tf.Tensor, num_examples: tf.Tensor) -> tf.Tensor:
-    """The examples at these positions of an epoch's order.
+class _Stream:
+    """Batches of a `tf.data.Dataset`, pulled many at a time; those of updates not committed yet stay at hand."""
 
-    A pseudorandom permutation of `range(num_examples)` that depends on seed and epoch alone and needs no memory: any position
-    can be asked for.
+    def __init__(self, element_spec: Any):
+        """Takes what a batch is: `(x, y, sample_weight)` of specs; elements may be anything that unpacks to it."""
+        self._structure = str(element_spec)
+        self._pack = functools.partial(_pack, element_spec)
+        specs = [spec for spec in tf.nest.flatten(element_spec, expand_composites=True) if spec is not None]
+        self._specs = tuple(tf.TensorSpec(spec.shape, spec.dtype) for spec in specs)
+        self._puller = Puller(self._specs, _leaves)
+        self._iterator: Iterator[Any] | None = None
+        self.reset()
 
-    Args:
-        seed: the run's.
-        epoch: scalar int64.
-        positions: `[k]` int64, each in `[0, num_examples)`.
-        num_examples: scalar int64.
+    def reset(self, iterator: Iterator[Any] | None = None) -> None:
+        """Goes on with another iterator; what was pulled from the last one is dropped."""
+        self._iterator = iterator
+        self._pulled, self._used = Pulled([], 0, 0), 0
+        self._is_over = False
+        self._problem: BaseException | None = None
 
-    Returns:
-        `[k]` int64.
-    """
-    with tf.device("CPU:0"):  # where the only kernel is, and one algorithm for every machine
-        # Small integers make poor keys of this cipher, and its default of 4 rounds poor permutations: hash, and take 8.
-        counter = tf.stack([tf.constant(seed, tf.int64), epoch])
-        key = tf.random.stateless_uniform([3], counter, minval=None, maxval=None, dtype=tf.int64, alg="philox")
-        # One key for each index: the vector form of `tf.random.experimental.index_shuffle` pads its seed wrongly.
-        keys = tf.tile(key[None], [tf.size(positions), 1])
-        return tf.raw_ops.RandomIndexShuffle(index=positions, seed=keys, max_index=num_examples - 1, rounds=8)
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an iterator."""
+        return self._iterator is not None
+
+    def block(self, max_updates: int, batches: int) -> Block | None:
+        """The next updates of `batches` batches; at the end of the data one of fewer; None after it."""
+        if self._used == self._pulled.num_batches and not self._is_over and self._problem is None:
+            self._pull(max_updates, batches)
+        left = self._pulled.num_batches - self._used
+        if self._problem is not None and left < batches:
+            problem, self._problem = self._problem, None
+            self._used = self._pulled.num_batches
+            raise problem
+        if left == 0:
+            return None
+        num_updates, size = min(max_updates, left // batches), batches
+        if num_updates == 0:
+            num_updates, size = 1, left
+        layout = StreamLayout(self._pack, self._specs, self._structure, size)
+        return Block(layout, [self._pulled.lists, tf.constant(self._used, tf.int64)], num_updates, num_updates * size)
+
+    def advance(self, num_batches: int) -> None:
+        """Says that so many batches were used."""
+        self._used += num_batches
+
+    def _pull(self, max_updates: int, batches: int) -> None:
+        if self._pulled.num_batches:
+            one_update = self._pulled.num_bytes / self._pulled.num_batches * batches
+            max_updates = max(min(max_updates, int(_MAX_BLOCK_BYTES / max(one_update, 1))), 1)
+        pulled, self._is_over, self._problem = self._puller(self._iterator, max_updates * batches)
+        self._pulled, self._used = pulled, 0
 
 
 class ArraySource:
     """Arrays, cut into batches of `batch_size`; each pass visits every example once, the last batch being what is left.
+
+    Arrays that take at most `RESIDENT_SHARE` of the device's memory are put there whole; of larger ones each batch is
+    brought by `tf.data`, in the same order.
 
     Args:
         arrays: `(x, y, sample_weight)`, nests of arrays with the same first axis, or None.
@@ -58,29 +100,28 @@ class ArraySource:
     is_endless = False
 
     def __init__(self, arrays: Batch, batch_size: int, shuffle: bool, seed: int):
-        leaves = [leaf for leaf in tf.nest.flatten(arrays) if leaf is not None]
+        self._leaves = [leaf for leaf in tf.nest.flatten(arrays) if leaf is not None]
+        structure = tf.nest.map_structure(lambda leaf: None if leaf is None else True, arrays)
+        self._structure, self._pack = str(structure), functools.partial(_pack, structure)
         self.given = arrays
-        self.num_examples = int(leaves[0].shape[0])
-        self.batch_size = batch_size
+        self.num_examples = int(self._leaves[0].shape[0])
+        self.batch_size = int(batch_size)
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
         self.position = 0
-        num_bytes = sum(int(getattr(leaf, "nbytes", 0)) for leaf in leaves)
-        self.device = "CPU:0" if num_bytes > MAX_RESIDENT_BYTES or not tf.config.list_physical_devices("GPU") else None
-        with tf.device(self.device):
-            self.tensors = [tf.convert_to_tensor(leaf) for leaf in leaves]
-        self._structure = tf.nest.map_structure(lambda leaf: leaf is not None, arrays)
-
-    def pack(self, tensors: list[tf.Tensor]) -> Batch:
-        """Tensors in the order of `tensors`, as `(x, y, sample_weight)`."""
-        given = iter(tensors)
-        return tf.nest.map_structure(lambda is_given: next(given) if is_given else None, self._structure)
+        self._arrays: list[tf.Tensor] = []
+        self._stream: _Stream | None = None
+        self._stream_at: tuple[int, int] | None = None  # the epoch and position that the stream's next block begins at
+        if sum(_num_bytes(leaf) for leaf in self._leaves) <= RESIDENT_SHARE * device_memory():
+            self._arrays = [tf.convert_to_tensor(leaf) for leaf in self._leaves]
+        else:
+            self._stream = _Stream(self._specs(None))
 
     @property
-    def specs(self) -> list[tf.TensorSpec]:
-        """What `tensors` are, for any number of examples."""
-        return [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in self.tensors]
+    def is_resident(self) -> bool:
+        """Whether the arrays are on the device whole."""
+        return self._stream is None
 
     def updates_per_pass(self, batches: int) -> int:
         """How many updates of `batches` batches a pass makes, the last perhaps smaller."""
@@ -95,14 +136,78 @@ class ArraySource:
         """Starts the next pass, in its own order."""
         self.epoch, self.position = self.epoch + 1, 0
 
+    def block(self, max_updates: int, batches: int) -> Block | None:
+        """The next updates of `batches` batches each; those of one pass, and a smaller one at its end by itself."""
+        left = self.num_examples - self.position
+        if left <= 0:
+            return None
+        if self._stream is not None:
+            return self._streamed(self._stream, max_updates, batches)
+        full, rest = batches, 0
+        num_updates = min(max_updates, left // (self.batch_size * batches))
+        if num_updates == 0:
+            num_updates = 1
+            full, rest = divmod(left, self.batch_size)
+        specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in self._arrays)
+        seed = self.seed if self.shuffle else None
+        layout = ArrayLayout(self._pack, specs, self._structure, self.batch_size, full, rest, seed)
+        num_updates = min(num_updates, layout.max_updates)
+        tensors = [self._arrays, tf.constant(self.epoch, tf.int64), tf.constant(self.position, tf.int64)]
+        return Block(layout, tensors, num_updates, num_updates * layout.size)
+
+    def advance(self, block: Block) -> None:
+        """Says that the block's updates were committed."""
+        if self._stream is None:
+            self.position += block.size
+        else:
+            self._stream.advance(block.size)
+            self.position = min(self.position + block.size * self.batch_size, self.num_examples)
+            self._stream_at = self.epoch, self.position
+
+    def close(self) -> None:
+        """Lets go of what a stream has read ahead."""
+        if self._stream is not None:
+            self._stream.reset()
+            self._stream_at = None
+
     def first_batch(self) -> Batch:
         """The first batch in the given order."""
-        return self.pack([tensor[: self.batch_size] for tensor in self.tensors])
+        return self._pack([tf.convert_to_tensor(leaf[: self.batch_size]) for leaf in self._leaves])
 
     def batch_specs(self) -> Batch:
         """What one batch is."""
-        size = min(self.batch_size, self.num_examples)
-        return self.pack([tf.TensorSpec([size, *tensor.shape[1:]], tensor.dtype) for tensor in self.tensors])
+        return self._specs(min(self.batch_size, self.num_examples))
+
+    def _specs(self, size: int | None) -> Batch:
+        return self._pack([tf.TensorSpec([size, *leaf.shape[1:]], tf.as_dtype(leaf.dtype)) for leaf in self._leaves])
+
+    def _streamed(self, stream: _Stream, max_updates: int, batches: int) -> Block | None:
+        if self._stream_at != (self.epoch, self.position):
+            stream.reset(iter(self._dataset(self.epoch, self.position)))
+            self._stream_at = self.epoch, self.position
+        # A smaller batch must not share a block with others: in arrays on the device it does not either.
+        whole = (self.num_examples - self.position) // (self.batch_size * batches)
+        return stream.block(min(max_updates, max(whole, 1)), batches)
+
+    def _dataset(self, epoch: int, position: int) -> tf.data.Dataset:
+        """The rest of a pass, batch by batch; NumPy reads the rows, from wherever the arrays are."""
+        dtypes = [tf.as_dtype(leaf.dtype) for leaf in self._leaves]
+
+        def rows(indices: np.ndarray) -> list[np.ndarray]:
+            return [leaf[indices] if isinstance(leaf, np.ndarray) else tf.gather(leaf, indices).numpy() for leaf in self._leaves]
+
+        def batch(start: tf.Tensor) -> Batch:
+            size = tf.constant(self.num_examples, tf.int64)
+            indices = tf.range(start, tf.minimum(start + self.batch_size, size))
+            if self.shuffle:
+                indices = shuffled(self.seed, tf.constant(epoch, tf.int64), indices, size)
+            tensors = tf.numpy_function(rows, [indices], dtypes, stateful=False)
+            for tensor, leaf in zip(tensors, self._leaves, strict=True):
+                tensor.set_shape([None, *leaf.shape[1:]])
+            return self._pack(tensors)
+
+        starts = tf.data.Dataset.range(position, self.num_examples, self.batch_size)
+        return starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 class StreamSource:
@@ -113,6 +218,8 @@ class StreamSource:
         class_weight: weights by class, as in Keras.
         shuffle: for a `PyDataset`, whether its order of batches changes.
     """
+
+    is_resident = False
 
     def __init__(self, data: Any, class_weight: Mapping[int, float] | None, shuffle: bool):
         # Keras' adapters know every kind of loader, workers included; this is the one use of them.
@@ -125,9 +232,9 @@ class StreamSource:
         self._is_endless = self._num_batches is None and (
             isinstance(data, keras.utils.PyDataset) or self.dataset.cardinality() == tf.data.INFINITE_CARDINALITY
         )
-        self._iterator: Iterator[Any] | None = None
-        self._taken = 0
+        self._used = 0
         self.element_spec = _without_optionals(_unpack(self.dataset.element_spec))
+        self._stream = _Stream(self.element_spec)
 
     @property
     def is_endless(self) -> bool:
@@ -137,7 +244,7 @@ class StreamSource:
     @property
     def at_end(self) -> bool:
         """Whether this pass is known to be over; that of data of unknown size shows only when no batch comes."""
-        return self._num_batches is not None and self._taken >= self._num_batches
+        return self._num_batches is not None and self._used >= self._num_batches
 
     def updates_per_pass(self, batches: int) -> int | None:
         """How many updates of `batches` batches a pass makes; None if unknown or endless."""
@@ -157,72 +264,48 @@ class StreamSource:
 
     def close(self) -> None:
         """Ends a pass that has begun; its workers stop."""
-        if self._iterator is not None:
-            self._iterator = None
+        if self._stream.is_open:
+            self._stream.reset()
             self._adapter.on_epoch_end()
 
-    def take(self, num_batches: int) -> list[Batch]:
-        """The next batches; fewer at the end of a pass, none after it."""
-        if self._iterator is None:
+    def block(self, max_updates: int, batches: int) -> Block | None:
+        """The next updates of `batches` batches; at the end of a pass one of fewer; None after it."""
+        if not self._stream.is_open:
             self._adapter.on_epoch_begin()
-            self._iterator, self._taken = iter(self.dataset), 0
-        taken: list[Batch] = []
-        while len(taken) < num_batches:
-            try:
-                taken.append(_without_optionals(_unpack(next(self._iterator))))
-            except StopIteration:
-                break
-        self._taken += len(taken)
-        return taken
+            self._used = 0
+            self._stream.reset(iter(self.dataset))
+        return self._stream.block(max_updates, batches)
+
+    def advance(self, block: Block) -> None:
+        """Says that the block's updates were committed."""
+        self._used += block.size
+        self._stream.advance(block.size)
 
 
-def as_arrays(data: Any) -> Any:
-    """Numbers in any of the containers that Keras takes, as NumPy arrays or tensors; floats in Keras' floatx.
+def device_memory() -> int:
+    """Bytes of memory of the device that the step runs on."""
+    if tf.config.list_physical_devices("GPU"):
+        from tensorflow.python.client import device_lib  # the one place that says
 
-    Raises:
-        TypeError: something in it is no dense array.
-    """
-    return tf.nest.map_structure(_as_array, data) if data is not None else None
-
-
-def is_stream(x: Any) -> bool:
-    """Whether `x` is something that hands out batches, rather than arrays."""
-    if isinstance(x, (tf.data.Dataset, keras.utils.PyDataset)) or hasattr(x, "__next__"):
-        return True
-    return type(x).__module__.split(".")[0] in ("torch", "grain") and not hasattr(x, "shape")
+        return max(device.memory_limit for device in device_lib.list_local_devices() if device.device_type == "GPU")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def class_weights(y: Any, class_weight: Mapping[int, float]) -> np.ndarray:
-    """A weight for each example from its class: `y` holds labels `[n]` or `[n, 1]`, or one-hot rows `[n, classes]`."""
-    labels = np.asarray(y)
-    if labels.ndim > 1:
-        labels = labels.argmax(axis=-1) if labels.shape[-1] != 1 else labels[..., 0]
-    labels = np.round(labels).astype(np.int64)
-    weights = np.ones(labels.shape, keras.config.floatx())
-    for label, weight in class_weight.items():
-        weights[labels == label] = weight
-    return weights
+def _pack(structure: Any, tensors: list[tf.Tensor]) -> Batch:
+    """Plain tensors in this structure, of which some places may be None."""
+    given = iter(tensors)
+    flat = [None if place is None else next(given) for place in tf.nest.flatten(structure, expand_composites=True)]
+    return tf.nest.pack_sequence_as(structure, flat, expand_composites=True)
 
 
-class SameData:
-    """Remembers, without keeping it alive, what was trained on: the position in one data set means nothing in another."""
-
-    def __init__(self, data: Any):
-        self._references = [_reference(leaf) for leaf in tf.nest.flatten(data) if leaf is not None]
-
-    def matches(self, data: Any) -> bool:
-        """Whether `data` holds the very same arrays."""
-        leaves = [leaf for leaf in tf.nest.flatten(data) if leaf is not None]
-        return len(leaves) == len(self._references) and all(
-            reference() is leaf for reference, leaf in zip(self._references, leaves, strict=True)
-        )
+def _num_bytes(leaf: Any) -> int:
+    return int(leaf.nbytes) if hasattr(leaf, "nbytes") else int(np.prod(leaf.shape)) * max(tf.as_dtype(leaf.dtype).size, 1)
 
 
-def _reference(leaf: Any) -> Any:
-    try:
-        return weakref.ref(leaf)
-    except TypeError:
-        return lambda: None
+def _leaves(element: Any) -> list[tf.Tensor]:
+    """The plain tensors that an element of a data set is made of."""
+    batch = _without_optionals(_unpack(element))
+    return [leaf for leaf in tf.nest.flatten(batch, expand_composites=True) if leaf is not None]
 
 
 def _unpack(element: Any) -> Batch:
@@ -233,26 +316,3 @@ def _without_optionals(batch: Any) -> Any:
     """None where Keras' adapters, which cannot hand out None, say `Optional`."""
     optional = (tf.experimental.Optional, tf.OptionalSpec)
     return tf.nest.map_structure(lambda leaf: None if isinstance(leaf, optional) else leaf, batch)
-
-
-def _as_array(leaf: Any) -> Any:
-    if leaf is None:
-        return None
-    if isinstance(leaf, (tf.SparseTensor, tf.RaggedTensor)) or type(leaf).__module__.startswith("scipy.sparse"):
-        raise TypeError(
-            f"{type(leaf).__name__} is no dense array: convert it (toarray, to_tensor), or pass a tf.data.Dataset of batches"
-        )
-    if isinstance(leaf, (tf.Variable, keras.Variable)):
-        leaf = tf.convert_to_tensor(leaf)
-    if not isinstance(leaf, tf.Tensor):
-        leaf = np.asarray(leaf)
-        if leaf.dtype.kind not in "biufUS" and leaf.dtype != tf.bfloat16.as_numpy_dtype:
-            raise TypeError(f"an array of dtype {leaf.dtype} holds no batch of numbers or strings; convert it with astype")
-    if len(leaf.shape) == 0:
-        value = leaf.item() if isinstance(leaf, np.ndarray) else leaf
-        raise TypeError(f"{value!r} is a single value, not an array of examples; a list of numbers needs np.array")
-    floatx = tf.as_dtype(keras.config.floatx())
-    if isinstance(leaf, tf.Tensor):
-        return tf.cast(leaf, floatx) if leaf.dtype.is_floating else leaf
-    is_floating = leaf.dtype.kind == "f" or leaf.dtype == tf.bfloat16.as_numpy_dtype
-    return leaf.astype(floatx.as_numpy_dtype, copy=False) if is_floating else leaf

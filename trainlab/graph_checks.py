@@ -1,4 +1,4 @@
-"""Finds, in a traced forward pass, operations that a pure evaluation cannot contain."""
+"""Finds, in a traced graph, operations that a pure evaluation, or XLA, cannot contain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 # Operations that draw from TensorFlow's own generators: their state is hidden, so that two evaluations of one step would see
 # different noise, and no run could be repeated or resumed.
@@ -29,7 +30,8 @@ def check_operations(graph: Any, first: int, model: keras.Model) -> None:
     Raises:
         ValueError: one of them draws from a hidden generator or assigns a variable; the line names the layer.
     """
-    for kind, name in _operations(graph, graph.get_operations()[first:]):
+    for operation, name in _operations(graph, graph.get_operations()[first:]):
+        kind = operation.type
         if kind in _HIDDEN_RANDOM:
             raise ValueError(
                 f"{_place(name, model)} draws random numbers with tf.random ({kind}), from a generator that nothing tracks, "
@@ -43,16 +45,24 @@ def check_operations(graph: Any, first: int, model: keras.Model) -> None:
             )
 
 
-def _operations(graph: Any, operations: list[Any]) -> Iterator[tuple[str, str]]:
+def string_operation(graph: Any) -> str | None:
+    """The name of an operation that makes a string tensor, in `graph` or in a function that it calls; None if there is none."""
+    for operation, name in _operations(graph, graph.get_operations()):
+        if any(output.dtype == tf.string for output in operation.outputs):
+            return f"{operation.type} ({name})"
+    return None
+
+
+def _operations(graph: Any, operations: list[Any]) -> Iterator[tuple[Any, str]]:
     for operation in operations:
-        yield operation.type, operation.name
+        yield operation, operation.name
         if operation.type in _CALLS:
             for attribute in operation.node_def.attr.values():
                 for function in (attribute.func, *attribute.list.func):
                     inner = graph._get_function(function.name) if function.name else None
                     if inner is not None and hasattr(inner, "graph"):
-                        for kind, name in _operations(inner.graph, inner.graph.get_operations()):
-                            yield kind, f"{operation.name}/{name}"
+                        for found, name in _operations(inner.graph, inner.graph.get_operations()):
+                            yield found, f"{operation.name}/{name}"
 
 
 def _place(operation_name: str, model: keras.Model) -> str:

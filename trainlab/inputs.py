@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainlab import checks
-from trainlab.data import ArraySource, StreamSource, as_arrays, class_weights, is_stream
+from trainlab.arrays import as_arrays, class_weights, is_stream
+from trainlab.data import ArraySource, StreamSource
 
 Arrays = tuple[Any, Any, Any]  # x, y, sample_weight
 

@@ -11,19 +11,33 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import tensorflow as tf
 
-from trainlab.data import ArraySource, StreamSource, shuffled
-from trainlab.model_function import Batch
+from trainlab import jit
+from trainlab.blocks import Layout
+from trainlab.data import ArraySource, StreamSource
 from trainlab.objective import Batches
 from trainlab.update import Update
 
 # A call lasts about this many seconds, so that an interrupt need not wait long and a progress bar moves.
 _TARGET_SECONDS = 0.1
 _MAX_UPDATES_PER_CALL = 2**14
+
+_JIT = functools.partial(tf.function, jit_compile=True, autograph=False)
+
+Source = ArraySource | StreamSource
+
+
+@contextmanager
+def _refusals(jit_compile: bool) -> Iterator[None]:
+    try:
+        with jit.unsupported_operations() if jit_compile else nullcontext():
+            yield
+    except jit.UnsupportedOperation as error:
+        raise ValueError(f'jit_compile=True: {error}: write jit_compile=False, or "auto"') from error
 
 
 class Loop:
@@ -32,18 +46,19 @@ class Loop:
     Args:
         update: one update.
         batches: batches an update takes.
-        jit_compile: whether XLA compiles the update.
+        jit_compile: whether XLA compiles the update; None is not, until `choose` has found out.
         run_eagerly: whether nothing is compiled at all.
         updates_per_call: how many updates a call makes; None leaves it to the measured time.
 
     Attributes:
+        jit_compile: the same, as it is now.
         num_traces: how often an update was traced.
     """
 
-    def __init__(self, update: Update, batches: int, jit_compile: bool, run_eagerly: bool, updates_per_call: int | None):
+    def __init__(self, update: Update, batches: int, jit_compile: bool | None, run_eagerly: bool, updates_per_call: int | None):
         self._update = update
         self._batches = batches
-        self._jit_compile = jit_compile
+        self.jit_compile = jit_compile
         self._run_eagerly = run_eagerly
         self._fixed = updates_per_call
         self._measured = 1
@@ -52,128 +67,73 @@ class Loop:
         self._snapshot_at = -1
         self.num_traces = 0
 
-    def run(self, source: ArraySource | StreamSource, max_updates: int) -> int:
-        """Runs up to `max_updates` updates and returns how many; fewer than one at the end of a pass.
+    def run(self, source: Source, max_updates: int) -> int:
+        """Runs up to `max_updates` updates and returns how many; none at the end of a pass.
 
         The source moves on only if every update of the call was committed.
         """
         limit = min(max_updates, self._fixed or self._measured)
-        started = time.monotonic()
+        block = source.block(limit, self._batches)
+        if block is None:
+            return 0
         known = len(self._functions)
-        done = self._run_arrays(source, limit) if isinstance(source, ArraySource) else self._run_stream(source, limit)
-        if done == limit == self._measured and known == len(self._functions):
+        jit_compile = bool(self.jit_compile)
+        function = self._function(block.layout, jit_compile)
+        started = time.monotonic()
+        with _refusals(jit_compile), self._transaction():
+            if jit_compile and len(self._functions) > known:
+                jit.check_strings(function)
+            int(function(*block.arguments))  # waits for the device
+            source.advance(block)
+        if block.num_updates == self._measured and known == len(self._functions):
             seconds = time.monotonic() - started
             if seconds < _TARGET_SECONDS / 2:
                 self._measured = min(2 * self._measured, _MAX_UPDATES_PER_CALL)
             elif seconds > 2 * _TARGET_SECONDS:
                 self._measured = max(self._measured // 2, 1)
-        return done
+        return block.num_updates
+
+    def choose(self, source: Source, updates_ahead: int) -> jit.Choice:
+        """Finds out, and keeps in `jit_compile`, whether XLA compiles the update: `updates_ahead` of them, on this source."""
+        block = source.block(1, self._batches)
+        if block is not None and not block.layout.is_static:
+            choice = jit.Choice(False, "without XLA: it would compile anew for every shape of the data", True)
+        else:
+            choice = jit.choose(
+                self._function, lambda n: source.block(n, self._batches), lambda: self._update.variables, updates_ahead
+            )
+            self._measured = choice.updates_per_call
+        self.jit_compile = choice.jit_compile
+        self._functions = {key: function for key, function in self._functions.items() if key[1] is choice.jit_compile}
+        return choice
 
     @functools.cached_property
     def metric_results(self) -> Callable[[], Mapping[str, Any]]:
         """The results of the model's metrics, in one compiled call."""
-        return self._compiled(self._update.function.model.get_metrics_result, jit_compile=False)
+        return self._compiled(self._update.function.model.get_metrics_result)
 
-    def _run_arrays(self, source: ArraySource, limit: int) -> int:
-        left = source.num_examples - source.position
-        per_update = source.batch_size * self._batches
-        num_updates = min(limit, left // per_update)
-        full, rest = self._batches, 0
-        if num_updates == 0:  # the pass' last update takes what is left
-            num_updates = 1
-            full, rest = divmod(left, source.batch_size)
-        function = self._array_function(source, full, rest)
-        used = num_updates * (full * source.batch_size + rest)
-        with self._transaction():
-            function(source.tensors, *(tf.constant(n, tf.int64) for n in (source.epoch, source.position, num_updates)))
-            source.position += used
-        return num_updates
-
-    def _run_stream(self, source: StreamSource, limit: int) -> int:
-        for done in range(limit):
-            taken = source.take(self._batches)
-            if not taken:
-                return done
-            function = self._stream_function(source, len(taken))
-            with self._transaction():
-                function([leaf for batch in taken for leaf in _flat(batch)])
-        return limit
-
-    def _array_function(self, source: ArraySource, full: int, rest: int) -> Callable[..., Any]:
-        """Runs updates of `full` whole batches and one of `rest` examples; one trace for any epoch, position and count."""
-        key = (source.batch_size, full, rest, source.shuffle, source.seed, source.device, str(source.batch_specs()))
+    def _function(self, layout: Layout, jit_compile: bool) -> Callable[..., Any]:
+        """The compiled program of a layout; one trace for any epoch, position and number of updates."""
+        key = (layout, jit_compile)
         if key not in self._functions:
-            batch_size, shuffle, seed = source.batch_size, source.shuffle, source.seed
-            pack, device = source.pack, source.device
 
-            def gather(tensors: list[tf.Tensor], indices: tf.Tensor) -> Batch:
-                with tf.device(device):
-                    return pack([tf.gather(tensor, indices) for tensor in tensors])
-
-            def step(tensors: list[tf.Tensor], indices: tf.Tensor) -> None:
+            def step(batches: Sequence[Batches]) -> None:
                 self.num_traces += 1
-                parts = []
-                if full:
-                    rows = tf.reshape(indices[: full * batch_size], [full, batch_size])
-                    parts.append(Batches(full, lambda i: gather(tensors, rows[i])))
-                if rest:
-                    parts.append(Batches(1, lambda i: gather(tensors, indices[full * batch_size :])))
-                self._update(parts)
+                self._update(batches)
 
-            size = full * batch_size + rest
-            indices_spec = tf.TensorSpec([size], tf.int64)
-            if self._jit_compile:
-                step = self._compiled(step, source.specs, indices_spec)
-
-            def run(tensors: list[tf.Tensor], epoch: tf.Tensor, position: tf.Tensor, num_updates: tf.Tensor) -> Any:
-                num_examples = tf.shape(tensors[0], tf.int64)[0]
-
-                def body(i: tf.Tensor) -> list[tf.Tensor]:
-                    positions = position + i * size + tf.range(size, dtype=tf.int64)
-                    step(tensors, shuffled(seed, epoch, positions, num_examples) if shuffle else positions)
-                    return [i + 1]
-
-                return tf.while_loop(lambda i: i < num_updates, body, [tf.zeros([], tf.int64)], parallel_iterations=1)
-
-            scalar = tf.TensorSpec([], tf.int64)
-            self._functions[key] = self._compiled(run, source.specs, scalar, scalar, scalar, jit_compile=False)
+            program = layout.program(step, _JIT if jit_compile else None)
+            self._functions[key] = self._compiled(program, *layout.specs, tf.TensorSpec([], tf.int64))
         return self._functions[key]
 
-    def _stream_function(self, source: StreamSource, num_batches: int) -> Callable[..., Any]:
-        """Runs one update of `num_batches` batches, each of any shape that the source's specs admit."""
-        specs = _flat(source.element_spec)
-        key = (num_batches, str(source.element_spec))
-        if key not in self._functions:
-            structure = source.element_spec
-            # XLA needs every shape, and only plain tensors can be read from an array by index: elsewhere the loop is unrolled.
-            is_plain = all(isinstance(spec, tf.TensorSpec) for spec in specs)
-            unroll = num_batches == 1 or self._jit_compile or self._run_eagerly or not is_plain
-
-            def step(leaves: list[Any]) -> None:
-                self.num_traces += 1
-                groups = [leaves[i : i + len(specs)] for i in range(0, len(leaves), len(specs))]
-                if unroll:
-                    parts = [Batches(1, functools.partial(_pick, structure, group)) for group in groups]
-                else:
-                    arrays = [_array_of(column) for column in zip(*groups, strict=True)]
-                    parts = [Batches(num_batches, lambda i: _pack(structure, _read(arrays, i, specs)))]
-                self._update(parts)
-
-            self._functions[key] = self._compiled(step, specs * num_batches)
-        return self._functions[key]
-
-    def _compiled(self, fn: Callable[..., Any], *specs: Any, jit_compile: bool | None = None) -> Callable[..., Any]:
-        if self._run_eagerly:
-            return fn
-        jit_compile = self._jit_compile if jit_compile is None else jit_compile
+    def _compiled(self, fn: Callable[..., Any], *specs: Any) -> Callable[..., Any]:
         # One concrete function: a call can neither retrace nor warn about it.
-        return tf.function(fn, autograph=False, jit_compile=jit_compile).get_concrete_function(*specs)
+        return fn if self._run_eagerly else tf.function(fn, autograph=False).get_concrete_function(*specs)
 
     def _snapshot(self) -> tuple[list[tf.Variable], Callable[[], list[tf.Tensor]]]:
         """The variables, and one call that reads them all; the values share their buffers until those are written."""
         if self._snapshot_at != self.num_traces:  # tracing may have discovered more of them
             variables = self._update.variables
-            self._read = variables, self._compiled(lambda: [v.read_value() for v in variables], jit_compile=False)
+            self._read = variables, self._compiled(lambda: [v.read_value() for v in variables])
             self._snapshot_at = self.num_traces
         return self._read
 
@@ -188,28 +148,3 @@ class Loop:
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
             raise
-
-
-def _flat(batch: Any) -> list[Any]:
-    return [leaf for leaf in tf.nest.flatten(batch) if leaf is not None]
-
-
-def _pick(structure: Any, leaves: Sequence[Any], index: Any) -> Any:
-    del index  # the only one there is
-    return _pack(structure, leaves)
-
-
-def _pack(structure: Any, leaves: Sequence[Any]) -> Any:
-    given = iter(leaves)
-    return tf.nest.map_structure(lambda leaf: None if leaf is None else next(given), structure)
-
-
-def _array_of(column: Sequence[tf.Tensor]) -> tf.TensorArray:
-    array = tf.TensorArray(column[0].dtype, len(column), infer_shape=False, element_shape=column[0].shape)
-    for i, tensor in enumerate(column):
-        array = array.write(i, tensor)
-    return array
-
-
-def _read(arrays: Sequence[tf.TensorArray], index: Any, specs: Sequence[tf.TensorSpec]) -> list[tf.Tensor]:
-    return [tf.ensure_shape(array.read(index), spec.shape) for array, spec in zip(arrays, specs, strict=True)]

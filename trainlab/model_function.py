@@ -165,7 +165,7 @@ class ModelFunction:
             self.connected.add(i)
             if isinstance(gradient, tf.IndexedSlices):
                 self.sparse.add(i)
-                gradient = Rows.of(gradient.values, gradient.indices, leaf.shape[0])
+                gradient = Rows(gradient.values, gradient.indices, leaf.shape[0])
             leaves.append(gradient)
         return Vector(leaves)
 

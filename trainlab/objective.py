@@ -120,14 +120,22 @@ class KerasObjective:
         slices: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {i: [] for i in sorted(function.sparse)}
         for part in self._batches:
 
-            def body(index: Any, loss: Any, state: Any, sums: Any, arrays: Any, part: Batches = part) -> list[Any]:
-                batch = part.fetch(index)
-                batch_loss, gradient, after = function(parameters, {**start, **state}, batch, totals)
+            def add(index: Any, loss: Any, state: Any, sums: Any, part: Batches = part) -> tuple[list[Any], Vector]:
+                batch_loss, gradient, after = function(parameters, {**start, **state}, part.fetch(index), totals)
                 state = {key: after.get(key, value) for key, value in state.items()}
                 sums = {i: total + tf.cast(dense(gradient.leaves[i]), total.dtype) for i, total in sums.items()}
-                arrays = {i: _write(arrays[i], index, gradient.leaves[i]) for i in arrays}
-                return [loss + tf.cast(batch_loss, loss.dtype), state, sums, arrays]
+                return [loss + tf.cast(batch_loss, loss.dtype), state, sums], gradient
 
+            def body(index: Any, loss: Any, state: Any, sums: Any, arrays: Any, add: Any = add) -> list[Any]:
+                carry, gradient = add(index, loss, state, sums)
+                return [*carry, {i: _write(arrays[i], index, gradient.leaves[i]) for i in arrays}]
+
+            if part.num_batches == 1:
+                (loss, state, sums), gradient = add(0, loss, state, sums)
+                for i in slices:
+                    leaf = gradient.leaves[i]
+                    slices[i].append((leaf.values, tf.cast(leaf.indices, tf.int64)))
+                continue
             arrays = {i: _new_arrays(parameters.leaves[i], part.num_batches) for i in slices}
             loss, state, sums, arrays = _loop(part.num_batches, body, [loss, state, sums, arrays])
             for i, (values, indices) in arrays.items():
@@ -168,4 +176,4 @@ def _write(arrays: Any, index: Any, leaf: Any) -> Any:
 def _join(slices: list[tuple[tf.Tensor, tf.Tensor]], leaf: tf.Tensor) -> Rows:
     values = tf.concat([part for part, _ in slices], axis=0)
     indices = tf.concat([part for _, part in slices], axis=0)
-    return Rows.of(values, indices, leaf.shape[0])
+    return Rows(values, indices, leaf.shape[0])

@@ -27,7 +27,7 @@ class Settings:
         epochs: Passes over the training data.
         steps: Total number of updates, in place of `epochs` where given.
         seed: Seed of everything random: initial weights, the order of the data, dropout.
-        jit_compile: Whether XLA compiles the step; None lets the trainer decide.
+        jit_compile: Whether XLA compiles the step; None finds out by timing, if the run is long enough to repay it.
 
     Raises:
         TypeError: A value is of the wrong kind.

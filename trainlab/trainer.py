@@ -10,9 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from trainlab import checks, inputs, requirements
-from trainlab.data import ArraySource, SameData, StreamSource, is_stream
+from trainlab import checks, inputs, jit, requirements
+from trainlab.arrays import SameData, is_stream
+from trainlab.data import ArraySource
 from trainlab.epochs import Epochs, Validation
 from trainlab.loop import Loop
 from trainlab.strategies import SGD, StepStrategy
@@ -54,7 +56,7 @@ class Trainer:
         loss_weights: Any = None,
         weighted_metrics: Any = None,
         seed: int = 0,
-        jit_compile: bool | None = None,
+        jit_compile: bool | str | None = None,
         run_eagerly: bool | None = None,
         steps_per_execution: int | None = None,
     ):
@@ -65,7 +67,9 @@ class Trainer:
             strategy: the step; `SGD()`, the plain one, by default.
             optimizer, loss, metrics, loss_weights, weighted_metrics: as in `model.compile`, which is called if any is given.
             seed: an int, 0 or more.
-            jit_compile: whether XLA compiles the step; the compiled model's choice by default.
+            jit_compile: True or False, whether XLA compiles the step; "auto" finds out by timing this very step, once, in the
+              first `fit` that is long enough to repay it (see `trainlab.jit`). By default it is "auto", unless the model
+              was compiled with another choice than Keras' own (which is False on a CPU, and True on a GPU).
             run_eagerly: runs Python step by step, for debugging; the compiled model's choice by default.
             steps_per_execution: updates in one compiled call, and the least distance of two batch hooks of callbacks; the
               compiled model's choice if it is not 1, otherwise as many as take about 0.1 s (results do not depend on it).
@@ -80,15 +84,19 @@ class Trainer:
                 before = model._compile_config.config
                 given = {name: before.get(name) for name in _COMPILE_ARGUMENTS} | given
             steps = model.steps_per_execution
-            model.compile(**given, jit_compile=bool(jit_compile), run_eagerly=bool(run_eagerly), steps_per_execution=steps)
+            model.compile(**given, jit_compile=jit_compile is True, run_eagerly=bool(run_eagerly), steps_per_execution=steps)
         requirements.check_compiled(model)
         checks.check_count("seed", seed, 0)
+        if jit_compile not in (None, True, False, "auto"):
+            raise ValueError(f'jit_compile must be True, False or "auto", not {jit_compile!r}')
         if steps_per_execution is not None:
             checks.check_count("steps_per_execution", steps_per_execution, 1)
         self.model = model
         self.strategy = SGD() if strategy is None else strategy
         self.seed = seed % 2**31
-        self._jit_compile = jit_compile
+        if jit_compile is None and not given and model.jit_compile is not model._resolve_auto_jit_compile():
+            jit_compile = model.jit_compile  # Keras does not keep "auto": what it would have chosen itself says nothing
+        self._jit_compile = jit_compile if isinstance(jit_compile, bool) else None  # None: not found out yet
         self._run_eagerly = run_eagerly
         self._steps_per_execution = steps_per_execution
         self._loop: Loop | None = None
@@ -107,6 +115,11 @@ class Trainer:
     def num_traces(self) -> int:
         """How often an update was traced since the strategy, the optimizer or the trainable variables last changed."""
         return 0 if self._loop is None else self._loop.num_traces
+
+    @property
+    def jit_compile(self) -> bool | None:
+        """Whether XLA compiles the step; None as long as "auto" has not found out, which is without XLA."""
+        return self._jit_compile
 
     @property
     def device(self) -> str:
@@ -195,6 +208,7 @@ class Trainer:
             checks.check_count("validation_freq", validation_freq, 1)
         if steps is not None and epochs != 1:
             raise ValueError(f"give epochs or steps, not both: epochs={epochs}, steps={steps}")
+        epochs, initial_epoch = int(epochs), int(initial_epoch)  # NumPy's own would overflow
         verbose = _verbosity(verbose)
         requirements.check_compiled(self.model)
         self._check_strategy()
@@ -233,14 +247,14 @@ class Trainer:
                 epochs=last_epoch,
                 steps=num_updates,
             )
+        self._choose_jit(loop, source, (epochs - initial_epoch) * (num_updates or 0) if steps is None else steps, verbose)
         run = Epochs(self.model, update, loop, source, listener, validation)
         try:
             run(initial_epoch, epochs if steps is None else None, steps, steps_per_epoch, self._updates_per_call())
         finally:
             self._built_for = (self._built_for[0], _settings(self.strategy), *self._built_for[2:])  # tracing may set some
-            if isinstance(source, StreamSource):
-                source.close()
-            else:
+            source.close()
+            if isinstance(source, ArraySource):
                 self._position = (SameData(given), source.epoch, source.position)
         return self.model.history
 
@@ -266,20 +280,35 @@ class Trainer:
         inputs.build(model, source, run_eagerly)
         requirements.check_built(model)
         settings = _settings(self.strategy)
-        jit_compile = bool(model.jit_compile if self._jit_compile is None else self._jit_compile)
         # Held, not only compared: an id could be given out again.
         parts = [self.strategy, *model.trainable_variables, model._loss_tracker]  # each compile makes a new tracker
-        built_for = (parts, settings, jit_compile, run_eagerly, self._updates_per_call(), self.seed)
+        built_for = (parts, settings, self._jit_compile, run_eagerly, self._updates_per_call(), self.seed)
         if self._update is None or self._loop is None or not _is_same(self._built_for, built_for):
             memory = None
             if self._update is not None and _is_same((self._built_for[0][:-1],), (parts[:-1],)):
                 memory = self._update.memory  # the same strategy, perhaps with another setting
             self._update = Update(model, self.strategy, self.seed, memory)
-            self._loop = Loop(
-                self._update, self.strategy.batches, jit_compile and not run_eagerly, run_eagerly, self._updates_per_call()
-            )
+            jit_compile = False if run_eagerly else self._jit_compile
+            self._loop = Loop(self._update, self.strategy.batches, jit_compile, run_eagerly, self._updates_per_call())
             self._built_for = built_for
         return self._update, self._loop
+
+    def _choose_jit(self, loop: Loop, source: Any, updates_ahead: int, verbose: int) -> None:
+        if loop.jit_compile is not None:
+            return
+        without = [layer.name for layer in self.model._flatten_layers() if not getattr(layer, "supports_jit", True)]
+        if without or updates_ahead < jit.FEWEST_UPDATES:  # 0 where nobody knows
+            return
+        if is_op_determinism_enabled():  # a choice that depends on timing could not be repeated
+            return
+        choice = loop.choose(source, updates_ahead)
+        if not choice.is_final:
+            loop.jit_compile = None
+            return
+        self._jit_compile = choice.jit_compile
+        self._built_for = (*self._built_for[:2], choice.jit_compile, *self._built_for[3:])
+        if verbose:
+            print(choice.reason, flush=True)
 
     def _updates_per_call(self) -> int | None:
         if self._steps_per_execution is not None:

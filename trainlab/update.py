@@ -117,7 +117,8 @@ class Update:
             self._warned = True
             idle = [v.path for i, v in enumerate(function.variables) if i not in function.connected]
             warnings.warn(f"the loss does not depend on {', '.join(idle)}: not trained", stacklevel=2)
-        gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i]) for i in connected]
+        summed = not _sums_duplicates(self._optimizer)
+        gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i], summed) for i in connected]
         self._optimizer.apply(gradients, [function.variables[i] for i in connected])
         for key, value in step.at.after.items():
             function.changing[key].assign(value)
@@ -150,10 +151,16 @@ def _describe_all(memory: Mapping[str, Any]) -> dict[str, str]:
     return {name: _describe(value) for name, value in memory.items()}
 
 
-def _as_gradient(leaf: Any, variable: Any) -> Any:
+def _as_gradient(leaf: Any, variable: Any, summed: bool) -> Any:
     if isinstance(leaf, Rows):
-        return leaf.to_indexed_slices()
+        return (leaf.unique() if summed else leaf).to_indexed_slices()
     return tf.cast(leaf, variable.dtype)
+
+
+def _sums_duplicates(optimizer: keras.Optimizer) -> bool:
+    """Whether the optimizer itself adds up what several slices say of one row; many square or clip them one by one."""
+    is_clipping = any(getattr(optimizer, name) is not None for name in ("clipnorm", "clipvalue", "global_clipnorm"))
+    return type(optimizer) is keras.optimizers.SGD and not is_clipping
 
 
 def _initial_memory(strategy: StepStrategy, parameters: Vector) -> Mapping[str, Any]:

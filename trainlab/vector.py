@@ -14,9 +14,8 @@ import tensorflow as tf
 class Rows:
     """Some rows of a table whose other rows are zero: an embedding's gradient.
 
-    `tf.IndexedSlices` may name a row twice, and code that squares, clips or takes a norm of the slices is then wrong.
-    `Rows` are unique: `of` sums duplicates once. (Unused slots keep the shape static, as XLA needs: they name row 0
-    and hold zeros.)
+    A row may be named several times, as in `tf.IndexedSlices`: its value is then the sum. Sums, multiples and inner products
+    with dense leaves do not mind; what squares or clips must ask for `unique` first.
 
     Attributes:
         values: `[k, ...]`, float.
@@ -28,20 +27,22 @@ class Rows:
     indices: tf.Tensor
     num_rows: int
 
-    @classmethod
-    def of(cls, values: tf.Tensor, indices: tf.Tensor, num_rows: int) -> Rows:
-        """Sums the slices that name the same row; `values` and `indices` as in `tf.IndexedSlices`."""
-        order = tf.argsort(indices, stable=True)
-        rows = tf.gather(indices, order)
+    def unique(self) -> Rows:
+        """The same with duplicates summed.
+
+        Unused slots keep the shape static, as XLA needs: they name row 0 and hold zeros.
+        """
+        order = tf.argsort(self.indices, stable=True)
+        rows = tf.gather(self.indices, order)
         is_new = tf.concat([tf.ones_like(rows[:1], tf.bool), rows[1:] != rows[:-1]], axis=0)
         slot = tf.cumsum(tf.cast(is_new, tf.int32)) - 1
-        num_slots = tf.shape(indices)[0]
-        summed = tf.math.unsorted_segment_sum(tf.gather(values, order), slot, num_slots)
-        summed.set_shape(values.shape)
+        num_slots = tf.shape(self.indices)[0]
+        summed = tf.math.unsorted_segment_sum(tf.gather(self.values, order), slot, num_slots)
+        summed.set_shape(self.values.shape)
         # An empty slot's maximum is the lowest integer; any valid row will do there, its values being zero.
         named = tf.maximum(tf.math.unsorted_segment_max(rows, slot, num_slots), 0)
-        named.set_shape(indices.shape)
-        return cls(summed, named, num_rows)
+        named.set_shape(self.indices.shape)
+        return Rows(summed, named, self.num_rows)
 
     @property
     def dtype(self) -> tf.DType:
@@ -217,7 +218,7 @@ def _as_scalar(value: Any, dtype: tf.DType) -> Any:
 def _add(a: Leaf, b: Any) -> Leaf:
     if isinstance(a, Rows) and isinstance(b, Rows):
         indices = tf.concat([a.indices, tf.cast(b.indices, a.indices.dtype)], axis=0)
-        return Rows.of(tf.concat([a.values, tf.cast(b.values, a.dtype)], axis=0), indices, a.num_rows)
+        return Rows(tf.concat([a.values, tf.cast(b.values, a.dtype)], axis=0), indices, a.num_rows)
     if isinstance(a, Rows):
         return _add(b, a) if b.shape.rank else a.to_dense() + b
     if isinstance(b, Rows):
@@ -258,7 +259,7 @@ def _dot(a: Leaf, b: Leaf, dtype: tf.DType) -> tf.Tensor:
         a, b = b, a
     if isinstance(a, Rows):
         if a is b:
-            values = tf.cast(a.values, dtype)
+            values = tf.cast(a.unique().values, dtype)
             return tf.reduce_sum(values * values)
         b = tf.gather(dense(b), a.indices)
         a = a.values

@@ -1,0 +1,288 @@
+"""Times trainlab against its peers: `python scripts/bench.py` prints the tables and writes them, and the numbers, to --out.
+
+All contestants of a table run in turns, in one process (A B C A B C ...); what is reported is the median of the ratios pair by
+pair, with the least and the most. Compiling, tracing and the choice of XLA happen before, and are measured as "first step".
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import tensorflow as tf
+from benchmarking import contestants, memory
+from benchmarking.timing import fastest, in_turns, ratio
+from benchmarking.workloads import WORKLOADS, Workload, small_mlp
+
+import trainlab as tl
+
+STEPS_PER_EXECUTION = (1, 10, 50, 200)
+LIMIT = "the limit (fixed batch, XLA)"
+SWEEP = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+def main() -> None:
+    """Runs what the flags ask for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", nargs="*", default=list(WORKLOADS), choices=list(WORKLOADS), metavar="NAME")
+    parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES), choices=list(STRATEGIES), metavar="NAME")
+    parser.add_argument("--pairs", type=int, default=7, help="timed rounds (7)")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the updates; less than 1 for a quick look")
+    parser.add_argument("--parts", nargs="*", default=["speed", "sweep", "memory", "first_step"], help="what to measure (all)")
+    parser.add_argument("--out", type=Path, default=Path("bench-results"), help="directory of the results (bench-results)")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = Report(options.out)
+    report.say(f"# {machine()}\n")
+    if "speed" in options.parts:
+        for name in options.workloads:
+            workload = WORKLOADS[name]
+            updates = max(int(workload.updates * options.scale) // 50 * 50, 50)
+            race = Race(report, name, dataclasses.replace(workload, updates=updates), options.pairs)
+            for strategy in options.strategies:
+                STRATEGIES[strategy](race)
+    if "sweep" in options.parts:
+        sweep(report, options.pairs, options.scale, options.out)
+    if "memory" in options.parts:
+        peak_memory(report)
+    if "first_step" in options.parts:
+        first_step(report, options.pairs)
+    report.finish()
+
+
+class Report:
+    """Prints what it is told, and writes it to `results.md` and `results.json`."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self._lines: list[str] = []
+        self._numbers: dict[str, Any] = {"machine": machine()}
+
+    def say(self, text: str) -> None:
+        """A line of text."""
+        print(text, flush=True)
+        self._lines.append(text)
+        (self._directory / "results.md").write_text("\n".join(self._lines) + "\n", encoding="utf-8")
+
+    def keep(self, name: str, value: Any) -> None:
+        """Numbers, for the JSON file."""
+        self._numbers[name] = value
+        (self._directory / "results.json").write_text(json.dumps(self._numbers, indent=1) + "\n", encoding="utf-8")
+
+    def times(self, name: str, title: str, seconds: Any, pairs: list[tuple[str, str, str, str]]) -> None:
+        """A table of times and one of ratios: what, whose time, over whose, what is wanted."""
+        self.say(f"\n## {title}\n\n| who | us a batch | least | most |\n|---|---:|---:|---:|")
+        for who, values in seconds.items():
+            us = [value * 1e6 for value in values]
+            self.say(f"| {who} | {statistics.median(us):,.1f} | {min(us):,.1f} | {max(us):,.1f} |")
+        self.say("\n| ratio | median | least | most | wanted |\n|---|---:|---:|---:|---|")
+        ratios = {}
+        for what, a, b, wanted in pairs:
+            ratios[what] = ratio(seconds, a, b)
+            middle, least, most = ratios[what]
+            self.say(f"| {what} | {middle:.2f} | {least:.2f} | {most:.2f} | {wanted} |")
+        self.keep(name, {"seconds_a_batch": seconds, "ratios": ratios})
+
+    def finish(self) -> None:
+        """Says where everything is."""
+        print(f"\nwritten to {self._directory}/results.md and results.json")
+
+
+def machine() -> str:
+    """What this was run on, in a line."""
+    gpus = tf.config.list_physical_devices("GPU")
+    device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else "no GPU"
+    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = f"TensorFlow {tf.__version__}, Keras {keras.__version__}, Python {platform.python_version()}"
+    return f"{cores} cores of {model}, {device}; {versions}"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+class Race:
+    """All contestants on one workload; those that several tables need are made once."""
+
+    def __init__(self, report: Report, name: str, workload: Workload, pairs: int):
+        self._report, self._name, self._workload, self._pairs = report, name, workload, pairs
+        runs = {
+            f"Keras fit at its best ({n} steps a call, {'XLA' if jit else 'no XLA'})": contestants.keras_fit(workload, n, jit)
+            for n in STEPS_PER_EXECUTION
+            for jit in (False, True)
+        }
+        self._keras = fastest(runs)
+        self._keras_run = runs[self._keras]
+        plain, choice = contestants.ours(workload, tl.SGD())
+        self._ours = {f"trainlab ({choice})": plain}
+
+    def sgd(self) -> None:
+        """The plain step."""
+        (ours,) = self._ours
+        by_hand, by_hand_run = _best_by_hand(self._workload, contestants.plain_step, "by hand")
+        defaults = "Keras fit, defaults"
+        limits = {LIMIT: contestants.limit(self._workload, True)} if self._name == "mlp_32" else {}
+        runs = (
+            self._ours
+            | limits
+            | {
+                defaults: contestants.keras_fit(self._workload),
+                self._keras: self._keras_run,
+                by_hand: by_hand_run,
+            }
+        )
+        wanted = {"mlp_32": (">= 8", ">= 2"), "mlp_256": (">= 2.5", ">= 1.3")}.get(self._name, ("", ">= 0.98"))
+        ratios = [
+            ("Keras fit at its defaults / trainlab", defaults, ours, wanted[0]),
+            ("Keras fit at its best / trainlab", self._keras, ours, wanted[1]),
+            ("by hand / trainlab", by_hand, ours, ">= 0.98"),
+        ]
+        if limits:
+            ratios.append(("trainlab / the limit", ours, LIMIT, "<= 1.6"))
+        self._table("SGD", runs, ratios)
+
+    def heun(self) -> None:
+        """Two evaluations."""
+        (plain,) = self._ours
+        heun, choice = contestants.ours(self._workload, tl.Heun())
+        by_hand, by_hand_run = _best_by_hand(self._workload, contestants.heun_step, "Heun by hand")
+        ours = f"trainlab Heun ({choice})"
+        is_sparse = self._name == "embedding"
+        ratios = [
+            ("trainlab Heun / trainlab SGD", ours, plain, "" if is_sparse else "<= 2.0"),
+            ("Heun by hand / trainlab Heun", by_hand, ours, ">= 0.9" if is_sparse else ">= 0.98"),
+        ]
+        self._table("Heun", {ours: heun, by_hand: by_hand_run} | self._ours, ratios)
+
+    def accumulate(self) -> None:
+        """Four batches an update."""
+        (plain,) = self._ours
+        accumulate, choice = contestants.ours(self._workload, tl.Accumulate(4))
+        both, choice_of_both = contestants.ours(self._workload, tl.Accumulate(4, tl.Heun()))
+        ours, ours_both = f"trainlab Accumulate(4) ({choice})", f"trainlab Accumulate(4, Heun()) ({choice_of_both})"
+        steps, jit = _settings(self._keras)
+        theirs = f"Keras accumulation ({steps} steps a call, {'XLA' if jit else 'no XLA'})"
+        runs = {
+            ours: accumulate,
+            ours_both: both,
+            theirs: contestants.keras_fit(self._workload, steps, jit, accumulate=4),
+        }
+        ratios = [
+            ("trainlab Accumulate(4) / four plain steps", ours, plain, "<= 1.05"),
+            ("Keras accumulation / trainlab Accumulate(4)", theirs, ours, "> 1"),
+            ("trainlab Accumulate(4, Heun()) / four plain steps", ours_both, plain, ""),
+        ]
+        self._table("Accumulate(4)", runs | self._ours, ratios)
+
+    def _table(self, title: str, runs: dict[str, contestants.Run], ratios: list[tuple[str, str, str, str]]) -> None:
+        seconds = in_turns(runs, self._pairs)
+        self._report.times(f"{self._name}: {title}", f"{self._workload.name}: {title}", seconds, ratios)
+
+
+STRATEGIES = {"sgd": Race.sgd, "heun": Race.heun, "accumulate": Race.accumulate}
+
+
+def _settings(name: str) -> tuple[int, bool]:
+    return int(name.partition("(")[2].split()[0]), "no XLA" not in name
+
+
+def _best_by_hand(workload: Workload, step: Any, name: str) -> tuple[str, contestants.Run]:
+    runs = {
+        f"{name} ({n} steps a call, {'XLA' if jit else 'no XLA'})": contestants.by_hand(workload, step, n, jit)
+        for n in (1, 50)
+        for jit in (False, True)
+    }
+    best = fastest(runs)
+    return best, runs[best]
+
+
+def sweep(report: Report, pairs: int, scale: float, out: Path) -> None:
+    """How the cost of a batch grows with its size, for the small MLP."""
+    found: dict[str, list[float]] = {
+        "trainlab": [],
+        "Keras fit at its defaults": [],
+        "Keras fit, 50 steps a call": [],
+        "by hand": [],
+    }
+    for batch_size in SWEEP:
+        updates = max(int(min(2048, 2**19 // batch_size) * scale) // 50 * 50, 100)
+        workload = small_mlp(batch_size, updates, 1)
+        runs = {
+            "trainlab": contestants.ours(workload, tl.SGD())[0],
+            "Keras fit at its defaults": contestants.keras_fit(workload),
+            "Keras fit, 50 steps a call": contestants.keras_fit(workload, 50, False),
+            "by hand": contestants.by_hand(workload, contestants.plain_step, 50, False),
+        }
+        seconds = in_turns(runs, min(pairs, 5))
+        for name, values in seconds.items():
+            found[name].append(statistics.median(values) * 1e6)
+    report.say("\n## MLP 64-64-64-10: how the cost grows (us a batch)\n")
+    report.say(f"| batch size | {' | '.join(found)} |\n|---:|{'---:|' * len(found)}")
+    for i, batch_size in enumerate(SWEEP):
+        report.say(f"| {batch_size} | {' | '.join(f'{values[i]:,.0f}' for values in found.values())} |")
+    report.keep("sweep", {"batch_sizes": SWEEP, "us_a_batch": found})
+    _draw(found, out / "batch_sizes.png")
+
+
+def _draw(found: dict[str, list[float]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for name, values in found.items():
+        axes.loglog(SWEEP, values, marker="o", label=name, base=2)
+    axes.set_yscale("log")
+    axes.set(xlabel="batch size", ylabel="microseconds a batch", title="MLP 64-64-64-10, SGD")
+    axes.legend()
+    axes.grid(True, which="both", alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def peak_memory(report: Report) -> None:
+    """Peak memory of one update, above that of the model and its data."""
+    names = ["batch:sgd", "batch:heun", "batch:accumulate", "batch:accumulate_heun", "whole:sgd"]
+    found = {name: [memory.measure(name) for _ in range(3)] for name in names}
+    peak = {name: statistics.median(m["peak_mb"] for m in values) for name, values in found.items()}
+    gradient = found[names[0]][0]["gradient_mb"]
+    report.say(
+        f"\n## Peak memory: four 3x3 convolutions of 32 on 32x32, batch {memory.BATCH_SIZE} (a gradient: {gradient:.1f} MB)\n"
+    )
+    report.say("| step | MB | of one plain batch and a gradient | wanted |\n|---|---:|---:|---|")
+    titles = ["SGD", "Heun", "Accumulate(4)", "Accumulate(4, Heun())", "SGD on the four batches as one"]
+    for name, title in zip(names, titles, strict=True):
+        share = peak[name] / (peak["batch:sgd"] + gradient)
+        report.say(f"| {title} | {peak[name]:,.0f} | {share:.2f} | {'<= 1.10' if name == 'batch:accumulate' else ''} |")
+    report.keep("memory", {"peak_mb": peak, "gradient_mb": gradient})
+
+
+def first_step(report: Report, pairs: int) -> None:
+    """Seconds from calling `fit` to its return after one update, in new processes."""
+    found: dict[str, list[float]] = {"trainlab": [], "Keras fit": []}
+    for _ in range(pairs):
+        for name, who in zip(found, ("ours", "keras"), strict=True):
+            found[name].append(memory.measure(f"first_step:{who}")["seconds"])
+    middle, least, most = ratio(found, "Keras fit", "trainlab")
+    report.say("\n## First step of the MLP 64-64-64-10, batch 32\n")
+    for name, values in found.items():
+        report.say(f"- {name}: {statistics.median(values):.2f} s ({min(values):.2f} to {max(values):.2f})")
+    report.say(f"- Keras fit / trainlab: {middle:.2f} ({least:.2f} to {most:.2f}); wanted >= 1")
+    report.keep("first_step", found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Who trains: trainlab, Keras' `fit`, and loops written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import trainlab as tl
+from benchmarking.workloads import Workload
+
+Run = Callable[[], int]  # trains, and returns on how many batches; everything is built, traced, compiled and chosen before
+
+
+class _StopAfterOneEpoch(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+def ours(workload: Workload, strategy: tl.StepStrategy, jit_compile: Any = "auto") -> tuple[Run, str]:
+    """trainlab, and what it chose; a run goes over the data as often as others do, whatever an update takes of them."""
+    x, y = workload.arrays()
+    trainer = tl.Trainer(workload.compiled(), strategy, jit_compile=jit_compile)
+    # A long run, as far as the choice of XLA can know.
+    trainer.fit(x, y, batch_size=workload.batch_size, epochs=10**6, verbose=0, callbacks=[_StopAfterOneEpoch()])
+
+    def run() -> int:
+        trainer.fit(x, y, batch_size=workload.batch_size, epochs=workload.epochs, verbose=0)
+        return workload.updates * workload.epochs
+
+    return run, "XLA" if trainer.jit_compile else "no XLA"
+
+
+def keras_fit(workload: Workload, steps_per_execution: int = 1, jit_compile: Any = "auto", accumulate: int | None = None) -> Run:
+    """`keras.Model.fit`; with its defaults unless told otherwise."""
+    x, y = workload.arrays()
+    optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=accumulate)
+    model = workload.compiled(optimizer, steps_per_execution=steps_per_execution, jit_compile=jit_compile)
+
+    def run() -> int:
+        model.fit(x, y, batch_size=workload.batch_size, epochs=workload.epochs, verbose=0)
+        return workload.updates * workload.epochs
+
+    return run
+
+
+def by_hand(workload: Workload, step: Callable[[keras.Model, Any, Any], None], steps_a_call: int, jit_compile: bool) -> Run:
+    """A `tf.function` loop over a well-made `tf.data` pipeline: indices shuffled epoch by epoch, batches gathered, prefetched."""
+    x, y = workload.arrays()
+    model = _built(workload, x, y)
+    x, y = tf.constant(x), tf.constant(y)
+    size = workload.updates * workload.batch_size
+    epochs = tf.data.Dataset.from_tensors(tf.range(size)).repeat().map(tf.random.shuffle)
+    batches = epochs.flat_map(lambda i: tf.data.Dataset.from_tensor_slices(tf.reshape(i, [-1, workload.batch_size])))
+    data = iter(batches.map(lambda i: (tf.gather(x, i), tf.gather(y, i))).prefetch(tf.data.AUTOTUNE))
+    one = tf.function(lambda a, b: step(model, a, b), jit_compile=jit_compile, autograph=False)
+
+    @tf.function(autograph=False)
+    def steps(iterator: Any) -> None:
+        def body(i: tf.Tensor) -> list[tf.Tensor]:
+            one(*next(iterator))
+            return [i + 1]
+
+        tf.while_loop(lambda i: i < steps_a_call, body, [tf.constant(0)], parallel_iterations=1)
+
+    def run() -> int:
+        for _ in range(workload.epochs):
+            for metric in model.metrics:
+                metric.reset_state()
+            for _ in range(workload.updates // steps_a_call):
+                steps(data)
+            float(model.get_metrics_result()["loss"])
+        return workload.updates // steps_a_call * steps_a_call * workload.epochs
+
+    return run
+
+
+def limit(workload: Workload, jit_compile: bool) -> Run:
+    """One fixed batch in a compiled loop that does nothing else: no data, no metrics."""
+    x, y = workload.arrays()
+    model = _built(workload, x, y)
+    x, y = tf.constant(x[: workload.batch_size]), tf.constant(y[: workload.batch_size])
+
+    def body(i: tf.Tensor) -> list[tf.Tensor]:
+        variables = model.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(x, y, model(x, training=True))
+        model.optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+        return [i + 1]
+
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def steps(number: tf.Tensor) -> tf.Tensor:
+        return tf.while_loop(lambda i: i < number, body, [tf.constant(0)], parallel_iterations=1)[0]
+
+    return lambda: int(steps(tf.constant(workload.updates * workload.epochs)))
+
+
+def plain_step(model: keras.Model, x: Any, y: Any) -> None:
+    """The step that everybody writes."""
+    variables = model.trainable_variables
+    with tf.GradientTape() as tape:
+        y_pred = model(x, training=True)
+        loss = model.compute_loss(x, y, y_pred)
+    model.optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+    _update_metrics(model, x, y, y_pred, loss)
+
+
+def heun_step(model: keras.Model, x: Any, y: Any) -> None:
+    """Heun by assigning the probe point to the variables and putting the old values back; row-sparse where Keras is."""
+    variables = [v.value for v in model.trainable_variables]
+    rate = model.optimizer.learning_rate
+
+    def evaluate() -> tuple[Any, Any, list[Any]]:
+        with tf.GradientTape() as tape:
+            y_pred = model(x, training=True)
+            loss = model.compute_loss(x, y, y_pred)
+        return y_pred, loss, tape.gradient(loss, variables)
+
+    y_pred, loss, here = evaluate()
+    before = [None if isinstance(g, tf.IndexedSlices) else v.read_value() for v, g in zip(variables, here, strict=True)]
+    for variable, gradient in zip(variables, here, strict=True):
+        if isinstance(gradient, tf.IndexedSlices):
+            variable.scatter_sub(tf.IndexedSlices(rate * gradient.values, gradient.indices))
+        else:
+            variable.assign_sub(rate * gradient)
+    _, _, ahead = evaluate()
+    means = []
+    for variable, value, a, b in zip(variables, before, here, ahead, strict=True):
+        if value is None:
+            variable.scatter_add(tf.IndexedSlices(rate * a.values, a.indices))
+            values, indices = tf.concat([a.values, b.values], 0) / 2, tf.concat([a.indices, b.indices], 0)
+            means.append(tf.IndexedSlices(values, indices, a.dense_shape))
+        else:
+            variable.assign(value)
+            means.append((a + b) / 2)
+    model.optimizer.apply(means, model.trainable_variables)
+    _update_metrics(model, x, y, y_pred, loss)
+
+
+def _update_metrics(model: keras.Model, x: Any, y: Any, y_pred: Any, loss: Any) -> None:
+    model._loss_tracker.update_state(loss, sample_weight=tf.shape(y)[0])
+    model.compute_metrics(x, y, y_pred)
+
+
+def _built(workload: Workload, x: Any, y: Any) -> keras.Model:
+    model = workload.compiled()
+    model._symbolic_build(data_batch=(x[: workload.batch_size], y[: workload.batch_size]))
+    model.optimizer.build(model.trainable_variables)
+    return model

@@ -1,0 +1,89 @@
+"""Peak memory and time to the first step, each measurement in a process of its own.
+
+Run as `python -m benchmarking.memory NAME`; prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+BATCH_SIZE = 128
+
+
+def measure(what: str) -> dict[str, Any]:
+    """Runs one measurement in a new process."""
+    command = [sys.executable, "-m", "benchmarking.memory", what]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def _peak_memory(strategy_name: str, batches: int) -> dict[str, Any]:
+    """Peak memory above that of the built model and its data, in MB; and one gradient's."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    import trainlab as tl
+
+    # Convolutions on larger images: activations are what matters, as on the small GPU that accumulation is for.
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(32, 3, activation="relu", padding="same") for _ in range(4)]
+    model = keras.Sequential([keras.Input([32, 32, 3]), *layers, keras.layers.Flatten(), keras.layers.Dense(10)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=keras.optimizers.SGD(0.01), loss=loss, jit_compile=False)
+    strategies = {
+        "sgd": tl.SGD(),
+        "heun": tl.Heun(),
+        "accumulate": tl.Accumulate(4),
+        "accumulate_heun": tl.Accumulate(4, tl.Heun()),
+    }
+    size = batches * 4 * BATCH_SIZE
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(size, 32, 32, 3)).astype("float32"), rng.integers(10, size=size)
+    trainer = tl.Trainer(model, strategies[strategy_name], jit_compile=False)
+    batch_size = BATCH_SIZE * batches
+    trainer.fit(x[:8], y[:8], batch_size=1, steps=1, verbose=0)  # builds and traces: what that takes is no matter of size
+    gradient = sum(float(np.prod(v.shape)) * 4 for v in model.trainable_variables) / 1e6
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    before = _peak(on_gpu, tf)
+    trainer.fit(x, y, batch_size=batch_size, steps=4, verbose=0)
+    return {"peak_mb": _peak(on_gpu, tf) - before, "gradient_mb": gradient}
+
+
+def _peak(on_gpu: bool, tf: Any) -> float:
+    if on_gpu:
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def _first_step(who: str) -> dict[str, Any]:
+    """Seconds from calling `fit` to its return after one update of the small MLP."""
+    import trainlab as tl
+    from benchmarking.workloads import WORKLOADS
+
+    workload = WORKLOADS["mlp_32"]
+    x, y = workload.arrays()
+    model = workload.compiled()
+    if who == "ours":
+        trainer = tl.Trainer(model)
+        started = time.perf_counter()
+        trainer.fit(x, y, batch_size=workload.batch_size, steps=1, verbose=0)
+    else:
+        started = time.perf_counter()
+        model.fit(x, y, batch_size=workload.batch_size, steps_per_epoch=1, verbose=0)
+    return {"seconds": time.perf_counter() - started}
+
+
+if __name__ == "__main__":
+    kind, _, name = sys.argv[1].partition(":")
+    if kind == "first_step":
+        found = _first_step(name)
+    else:
+        found = _peak_memory(name, 4 if kind == "whole" else 1)  # "whole": the four batches as one
+    print(json.dumps(found))

@@ -1,0 +1,68 @@
+"""The benchmark's own arithmetic; and, among the longer tests, that all of it runs."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from benchmarking import timing  # noqa: E402
+
+
+class Clock:
+    """Time that passes only where a contestant says so."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.order = []
+
+    def run(self, name, seconds, batches=1):
+        waits = iter(seconds) if isinstance(seconds, list) else None
+
+        def run():
+            self.order.append(name)
+            self.now += next(waits) if waits else seconds
+            return batches
+
+        return run
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def test_all_run_in_turns_and_the_first_round_does_not_count(clock):
+    seconds = timing.in_turns({"a": clock.run("a", [100.0, 2.0, 4.0], batches=2), "b": clock.run("b", 3.0)}, 2)
+    assert clock.order == ["a", "b"] * 3
+    assert seconds == {"a": [1.0, 2.0], "b": [3.0, 3.0]}
+
+
+def test_a_ratio_is_the_median_of_pairs():
+    seconds = {"slow": [4.0, 100.0, 6.0], "fast": [2.0, 10.0, 2.0]}
+    assert timing.ratio(seconds, "slow", "fast") == (3.0, 2.0, 10.0)
+    assert timing.ratio(seconds, "fast", "fast") == (1.0, 1.0, 1.0)
+
+
+def test_the_fastest_of_many_is_found_in_two_heats(clock):
+    runs = {name: clock.run(name, seconds) for name, seconds in [("d", 4.0), ("b", 2.0), ("a", 1.0), ("c", 3.0), ("e", 5.0)]}
+    assert timing.fastest(runs) == "a"
+    assert clock.order.count("a") == 5 and clock.order.count("e") == 2
+
+
+@pytest.mark.slow
+def test_it_runs(tmp_path):
+    parts = ["--workloads", "mlp_32", "--pairs", "1", "--scale", "0.05", "--parts", "speed", "memory", "first_step"]
+    command = [sys.executable, str(SCRIPTS / "bench.py"), *parts, "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, text=True, cwd=SCRIPTS.parent)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {"mlp_32: SGD", "mlp_32: Heun", "mlp_32: Accumulate(4)", "memory", "first_step", "machine"} <= set(results)
+    ratios = results["mlp_32: SGD"]["ratios"]
+    assert len(ratios) == 4 and all(least <= middle <= most for middle, least, most in ratios.values())
+    assert "| trainlab / the limit |" in (tmp_path / "results.md").read_text()

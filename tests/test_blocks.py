@@ -1,0 +1,65 @@
+"""The layouts of blocks; that their sources fill them rightly is tested with the sources."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainlab.blocks import ArrayLayout, StreamLayout, loop
+
+
+def pack(tensors):
+    return tensors[0], None, None
+
+
+def array_layout(**settings):
+    settings = {"batch_size": 3, "full": 2, "rest": 0, "seed": None} | settings
+    return ArrayLayout(pack, (tf.TensorSpec([None], tf.int64),), "x", **settings)
+
+
+def test_equal_layouts_share_a_trace_and_others_do_not():
+    assert array_layout() == array_layout() and hash(array_layout()) == hash(array_layout())
+    others = [array_layout(**{name: 5}) for name in ("batch_size", "full", "rest", "seed")]
+    assert len({array_layout(), *others}) == 5
+    streams = [StreamLayout(pack, (tf.TensorSpec([size], tf.int64),), "x", n) for size in (None, 3) for n in (1, 2)]
+    assert len(set(streams + streams)) == 4
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("full, rest", [(1, 0), (2, 0), (0, 2), (2, 2)])
+def test_each_update_reads_its_own_examples(jit_compile, full, rest):
+    layout = array_layout(full=full, rest=rest)
+    seen = tf.Variable(tf.zeros([20], tf.int64))
+    order = tf.Variable(0, dtype=tf.int64)
+
+    def step(parts):
+        for part in parts:
+            for i in range(part.num_batches):
+                x = part.fetch(tf.constant(i))[0]
+                order.assign_add(1)
+                seen.scatter_nd_update(x[:, None], tf.fill([x.shape[0]], order.read_value()))
+
+    jit = (lambda fn: tf.function(fn, jit_compile=True, autograph=False)) if jit_compile else None
+    run = tf.function(layout.program(step, jit), autograph=False)
+    num_updates = 2
+    done = run(
+        [tf.range(20, dtype=tf.int64)], tf.constant(0, tf.int64), tf.constant(1, tf.int64), tf.constant(num_updates, tf.int64)
+    )
+    assert int(done) == num_updates
+    want, batch, position = np.zeros(20), 0, 1
+    for size in ([3] * full + [2] * bool(rest)) * num_updates:
+        batch += 1
+        want[position : position + size] = batch
+        position += size
+    np.testing.assert_array_equal(seen, want)
+
+
+def test_a_block_never_holds_more_updates_than_fit():
+    assert array_layout().max_updates == 2**11
+    assert array_layout(batch_size=2**12, full=4).max_updates == 4
+    assert array_layout(batch_size=2**20).max_updates == 1
+
+
+def test_loop_counts():
+    total = tf.Variable(0, dtype=tf.int64)
+    assert int(loop(tf.constant(4, tf.int64), total.assign_add)) == 4
+    assert int(total) == 6

@@ -1,0 +1,218 @@
+"""Blocks: the batches that one compiled call works on, and how each of its updates finds its own there."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import tensorflow as tf
+
+from trainlab.objective import Batches
+from trainlab.order import shuffled
+
+Step = Callable[[Sequence[Batches]], None]  # one update, traced
+Compile = Callable[[Callable[..., Any]], Callable[..., Any]]  # hands a function to XLA, or back as it is
+
+# XLA compiles for one size, so that its blocks are padded: to so many indices, and no more updates than this.
+_MAX_INDICES = 2**16
+_MAX_UPDATES = 2**11
+_MAX_UNROLLED = 4
+
+
+class Layout(Hashable, Protocol):
+    """How batches lie in the tensors of a block; blocks of equal layouts share a trace."""
+
+    @property
+    def is_static(self) -> bool:
+        """Whether every update has the same shapes, but perhaps for the last: XLA compiles anew for each."""
+
+    @property
+    def specs(self) -> list[Any]:
+        """Of the block's arguments, but for the last: the number of updates."""
+
+    def program(self, step: Step, jit: Compile | None) -> Callable[..., tf.Tensor]:
+        """A function of the block's arguments that makes its updates, one by one, and returns how many.
+
+        Args:
+            step: what to do with each update's batches.
+            jit: None unless XLA is to compile what it can.
+        """
+
+
+class Block(NamedTuple):
+    """What one call works on.
+
+    Attributes:
+        layout: how to read it.
+        tensors: what `layout.specs` describes.
+        num_updates: how many updates these are.
+        size: what they take of their source: examples of arrays, batches of a stream.
+    """
+
+    layout: Layout
+    tensors: list[Any]
+    num_updates: int
+    size: int
+
+    @property
+    def arguments(self) -> list[Any]:
+        """Of the layout's program."""
+        return [*self.tensors, tf.constant(self.num_updates, tf.int64)]
+
+
+def loop(num_updates: tf.Tensor, body: Callable[[tf.Tensor], None]) -> tf.Tensor:
+    """Runs `body(i)` for each i, one after the other; the number is a tensor, so that one trace serves every number."""
+
+    def run(i: tf.Tensor) -> list[tf.Tensor]:
+        body(i)
+        return [i + 1]
+
+    return tf.while_loop(lambda i: i < num_updates, run, [tf.zeros([], tf.int64)], parallel_iterations=1)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayLayout:
+    """Whole arrays on the device, and a row of indices for each update.
+
+    Attributes:
+        pack: from a batch's tensors to `(x, y, sample_weight)`.
+        array_specs: of the arrays, for any number of examples.
+        structure: what tells two packs apart.
+        batch_size: examples a batch.
+        full: whole batches an update.
+        rest: examples in a last, smaller batch.
+        seed: of the order; None is the given order.
+    """
+
+    pack: Callable[[list[tf.Tensor]], Any] = dataclasses.field(compare=False)
+    array_specs: tuple[tf.TensorSpec, ...]
+    structure: str
+    batch_size: int
+    full: int
+    rest: int
+    seed: int | None
+
+    @property
+    def is_static(self) -> bool:
+        """See `Layout`."""
+        return True
+
+    @property
+    def size(self) -> int:
+        """Examples an update."""
+        return self.full * self.batch_size + self.rest
+
+    @property
+    def max_updates(self) -> int:
+        """The most updates of one block."""
+        return min(max(_MAX_INDICES // self.size, 1), _MAX_UPDATES)
+
+    @property
+    def specs(self) -> list[Any]:
+        """The arrays; then epoch and position, scalar int64."""
+        scalar = tf.TensorSpec([], tf.int64)
+        return [list(self.array_specs), scalar, scalar]
+
+    def program(self, step: Step, jit: Compile | None) -> Callable[..., tf.Tensor]:
+        """See `Layout`; the whole loop is one XLA program."""
+
+        def updates(arrays: list[tf.Tensor], indices: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
+            return loop(num_updates, lambda i: step(self._batches(arrays, indices[i], is_unrolled)))
+
+        # XLA on a CPU fuses better across a few batches written out, and still computes them one after the other; a GPU's
+        # memory is not risked for it.
+        is_unrolled = jit is not None and self.full <= _MAX_UNROLLED and not tf.config.list_physical_devices("GPU")
+
+        compiled = updates if jit is None else jit(updates)
+
+        def run(arrays: list[tf.Tensor], epoch: tf.Tensor, position: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
+            # All the indices of a call beforehand: the shuffle has no XLA kernel.
+            indices = position + tf.range(num_updates * self.size)
+            if self.seed is not None:
+                indices = shuffled(self.seed, epoch, indices, tf.shape(arrays[0], tf.int64)[0])
+            indices = tf.reshape(indices, [num_updates, self.size])
+            if jit is not None:
+                indices = tf.pad(indices, [[0, self.max_updates - num_updates], [0, 0]])
+                indices.set_shape([self.max_updates, self.size])
+            return compiled(arrays, indices, num_updates)
+
+        return run
+
+    def _batches(self, arrays: list[tf.Tensor], indices: tf.Tensor, is_unrolled: bool) -> list[Batches]:
+        def gather(rows: tf.Tensor) -> Any:
+            return self.pack([tf.gather(array, rows) for array in arrays])
+
+        cut = self.full * self.batch_size
+        parts = []
+        if self.full:
+            rows = tf.reshape(indices[:cut], [self.full, self.batch_size])
+            if is_unrolled:
+                parts += [Batches(1, functools.partial(lambda j, _: gather(rows[j]), j)) for j in range(self.full)]
+            else:
+                parts.append(Batches(self.full, lambda i: gather(rows[i])))
+        if self.rest:
+            parts.append(Batches(1, lambda i: gather(indices[cut:])))
+        return parts
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamLayout:
+    """Lists of a stream's batches, one list for each tensor that a batch is made of; shapes may differ in a list.
+
+    Attributes:
+        pack: from a batch's tensors to `(x, y, sample_weight)`.
+        leaf_specs: of the tensors of a batch; sizes may be open.
+        structure: what tells two packs apart.
+        num_batches: batches an update.
+    """
+
+    pack: Callable[[list[tf.Tensor]], Any] = dataclasses.field(compare=False)
+    leaf_specs: tuple[tf.TensorSpec, ...]
+    structure: str
+    num_batches: int
+
+    @property
+    def is_static(self) -> bool:
+        """See `Layout`; the first axis, that of the examples, may be open."""
+        shapes = [spec.shape for spec in self.leaf_specs]
+        return all(shape.rank is not None and None not in list(shape[1:]) for shape in shapes)
+
+    @property
+    def specs(self) -> list[Any]:
+        """The lists; then the first batch's place in them, a scalar int64."""
+        return [[tf.TensorSpec([], tf.variant) for _ in self.leaf_specs], tf.TensorSpec([], tf.int64)]
+
+    def program(self, step: Step, jit: Compile | None) -> Callable[..., tf.Tensor]:
+        """See `Layout`; XLA compiles each update by itself, since it knows neither lists nor open sizes."""
+
+        def unrolled(batches: list[list[tf.Tensor]]) -> None:
+            step([Batches(1, functools.partial(lambda leaves, _: self.pack(leaves), leaves)) for leaves in batches])
+
+        compiled = None if jit is None else jit(unrolled)
+
+        def run(lists: list[tf.Tensor], first: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
+            def update(i: tf.Tensor) -> None:
+                start = first + i * self.num_batches
+                if compiled is not None:
+                    compiled([self._read(lists, start + j) for j in range(self.num_batches)])
+                else:
+                    step([Batches(self.num_batches, lambda j: self.pack(self._read(lists, start + tf.cast(j, tf.int64))))])
+
+            return loop(num_updates, update)
+
+        return run
+
+    def _read(self, lists: list[tf.Tensor], index: tf.Tensor) -> list[tf.Tensor]:
+        with tf.device("CPU:0"):  # where the lists are
+            return [_item(flow, index, spec) for spec, flow in zip(self.leaf_specs, lists, strict=True)]
+
+
+def _item(flow: tf.Tensor, index: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    # A list from another call: `tf.TensorArray(flow=...)` would not take its elements' shape.
+    shape = tf.constant(-1 if spec.shape.rank is None else [-1 if size is None else size for size in spec.shape], tf.int32)
+    item = tf.raw_ops.TensorListGetItem(
+        input_handle=flow, index=tf.cast(index, tf.int32), element_shape=shape, element_dtype=spec.dtype
+    )
+    return tf.ensure_shape(item, spec.shape)

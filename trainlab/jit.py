@@ -1,0 +1,213 @@
+"""Whether XLA compiles the step, decided by timing this very step with and without it.
+
+The timed steps are real ones on copies of the variables, so that nothing real moves: no weight, no seed, no position.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from trainlab.blocks import Block, Layout
+from trainlab.graph_checks import string_operation
+
+# With fewer updates ahead nothing is timed at all: no step of theirs is so slow that it would be worth the wait.
+FEWEST_UPDATES = 1000
+# Finding out may take this share of the time that the work ahead takes without XLA.
+SHARE = 0.1
+# Compiling takes about so many times as long as tracing and the first call without XLA: below, it is not even tried.
+_COMPILE_RATIO = 3.0
+# XLA must be so many times as fast: within the noise of a timing, the one that needs no compiling for other shapes wins.
+_CLEAR_WIN = 1.2
+_SECONDS_A_TIMING = 0.03
+_SECONDS_A_CALL = 0.1
+_PAIRS = 5
+_FIRST_UPDATES = 4
+
+
+class Choice(NamedTuple):
+    """What was found.
+
+    Attributes:
+        jit_compile: whether XLA compiles the step.
+        reason: in words.
+        is_final: whether it was measured, or follows from the step itself; False where the work ahead was too short to tell.
+        updates_per_call: how many updates take about 0.1 s.
+    """
+
+    jit_compile: bool
+    reason: str
+    is_final: bool
+    updates_per_call: int = 1
+
+
+class UnsupportedOperation(ValueError):
+    """XLA cannot compile this step; the line names the operation."""
+
+
+def check_strings(function: Any) -> None:
+    """Raises `UnsupportedOperation` for a graph with string tensors: XLA raises on some, and aborts the process on others."""
+    name = string_operation(function.graph)
+    if name is not None:
+        raise UnsupportedOperation(f"XLA cannot compile string tensors: {name}")
+
+
+@contextmanager
+def unsupported_operations() -> Iterator[None]:
+    """Turns XLA's own refusal, several pages long, into an `UnsupportedOperation`."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        found = re.search(r"Detected unsupported operations.*? on XLA_\w+: (\w+)", str(error), re.DOTALL)
+        places = re.search(r"\{\{node ([^}]+)\}\}", str(error))
+        if found is None:
+            raise
+        place = f" ({places[1]})" if places else ""
+        raise UnsupportedOperation(f"XLA has no kernel for {found[1]}{place}") from error
+
+
+def choose(
+    build: Callable[[Layout, bool], Any],
+    block_of: Callable[[int], Block | None],
+    variables: Callable[[], Sequence[tf.Variable]],
+    updates_ahead: int,
+) -> Choice:
+    """Times the step with and without XLA.
+
+    Args:
+        build: from a block's layout and whether XLA compiles it to a concrete function of the block's arguments.
+        block_of: the next updates of the data, up to a number; asking for them must not use them up.
+        variables: all that the step may change, as far as tracing it has shown.
+        updates_ahead: how many updates this choice is for.
+    """
+    started = time.monotonic()
+    copies = _Copies(variables)
+    block = block_of(_FIRST_UPDATES)
+    if block is None:
+        return Choice(False, "without XLA: there are no data", is_final=False)
+    plain = build(block.layout, False)
+    try:
+        with copies.used_by(plain):
+            plain(*block.arguments)
+            plain_cost = time.monotonic() - started
+            timing, seconds = _calibrate(plain, block_of, block)
+    except tf.errors.OpError:
+        return Choice(False, "without XLA: the step fails", is_final=False)  # as the real one soon will, and say why
+    work = seconds * updates_ahead
+    updates_per_call = max(int(_SECONDS_A_CALL / seconds), 1)
+    if SHARE * work < _COMPILE_RATIO * plain_cost:
+        reason = (
+            f"without XLA: {work:.1f} s of work ahead would not repay finding out (about {_COMPILE_RATIO * plain_cost:.1f} s)"
+        )
+        return Choice(False, reason, False, updates_per_call)
+    try:
+        jitted = build(block.layout, True)
+        check_strings(jitted)
+        copies.lend(jitted)
+        with unsupported_operations():
+            limit = max(SHARE * work - (time.monotonic() - started), 1.0)
+            is_in_time = _finishes(lambda: jitted(*timing.block.arguments), limit)
+    except UnsupportedOperation as error:
+        return Choice(False, f"without XLA: {error}", True, updates_per_call)
+    spent = time.monotonic() - started
+    if not is_in_time:  # the thread goes on for a while, on copies: nobody will use what it makes
+        reason = f"without XLA, which was still compiling after {spent:.0f} s ({SHARE:.0%} of the work ahead)"
+        return Choice(False, reason, True, updates_per_call)
+    with copies.used_by(plain):
+        times = [(timing.seconds_of(plain), timing.seconds_of(jitted)) for _ in range(_PAIRS)]
+    copies.give_back(jitted)
+    ratio = np.median([without / with_xla for without, with_xla in times])
+    plain_us, jitted_us = (float(us) for us in np.median(times, axis=0) * 1e6)
+    is_faster = bool(ratio >= _CLEAR_WIN)
+    reason = (
+        f"{'with' if is_faster else 'without'} XLA: {jitted_us:,.0f} us an update with it, {plain_us:,.0f} us without "
+        f"(found out in {time.monotonic() - started:.1f} s)"
+    )
+    updates_per_call = max(int(_SECONDS_A_CALL * 1e6 / (jitted_us if is_faster else plain_us)), 1)
+    return Choice(is_faster, reason, True, updates_per_call)
+
+
+class _Timing(NamedTuple):
+    """A block that is run so many times for one timing."""
+
+    block: Block
+    repeats: int
+
+    def seconds_of(self, function: Any) -> float:
+        """Seconds an update."""
+        started = time.perf_counter()
+        for _ in range(self.repeats):
+            int(function(*self.block.arguments))
+        return (time.perf_counter() - started) / (self.repeats * self.block.num_updates)
+
+
+def _calibrate(function: Any, block_of: Callable[[int], Block | None], block: Block) -> tuple[_Timing, float]:
+    """Finds a timing that is long enough; and the seconds that an update takes."""
+    while True:
+        timing = _Timing(block, 1)
+        seconds = timing.seconds_of(function)
+        missing = _SECONDS_A_TIMING / (seconds * block.num_updates)
+        if missing <= 1:
+            return timing, seconds
+        larger = block_of(2 * block.num_updates)
+        if larger is None or larger.num_updates <= block.num_updates or larger.layout != block.layout:
+            timing = _Timing(block, math.ceil(missing))
+            return timing, timing.seconds_of(function)
+        block = larger
+
+
+def _finishes(work: Callable[[], Any], seconds: float) -> bool:
+    """Whether `work` is done in time; otherwise it is left to itself, in a thread. Raises what it raises."""
+    problems: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="trainlab XLA trial")
+    thread.start()
+    thread.join(seconds)
+    if problems:
+        raise problems[0]
+    return not thread.is_alive()
+
+
+class _Copies:
+    """Copies of variables, for functions to work on in place of those that they were traced with."""
+
+    def __init__(self, variables: Callable[[], Sequence[tf.Variable]]):
+        self._variables = variables
+        self._copies: dict[int, tuple[tf.Variable, tf.Variable]] = {}  # by the handle's id; both kept alive
+
+    def lend(self, function: Any) -> None:
+        """Lets a concrete function work on the copies."""
+        for variable in self._variables():
+            if id(variable.handle) not in self._copies:
+                with tf.device(variable.device):
+                    self._copies[id(variable.handle)] = variable, tf.Variable(variable.read_value(), trainable=False)
+        handles = {handle: copy.handle for handle, (_, copy) in self._copies.items()}
+        function.set_external_captures([handles.get(id(captured), captured) for captured in function.captured_inputs])
+
+    def give_back(self, function: Any) -> None:
+        """Lets it work on the real ones again; what was compiled stays."""
+        handles = {id(copy.handle): variable.handle for variable, copy in self._copies.values()}
+        function.set_external_captures([handles.get(id(captured), captured) for captured in function.captured_inputs])
+
+    @contextmanager
+    def used_by(self, function: Any) -> Iterator[None]:
+        """Lends, and gives back whatever happens."""
+        self.lend(function)
+        try:
+            yield
+        finally:
+            self.give_back(function)

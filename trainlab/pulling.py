@@ -1,0 +1,80 @@
+"""Pulls many batches out of a `tf.data` iterator in one call, and keeps those that came before an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+
+class Pulled(NamedTuple):
+    """Batches, as lists of the tensors that they are made of.
+
+    Attributes:
+        lists: one variant tensor for each leaf, a list of that leaf of every batch.
+        num_batches: how many.
+        num_bytes: what they take.
+    """
+
+    lists: list[tf.Tensor]
+    num_batches: int
+    num_bytes: int
+
+
+class Puller:
+    """Takes batches from iterators of one kind of data set.
+
+    They go through a queue, which outlives a call: a batch that cannot be read costs none of those before it.
+
+    Args:
+        specs: of the tensors of a batch.
+        flatten: from an element of the data set to these tensors.
+    """
+
+    def __init__(self, specs: Sequence[tf.TensorSpec], flatten: Callable[[Any], list[tf.Tensor]]):
+        self._specs = list(specs)
+        self._flatten = flatten
+        with tf.device("CPU:0"):
+            self._queue = tf.queue.FIFOQueue(2**30, [spec.dtype for spec in self._specs])
+        self._fill = tf.function(self._fill_queue, autograph=False)
+        self._drain = tf.function(self._drain_queue, autograph=False).get_concrete_function(tf.TensorSpec([], tf.int32))
+
+    def __call__(self, iterator: Any, max_batches: int) -> tuple[Pulled, bool, BaseException | None]:
+        """Takes up to `max_batches`; returns them, whether the data ended, and the error that stopped it, if any."""
+        has_more, problem = True, None
+        try:
+            has_more = bool(self._fill(iterator, tf.constant(max_batches)))
+        except (tf.errors.OpError, KeyboardInterrupt) as error:
+            problem = error
+        num_batches = int(self._queue.size())
+        *lists, num_bytes = self._drain(tf.constant(num_batches))
+        return Pulled(lists, num_batches, int(num_bytes)), not has_more, problem
+
+    def _fill_queue(self, iterator: Any, max_batches: tf.Tensor) -> tf.Tensor:
+        def take(i: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            batch = iterator.get_next_as_optional()
+
+            def put() -> tf.Tensor:
+                with tf.control_dependencies([self._queue.enqueue(self._flatten(batch.get_value()))]):
+                    return tf.constant(True)
+
+            return i + 1, tf.cond(batch.has_value(), put, lambda: tf.constant(False))
+
+        with tf.device("CPU:0"):
+            start = (tf.constant(0), tf.constant(True))
+            return tf.while_loop(lambda i, more: more & (i < max_batches), take, start, parallel_iterations=1)[1]
+
+    def _drain_queue(self, num_batches: tf.Tensor) -> list[tf.Tensor]:
+        def move(i: tf.Tensor, num_bytes: tf.Tensor, lists: list[tf.TensorArray]) -> list[Any]:
+            leaves = self._queue.dequeue()
+            leaves = leaves if isinstance(leaves, (list, tuple)) else [leaves]
+            for spec, leaf in zip(self._specs, leaves, strict=True):
+                num_bytes += tf.size(leaf, tf.int64) * max(spec.dtype.size, 1)
+            return [i + 1, num_bytes, [a.write(i, leaf) for a, leaf in zip(lists, leaves, strict=True)]]
+
+        with tf.device("CPU:0"):
+            lists = [tf.TensorArray(spec.dtype, num_batches, infer_shape=False, element_shape=spec.shape) for spec in self._specs]
+            start = [tf.constant(0), tf.zeros([], tf.int64), lists]
+            _, num_bytes, lists = tf.while_loop(lambda i, *_: i < num_batches, move, start, parallel_iterations=1)
+            return [*(a.flow for a in lists), num_bytes]
