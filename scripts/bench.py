@@ -256,8 +256,8 @@ def _draw(found: dict[str, list[float]], path: Path) -> None:
 def peak_memory(report: Report) -> None:
     """Peak memory of one update, above that of the model and its data."""
     names = ["batch:sgd", "batch:heun", "batch:accumulate", "batch:accumulate_heun", "whole:sgd"]
-    found = {name: [memory.measure(name, memory.RETURNING) for _ in range(3)] for name in names}
-    kept = {name: [memory.measure(name) for _ in range(3)] for name in names}
+    found = {name: [memory.measure(name, memory.RETURNING) for _ in range(5)] for name in names}
+    kept = {name: [memory.measure(name) for _ in range(5)] for name in names}
     peak, peak_kept = (
         {name: statistics.median(m["peak_mb"] for m in values) for name, values in table.items()} for table in (found, kept)
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -57,18 +56,24 @@ def _peak_memory(strategy_name: str, batches: int) -> dict[str, Any]:
     x, y = rng.normal(size=(size, 32, 32, 3)).astype("float32"), rng.integers(10, size=size)
     trainer = tl.Trainer(model, strategies[strategy_name], jit_compile=False)
     batch_size = BATCH_SIZE * batches
-    trainer.fit(x[:8], y[:8], batch_size=1, steps=1, verbose=0)  # builds and traces: what that takes is no matter of size
+    trainer.fit(x, y, batch_size=batch_size, steps=1, verbose=0)  # builds and traces: what that takes is not the step's
     gradient = sum(float(np.prod(v.shape)) * 4 for v in model.trainable_variables) / 1e6
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    before = _peak(on_gpu, tf)
-    trainer.fit(x, y, batch_size=batch_size, steps=4, verbose=0)
-    return {"peak_mb": _peak(on_gpu, tf) - before, "gradient_mb": gradient}
-
-
-def _peak(on_gpu: bool, tf: Any) -> float:
     if on_gpu:
-        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        before = tf.config.experimental.get_memory_info("GPU:0")["current"] / 1e6
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is from now on
+        before = _resident("VmRSS")
+    trainer.fit(x, y, batch_size=batch_size, steps=4, verbose=0)
+    peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6 if on_gpu else _resident("VmHWM")
+    return {"peak_mb": peak - before, "gradient_mb": gradient}
+
+
+def _resident(name: str) -> float:
+    """A line of what Linux says of this process, in MB."""
+    status = Path("/proc/self/status").read_text()
+    return float(next(line.split()[1] for line in status.splitlines() if line.startswith(name))) / 1e3
 
 
 def _first_step(who: str) -> dict[str, Any]:
