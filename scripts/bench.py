@@ -13,6 +13,7 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES), choices=list(STRATEGIES), metavar="NAME")
     parser.add_argument("--pairs", type=int, default=7, help="timed rounds (7)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the updates; less than 1 for a quick look")
-    parser.add_argument("--parts", nargs="*", default=["speed", "sweep", "memory", "first_step"], help="what to measure (all)")
+    parser.add_argument(
+        "--parts", nargs="*", default=["speed", "sweep", "memory", "first_step", "checkpoints"], help="what to measure (all)"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="directory of the results (bench-results)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -57,6 +60,8 @@ def main() -> None:
         peak_memory(report)
     if "first_step" in options.parts:
         first_step(report, options.pairs)
+    if "checkpoints" in options.parts:
+        checkpoints(report, options.pairs, options.scale)
     report.finish()
 
 
@@ -274,6 +279,24 @@ def peak_memory(report: Report) -> None:
         wanted = "<= 1.10" if name == "batch:accumulate" else ""
         report.say(f"| {title} | {peak[name]:,.0f} | {share:.2f} | {wanted} | {peak_kept[name]:,.0f} |")
     report.keep("memory", {"peak_mb": peak, "peak_mb_by_default": peak_kept, "gradient_mb": gradient})
+
+
+def checkpoints(report: Report, pairs: int, scale: float) -> None:
+    """What a checkpoint every second costs the small MLP."""
+    workload = dataclasses.replace(WORKLOADS["mlp_32"], epochs=max(int(40 * scale), 1))
+    without, saving = "trainlab", "trainlab, a checkpoint a second"
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {
+            without: contestants.ours(workload, tl.SGD(), True)[0],
+            saving: contestants.ours(workload, tl.SGD(), True, run_dir=Path(folder) / "run", save_seconds=1.0)[0],
+        }
+        seconds = in_turns(runs, pairs)
+    report.times(
+        "checkpoints",
+        f"{workload.name}: a checkpoint every second",
+        seconds,
+        [("throughput with / without", without, saving, ">= 0.97")],
+    )
 
 
 def first_step(report: Report, pairs: int) -> None:

@@ -1,3 +1,4 @@
+import collections
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -5,9 +6,28 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras  # noqa: E402
 import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from tensorflow.python.framework.config import disable_op_determinism, is_op_determinism_enabled  # noqa: E402
 
 # Equalities to float32 rounding: a GPU would otherwise multiply matrices with ten bits.
 tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+# Of a product of strategies, models and modes, every third case is in the quick suite: since no table has a length that three
+# divides, every strategy and every model is. The slow suite has the others.
+_SAMPLED = ("equalities", "test_parity", "test_nonfinite", "test_run", "test_jit", "test_loop", "test_micro_batches")
+_FEW = 5
+
+
+def pytest_collection_modifyitems(items):
+    cases = collections.defaultdict(list)
+    for item in items:
+        is_product = any(name in item.nodeid for name in _SAMPLED) and hasattr(item, "callspec")
+        if is_product and item.get_closest_marker("slow") is None:
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for product in cases.values():
+        for i, item in enumerate(product):
+            if len(product) > _FEW and i % 3:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +35,8 @@ def _fresh_keras():
     """No test sees the names, seeds or layers of another."""
     yield
     keras.utils.clear_session(free_memory=False)
+    if is_op_determinism_enabled():  # the command's default; TensorFlow has no public way back
+        disable_op_determinism()
 
 
 @pytest.fixture

@@ -53,6 +53,39 @@ def test_each_update_reads_its_own_examples(jit_compile, full, rest):
     np.testing.assert_array_equal(seen, want)
 
 
+class TestCutting:
+    @pytest.mark.parametrize(("full", "rest", "sizes"), [(2, 0, (2, 3, 0)), (1, 2, (2, 2, 1)), (0, 1, (2, 0, 1))])
+    def test_arrays_are_cut_across_batches(self, full, rest, sizes):
+        layout = array_layout(full=full, rest=rest)
+        cut = layout.cut(2)
+        assert (cut.batch_size, cut.full, cut.rest) == sizes
+        assert (cut.size, cut.max_updates, cut.is_cut) == (layout.size, layout.max_updates, True)
+        assert cut.largest([], 1) == (2 if cut.full else 1)
+
+    def test_no_larger_batches_are_left_alone(self):
+        layout = array_layout()
+        assert layout.cut(3) is layout and layout.largest([], 1) == 3
+        known, unknown = (StreamLayout(pack, (tf.TensorSpec([size], tf.int64),), "x", 1) for size in (3, None))
+        assert known.cut(3) == known != known.cut(2)
+        assert unknown.cut(3) != unknown  # who knows
+
+    def test_the_largest_of_a_stream_is_read(self):
+        batches = [tf.range(size, dtype=tf.int64) for size in (7, 2, 5, 3)]
+        flow = tf.function(lambda: variants(batches), autograph=False)()
+        layout = StreamLayout(pack, (tf.TensorSpec([None], tf.int64),), "x", 1)
+        assert layout.largest([[flow], tf.constant(1, tf.int64)], 3) == 5
+        assert layout.largest([[flow], tf.constant(0, tf.int64)], 4) == 7
+        assert layout.cut(4).largest([[flow], tf.constant(0, tf.int64)], 4) == 4
+        assert layout.cut(4).largest([[flow], tf.constant(3, tf.int64)], 1) == 3
+
+
+def variants(batches):
+    array = tf.TensorArray(tf.int64, len(batches), infer_shape=False, element_shape=[None])
+    for i, batch in enumerate(batches):
+        array = array.write(i, batch)
+    return array.flow
+
+
 def test_a_block_never_holds_more_updates_than_fit():
     assert array_layout().max_updates == 2**11
     assert array_layout(batch_size=2**12, full=4).max_updates == 4

@@ -32,7 +32,7 @@ def test_every_public_name_has_a_docstring_and_the_classes_an_example():
     without = [name for name in trainlab.__all__ if not inspect.getdoc(getattr(trainlab, name))]
     assert without == []
     # `State`, `Step` and `Evaluation` are shown at work in the example of `StepStrategy`.
-    for name in ("Trainer", "StepStrategy", "Vector", "SGD", "Accumulate", "Heun"):
+    for name in ("Trainer", "StepStrategy", "Vector", "SGD", "Accumulate", "Heun", "NonFiniteError"):
         assert examples(getattr(trainlab, name)), name
 
 

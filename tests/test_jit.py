@@ -70,13 +70,13 @@ def test_finding_out_itself_moves_nothing(eager_to_try):
     loop, update = trainer._loop, trainer._update
     source = trainer_source(trainer, x, y)
     source.position = 12
-    before = [np.array(v) for v in update.variables]
+    before = [np.array(v) for v in update.variables.values()]
     choice = loop.choose(source, 10**6)
     assert choice.is_final and choice.updates_per_call >= 1
     assert (source.epoch, source.position) == (0, 12)
-    assert_same([np.array(v) for v in update.variables], before)
+    assert_same([np.array(v) for v in update.variables.values()], before)
     loop.run(source, 1)  # control
-    assert differ([np.array(v) for v in update.variables], before)
+    assert differ([np.array(v) for v in update.variables.values()], before)
 
 
 def trainer_source(trainer, x, y):

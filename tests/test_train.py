@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 HEUN = ["--config", str(CONFIGS / "heun.gin")]
 SHORT = [*HEUN, "--set", "run.epochs = 1"]
+RATE = "keras.optimizers.SGD.learning_rate"
 
 
 @pytest.fixture
@@ -65,7 +66,8 @@ def test_heun_from_a_shell_in_any_directory(tmp_path):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     directory = tmp_path / "runs" / "heun"
-    assert sorted(file.name for file in directory.iterdir()) == ["config.gin", "metrics.jsonl", "model.keras"]
+    files = ["checkpoints", "config.gin", "lock", "metrics.jsonl", "model.keras", "result.json"]
+    assert sorted(file.name for file in directory.iterdir()) == files
     for line in ("Heun(), 2 evaluations an update", "64 examples", "1,438 training and 359 test", "9,610 parameters"):
         assert line in out
     *epochs, last = records(directory)
@@ -101,15 +103,83 @@ def test_a_short_run_can_be_repeated_from_what_it_left(command, tmp_path):
     assert records(tmp_path / "other")[-1] != records(first)[-1]
 
 
-def test_a_run_is_never_overwritten(command, tmp_path):
-    assert command(*SHORT, "--run_dir", "r", "--set", "run.epochs = 0")[0] == 0
-    before = (tmp_path / "r" / "config.gin").read_text()
-    status, _, err = command(*SHORT, "--run_dir", "r")
-    assert (status, ours(err)) == (
-        1,
-        ["trainlab: error: r: holds a run already (config.gin); write elsewhere with --run_dir r-2, or remove r"],
+def everything_in(directory):
+    """The bytes of every file but the lock, which names its last holder."""
+    return {
+        path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != "lock"
+    }
+
+
+def test_a_finished_run_shows_its_result_and_is_left_alone(command, tmp_path):
+    first = command(*SHORT)
+    before = everything_in(tmp_path / "runs" / "heun")
+    again = command(*SHORT)
+    assert (first[0], again[0]) == (0, 0) and ours(again[2]) == []
+    assert "finished at update 23" in again[1] and "Epoch" not in again[1]
+    test = [line for line in first[1].splitlines() if line.startswith("test ")]
+    assert len(test) == 1 and test[0] in again[1]
+    assert everything_in(tmp_path / "runs" / "heun") == before
+
+
+def test_a_longer_run_goes_on_with_a_finished_one(command, tmp_path):
+    command(*SHORT, "--run_dir", "a")
+    status, out, _ = command(*HEUN, "--set", "run.epochs = 3", "--run_dir", "a")
+    assert status == 0 and "resumed at update 23, epoch 2" in out
+    command(*HEUN, "--set", "run.epochs = 3", "--run_dir", "b")
+    assert records(tmp_path / "a") == records(tmp_path / "b")
+    assert (tmp_path / "a" / "result.json").read_text() == (tmp_path / "b" / "result.json").read_text().replace(
+        "1-step", "2-step"
     )
-    assert (tmp_path / "r" / "config.gin").read_text() == before
+
+
+def test_the_end_of_a_run_can_be_done_again(command, tmp_path):
+    command(*SHORT)
+    directory = tmp_path / "runs" / "heun"
+    before = records(directory)
+    (directory / "result.json").unlink()  # killed between the last checkpoint and the end
+    (directory / "model.keras").unlink()
+    assert command(*SHORT)[0] == 0
+    assert records(directory) == before and (directory / "model.keras").exists() and (directory / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["--resume=never"], 1, r"holds a run already .*--run_dir r-2, go on with it by --resume=auto"),
+        (["--resume=sometimes"], 2, "must be one of auto, must, never, weights"),
+        (["--overwrite"], 2, "it goes with --resume=never"),
+        (["--override=seed"], 2, "must be one of learning_rate"),
+        (["--set", "run.seed = 5"], 1, r"seed: saved 0, now 5"),
+        (["--set", "run.batch_size = 32"], 1, r"batches batch_size: saved 64, now 32"),
+        (["--set", "run.strategy = @trainlab.SGD()"], 1, "strategy class: saved 'trainlab.strategies.heun.Heun'"),
+        (["--set", "mlp.hidden_sizes = (32, 64)"], 1, r"model layers\[2\].config.units: saved 128, now 32 .* variables"),
+    ],
+)
+def test_another_run_is_refused_and_nothing_is_touched(command, tmp_path, arguments, status, message):
+    assert command(*SHORT, "--run_dir", "r")[0] == 0
+    before = everything_in(tmp_path / "r")
+    got, out, err = command(*HEUN, "--set", "run.epochs = 2", "--run_dir", "r", *arguments)
+    assert (got, ours(err)[-1].startswith("trainlab: error: ")) == (status, True)
+    assert re.search(message, " ".join(err.split())), err
+    assert everything_in(tmp_path / "r") == before
+
+
+def test_overwriting_begins_anew(command, tmp_path):
+    command(*SHORT, "--run_dir", "r")
+    first = records(tmp_path / "r")
+    status, out, _ = command(*SHORT, "--run_dir", "r", "--set", "run.seed = 1", "--resume=never", "--overwrite")
+    assert status == 0 and "begun" in out
+    again = records(tmp_path / "r")
+    assert len(again) == len(first) and again != first
+    assert command(*SHORT, "--run_dir", "none", "--resume=must")[0] == 1
+
+
+def test_a_new_learning_rate_needs_to_be_said(command, tmp_path):
+    command(*SHORT, "--run_dir", "r")
+    more = [*HEUN, "--set", "run.epochs = 2", "--set", f"{RATE} = 0.01", "--run_dir", "r"]
+    assert "learning_rate: saved 0.2, now 0.01" in command(*more)[2]
+    status, out, _ = command(*more, "--override=learning_rate")
+    assert status == 0 and "resumed at update 23" in out
 
 
 def test_an_own_strategy_model_and_data_set_need_only_a_module(command, tmp_path):
@@ -159,7 +229,6 @@ keras.optimizers.SGD.learning_rate = 1
     assert "mine.Midpoint" in (tmp_path / "runs" / "mine" / "config.gin").read_text()
 
 
-RATE = "keras.optimizers.SGD.learning_rate"
 BAD_BINDINGS = [
     ("run.epoch = 3", "run has no parameter 'epoch'; did you mean epochs?"),
     ("Heum.x = 3", "unknown name 'Heum'; did you mean Heun?"),
@@ -374,7 +443,7 @@ def test_control_c_is_one_line(tmp_path):
     assert process.returncode == 130, err
     (line,) = ours(err)
     assert re.fullmatch(
-        r"trainlab: error: interrupted; [\d,]+ updates were made; their metrics are in runs/heun/metrics.jsonl", line
+        r"trainlab: error: interrupted; the last checkpoint is runs/heun/checkpoints/0*1-step-\d+; the same command .*", line
     )
     assert len(records(metrics.parent)) > 0
 
@@ -385,11 +454,11 @@ def test_interrupted_before_the_first_update_leaves_nothing(command, tmp_path, m
 
     monkeypatch.setattr(train.Trainer, "fit", interrupt)
     status, _, err = command(*SHORT)
-    assert (status, ours(err)) == (130, ["trainlab: error: interrupted; nothing was trained, nothing is left"])
+    assert (status, ours(err)) == (130, ["trainlab: error: interrupted; nothing is saved"])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nan_in_training_is_written_as_null(command, tmp_path):
+def test_a_run_that_diverges_stops_in_one_line(command, tmp_path):
     values = {"x_train": np.ones((4, 2)), "x_test": np.ones((4, 2)), "y_train": np.arange(4) % 2, "y_test": np.arange(4) % 2}
     np.savez(tmp_path / "d.npz", **values)
     file = tmp_path / "c.gin"
@@ -397,8 +466,10 @@ def test_nan_in_training_is_written_as_null(command, tmp_path):
         f"include '{CONFIGS / 'sgd.gin'}'\nrun.data = @npz()\nnpz.path = 'd.npz'\n"
         "keras.optimizers.SGD.learning_rate = 1e38\nrun.epochs = 4\n"
     )
-    assert command("--config", file)[0] == 0
-    assert records(tmp_path / "runs" / "c")[-1]["test_loss"] is None
+    status, _, err = command("--config", file)
+    line = ours(err)[-1]
+    assert status == 1 and re.match(r"trainlab: error: update \d \(number 1 of epoch \d\): .*the last good one. Lower the", line)
+    assert re.search(r"the last checkpoint is runs/c/checkpoints/0*1-step-\d$", line)
 
 
 def test_probabilities_expected_of_logits_is_a_warning(command):

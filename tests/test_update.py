@@ -330,7 +330,7 @@ class TestCommit:
         )
         trainer = Trainer(model, mine)
         trainer.fit(x, y, verbose=0)
-        known = {id(v) for v in trainer._update.variables}
+        known = {id(v) for v in trainer._update.variables.values()}
         changed = [*model.variables, *model.optimizer.variables]
         assert all(id(v.value) in known for v in changed)
         assert len(known) >= len(everything(model)) + 2

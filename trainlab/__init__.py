@@ -1,5 +1,6 @@
 """trainlab: train Keras models with a step that can be swapped."""
 
+from trainlab.nonfinite import NonFiniteError
 from trainlab.objective import Evaluation
 from trainlab.strategies import SGD, Accumulate, Heun, State, Step, StepStrategy
 from trainlab.trainer import Trainer
@@ -10,6 +11,7 @@ __all__ = [
     "Accumulate",
     "Evaluation",
     "Heun",
+    "NonFiniteError",
     "State",
     "Step",
     "StepStrategy",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
+from trainlab import cutting
 from trainlab.objective import Batches
 from trainlab.order import shuffled
 
@@ -31,6 +32,12 @@ class Layout(Hashable, Protocol):
     @property
     def specs(self) -> list[Any]:
         """Of the block's arguments, but for the last: the number of updates."""
+
+    def cut(self, max_examples: int) -> Layout:
+        """The same block, its batches in pieces of at most so many examples; itself if they are known to be no larger."""
+
+    def largest(self, tensors: list[Any], num_updates: int) -> int:
+        """The most examples that an update of the block evaluates at once."""
 
     def program(self, step: Step, jit: Compile | None) -> Callable[..., tf.Tensor]:
         """A function of the block's arguments that makes its updates, one by one, and returns how many.
@@ -84,6 +91,7 @@ class ArrayLayout:
         full: whole batches an update.
         rest: examples in a last, smaller batch.
         seed: of the order; None is the given order.
+        is_cut: whether these batches are pieces of larger ones, to save memory.
     """
 
     pack: Callable[[list[tf.Tensor]], Any] = dataclasses.field(compare=False)
@@ -93,6 +101,7 @@ class ArrayLayout:
     full: int
     rest: int
     seed: int | None
+    is_cut: bool = False
 
     @property
     def is_static(self) -> bool:
@@ -115,15 +124,27 @@ class ArrayLayout:
         scalar = tf.TensorSpec([], tf.int64)
         return [list(self.array_specs), scalar, scalar]
 
+    def cut(self, max_examples: int) -> ArrayLayout:
+        """See `Layout`; a piece may hold examples of two batches of an update, whose mean does not know batches."""
+        if max_examples >= self.batch_size:
+            return self
+        full, rest = divmod(self.size, max_examples)
+        return dataclasses.replace(self, batch_size=max_examples, full=full, rest=rest, is_cut=True)
+
+    def largest(self, tensors: list[Any], num_updates: int) -> int:
+        """See `Layout`."""
+        return self.batch_size if self.full else self.rest
+
     def program(self, step: Step, jit: Compile | None) -> Callable[..., tf.Tensor]:
         """See `Layout`; the whole loop is one XLA program."""
 
         def updates(arrays: list[tf.Tensor], indices: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
             return loop(num_updates, lambda i: step(self._batches(arrays, indices[i], is_unrolled)))
 
-        # XLA on a CPU fuses better across a few batches written out, and still computes them one after the other; a GPU's
-        # memory is not risked for it.
-        is_unrolled = jit is not None and self.full <= _MAX_UNROLLED and not tf.config.list_physical_devices("GPU")
+        # XLA on a CPU fuses better across a few batches written out, but may keep the activations of several: no memory that
+        # is known to be short, or a GPU's, is risked for it.
+        may_unroll = not self.is_cut and not tf.config.list_physical_devices("GPU")
+        is_unrolled = jit is not None and self.full <= _MAX_UNROLLED and may_unroll
 
         compiled = updates if jit is None else jit(updates)
 
@@ -166,12 +187,14 @@ class StreamLayout:
         leaf_specs: of the tensors of a batch; sizes may be open.
         structure: what tells two packs apart.
         num_batches: batches an update.
+        max_examples: examples a piece, at most; None evaluates each batch whole.
     """
 
     pack: Callable[[list[tf.Tensor]], Any] = dataclasses.field(compare=False)
     leaf_specs: tuple[tf.TensorSpec, ...]
     structure: str
     num_batches: int
+    max_examples: int | None = None
 
     @property
     def is_static(self) -> bool:
@@ -184,29 +207,72 @@ class StreamLayout:
         """The lists; then the first batch's place in them, a scalar int64."""
         return [[tf.TensorSpec([], tf.variant) for _ in self.leaf_specs], tf.TensorSpec([], tf.int64)]
 
+    def cut(self, max_examples: int) -> StreamLayout:
+        """See `Layout`; each batch by itself."""
+        sizes = [spec.shape[0] if spec.shape.rank else None for spec in self.leaf_specs]
+        is_small = all(size is not None and size <= max_examples for size in sizes)
+        return dataclasses.replace(self, max_examples=None if is_small else max_examples)
+
+    def largest(self, tensors: list[Any], num_updates: int) -> int:
+        """See `Layout`."""
+        lists, first = tensors
+        indices = range(num_updates * self.num_batches)
+        largest = max(int(cutting.size_of(self.pack(self._read(lists, first + i)))) for i in indices)
+        return largest if self.max_examples is None else min(largest, self.max_examples)
+
     def program(self, step: Step, jit: Compile | None) -> Callable[..., tf.Tensor]:
         """See `Layout`; XLA compiles each update by itself, since it knows neither lists nor open sizes."""
 
         def unrolled(batches: list[list[tf.Tensor]]) -> None:
-            step([Batches(1, functools.partial(lambda leaves, _: self.pack(leaves), leaves)) for leaves in batches])
+            given = [self.pack(leaves) for leaves in batches]
+            if self.max_examples is None:
+                step([Batches(1, functools.partial(lambda batch, _: batch, batch)) for batch in given])
+            else:
+                step([part for batch in given for part in cutting.pieces(batch, self.max_examples)])
 
         compiled = None if jit is None else jit(unrolled)
 
         def run(lists: list[tf.Tensor], first: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
             def update(i: tf.Tensor) -> None:
                 start = first + i * self.num_batches
+
+                def read(j: Any) -> list[tf.Tensor]:
+                    leaves = self._read(lists, start + tf.cast(j, tf.int64))
+                    if self.max_examples is not None:
+                        cutting.check(self.pack(leaves))
+                    return leaves
+
                 if compiled is not None:
-                    compiled([self._read(lists, start + j) for j in range(self.num_batches)])
+                    compiled([read(j) for j in range(self.num_batches)])
+                elif self.max_examples is None:
+                    step([Batches(self.num_batches, lambda j: self.pack(read(j)))])
                 else:
-                    step([Batches(self.num_batches, lambda j: self.pack(self._read(lists, start + tf.cast(j, tf.int64))))])
+                    step(self._in_pieces(lambda j: self.pack(read(j))))
 
             return loop(num_updates, update)
 
         return run
 
+    def _in_pieces(self, read: Callable[[Any], Any]) -> list[Batches]:
+        assert self.max_examples is not None
+        with tf.device("CPU:0"):  # where the lists are: only a piece at a time leaves it
+            if self.num_batches == 1:
+                parts = cutting.pieces(read(0), self.max_examples)
+            else:
+                parts = [cutting.pieces_of_all(read, self.num_batches, self.max_examples)]
+        return [Batches(part.num_batches, _on_host(part.fetch)) for part in parts]
+
     def _read(self, lists: list[tf.Tensor], index: tf.Tensor) -> list[tf.Tensor]:
         with tf.device("CPU:0"):  # where the lists are
             return [_item(flow, index, spec) for spec, flow in zip(self.leaf_specs, lists, strict=True)]
+
+
+def _on_host(fetch: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def fetch_there(index: Any) -> Any:
+        with tf.device("CPU:0"):
+            return fetch(index)
+
+    return fetch_there
 
 
 def _item(flow: tf.Tensor, index: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:

@@ -15,10 +15,12 @@ class JsonLines(keras.callbacks.Callback):
     """Appends one JSON object an epoch to a file: `{"epoch": 1, "step": 45, "loss": 1.2, "val_loss": 0.7, ...}`.
 
     `epoch` counts from 1, as the progress line does; `step` is the number of updates so far. Numbers that JSON cannot
-    hold (NaN, infinity) become null. The file is closed after each record: what is written survives a crash.
+    hold (NaN, infinity) become null. The file is closed after each record: what is written survives a crash. A run that goes
+    on from a checkpoint drops the records written after it, when it writes its first.
 
     Args:
         path: The file; records are added to what it holds.
+        restart: Whether what it holds is dropped by the first record, unless the run goes on from a checkpoint.
 
     Example:
         >>> import tempfile
@@ -28,9 +30,19 @@ class JsonLines(keras.callbacks.Callback):
         {"epoch": 3, "step": 150, "test_loss": null}
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, restart: bool = False):
         super().__init__()
         self.path = Path(path)
+        self._size: int | None = 0 if restart else None  # what is kept of the file by the next record; None is all
+
+    def get_state(self) -> dict[str, int]:
+        """How much of the file is written."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        return {"size": size if self._size is None else min(size, self._size)}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Goes on from there."""
+        self._size = state["size"]
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Writes the epoch's record."""
@@ -46,15 +58,21 @@ class JsonLines(keras.callbacks.Callback):
         Raises:
             OSError: The file cannot be written.
         """
-        line = json.dumps({name: _json(value) for name, value in record.items()}, allow_nan=False)
+        line = json.dumps({name: json_value(value) for name, value in record.items()}, allow_nan=False)
         with open(self.path, "a", encoding="utf-8") as file:
+            if self._size is not None:
+                file.truncate(min(self._size, os.fstat(file.fileno()).st_size))
+                self._size = None
             file.write(line + "\n")
 
 
-def _json(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """A number, array, tensor, text, or a dictionary of them, as JSON can hold it; NaN and infinity become None."""
+    if isinstance(value, Mapping):
+        return {name: json_value(item) for name, item in value.items()}
     if isinstance(value, (str, type(None))):
         return value
     value = np.asarray(value).tolist() if not isinstance(value, list) else value
     if isinstance(value, list):
-        return [_json(item) for item in value]
+        return [json_value(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

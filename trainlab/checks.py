@@ -36,12 +36,18 @@ def check_values(x: Any, y: Any, sample_weight: Any) -> None:
     Raises:
         ValueError: one is; the line names the array and the first place.
     """
+    found = find_non_finite(x, y, sample_weight)
+    if found is not None:
+        raise ValueError(f"{found}: clean the data (a tf.data.Dataset is not checked in this way)")
+
+
+def find_non_finite(x: Any, y: Any, sample_weight: Any) -> str | None:
+    """The first array that holds NaN or infinity, and the first place in it, in words; None if there is none."""
     for name, leaf in _named(("x", x), ("y", y), ("sample_weight", sample_weight)):
         bad = _first_non_finite(leaf)
         if bad is not None:
-            raise ValueError(
-                f"{name} holds {bad[1]} in example {bad[0]}: clean the data (a tf.data.Dataset is not checked in this way)"
-            )
+            return f"{name} holds {bad[1]} in example {bad[0]}"
+    return None
 
 
 def check_shapes(model: keras.Model, x: Any) -> None:

@@ -116,12 +116,20 @@ class Config:
         Raises:
             ValueError: It is not a whole number that Keras takes as a seed.
         """
-        seed = Settings.seed
-        for binding in self.bindings:
-            if (binding.scope, binding.selector, binding.argument) == ("", "trainlab.run", "seed"):
-                seed = _literal(binding, self.bindings)
+        seed = self._early("seed", Settings.seed)
         require_count("seed", seed, at_least=0, at_most=2**32 - 1)
         return seed
+
+    @property
+    def deterministic(self) -> bool:
+        """The value of `run.deterministic`, known before anything is built; `Settings` checks it."""
+        return bool(self._early("deterministic", Settings.deterministic))
+
+    def _early(self, name: str, value: Any) -> Any:
+        for binding in self.bindings:
+            if (binding.scope, binding.selector, binding.argument) == ("", "trainlab.run", name):
+                value = _literal(binding, self.bindings)
+        return value
 
     def build(self) -> Settings:
         """Builds what the config describes: data, optimizer, strategy; the model is left to be called.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.blocks import ArrayLayout, Block, StreamLayout
+from trainlab.blocks import ArrayLayout, Block, Layout, StreamLayout
 from trainlab.model_function import Batch
 from trainlab.order import shuffled
 from trainlab.pulling import Pulled, Puller
@@ -50,6 +51,11 @@ class _Stream:
         """Whether there is an iterator."""
         return self._iterator is not None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether every batch that was pulled is used, so that the iterator stands where training does."""
+        return self._used == self._pulled.num_batches and self._problem is None
+
     def block(self, max_updates: int, batches: int) -> Block | None:
         """The next updates of `batches` batches; at the end of the data one of fewer; None after it."""
         if self._used == self._pulled.num_batches and not self._is_over and self._problem is None:
@@ -64,8 +70,11 @@ class _Stream:
         num_updates, size = min(max_updates, left // batches), batches
         if num_updates == 0:
             num_updates, size = 1, left
-        layout = StreamLayout(self._pack, self._specs, self._structure, size)
-        return Block(layout, [self._pulled.lists, tf.constant(self._used, tf.int64)], num_updates, num_updates * size)
+        return Block(self.layout(size), [self._pulled.lists, tf.constant(self._used, tf.int64)], num_updates, num_updates * size)
+
+    def layout(self, batches: int) -> StreamLayout:
+        """Of updates of `batches` batches."""
+        return StreamLayout(self._pack, self._specs, self._structure, batches)
 
     def advance(self, num_batches: int) -> None:
         """Says that so many batches were used."""
@@ -98,6 +107,8 @@ class ArraySource:
     """
 
     is_endless = False
+    is_settled = True
+    is_to_be_saved = False
 
     def __init__(self, arrays: Batch, batch_size: int, shuffle: bool, seed: int):
         self._leaves = [leaf for leaf in tf.nest.flatten(arrays) if leaf is not None]
@@ -123,6 +134,23 @@ class ArraySource:
         """Whether the arrays are on the device whole."""
         return self._stream is None
 
+    def describe(self) -> dict[str, Any]:
+        """How batches are made of the data."""
+        return {"batch_size": self.batch_size, "shuffle": self.shuffle}
+
+    def state(self) -> dict[str, Any]:
+        """Where training stands in the data."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def serialized(self) -> dict[str, tf.Tensor]:
+        """Nothing: the order is a function of that."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any], serialized: Mapping[str, tf.Tensor]) -> None:
+        """Puts it there."""
+        del serialized
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+
     def updates_per_pass(self, batches: int) -> int:
         """How many updates of `batches` batches a pass makes, the last perhaps smaller."""
         return -(-self.num_examples // (self.batch_size * batches))
@@ -143,17 +171,14 @@ class ArraySource:
             return None
         if self._stream is not None:
             return self._streamed(self._stream, max_updates, batches)
-        full, rest = batches, 0
-        num_updates = min(max_updates, left // (self.batch_size * batches))
-        if num_updates == 0:
-            num_updates = 1
-            full, rest = divmod(left, self.batch_size)
-        specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in self._arrays)
-        seed = self.seed if self.shuffle else None
-        layout = ArrayLayout(self._pack, specs, self._structure, self.batch_size, full, rest, seed)
-        num_updates = min(num_updates, layout.max_updates)
+        layout = self._layout(left, batches)
+        num_updates = min(max_updates, max(left // (self.batch_size * batches), 1), layout.max_updates)
         tensors = [self._arrays, tf.constant(self.epoch, tf.int64), tf.constant(self.position, tf.int64)]
         return Block(layout, tensors, num_updates, num_updates * layout.size)
+
+    def layout(self, batches: int) -> Layout:
+        """Of the updates of `batches` batches at the beginning of a pass."""
+        return self._layout(self.num_examples, batches) if self._stream is None else self._stream.layout(batches)
 
     def advance(self, block: Block) -> None:
         """Says that the block's updates were committed."""
@@ -177,6 +202,14 @@ class ArraySource:
     def batch_specs(self) -> Batch:
         """What one batch is."""
         return self._specs(min(self.batch_size, self.num_examples))
+
+    def _layout(self, left: int, batches: int) -> ArrayLayout:
+        full, rest = batches, 0
+        if left < self.batch_size * batches:
+            full, rest = divmod(left, self.batch_size)
+        specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in self._arrays)
+        seed = self.seed if self.shuffle else None
+        return ArrayLayout(self._pack, specs, self._structure, self.batch_size, full, rest, seed)
 
     def _specs(self, size: int | None) -> Batch:
         return self._pack([tf.TensorSpec([size, *leaf.shape[1:]], tf.as_dtype(leaf.dtype)) for leaf in self._leaves])
@@ -217,9 +250,13 @@ class StreamSource:
         data: any of these; its batches are `x`, `(x, y)` or `(x, y, sample_weight)`.
         class_weight: weights by class, as in Keras.
         shuffle: for a `PyDataset`, whether its order of batches changes.
+
+    Attributes:
+        is_to_be_saved: whether `serialized` will be called.
     """
 
     is_resident = False
+    is_to_be_saved = False
 
     def __init__(self, data: Any, class_weight: Mapping[int, float] | None, shuffle: bool):
         # Keras' adapters know every kind of loader, workers included; this is the one use of them.
@@ -233,6 +270,10 @@ class StreamSource:
             isinstance(data, keras.utils.PyDataset) or self.dataset.cardinality() == tf.data.INFINITE_CARDINALITY
         )
         self._used = 0
+        self._passes = 0
+        self._iterator: Any = None  # of the pass under way, or of the last one: its end knows what the next order is
+        self._start: tf.Tensor | None = None
+        self._why_not = ""
         self.element_spec = _without_optionals(_unpack(self.dataset.element_spec))
         self._stream = _Stream(self.element_spec)
 
@@ -244,7 +285,7 @@ class StreamSource:
     @property
     def at_end(self) -> bool:
         """Whether this pass is known to be over; that of data of unknown size shows only when no batch comes."""
-        return self._num_batches is not None and self._used >= self._num_batches
+        return self._num_batches is not None and self._used >= self._num_batches and self._stream.is_open
 
     def updates_per_pass(self, batches: int) -> int | None:
         """How many updates of `batches` batches a pass makes; None if unknown or endless."""
@@ -271,10 +312,87 @@ class StreamSource:
     def block(self, max_updates: int, batches: int) -> Block | None:
         """The next updates of `batches` batches; at the end of a pass one of fewer; None after it."""
         if not self._stream.is_open:
-            self._adapter.on_epoch_begin()
-            self._used = 0
-            self._stream.reset(iter(self.dataset))
+            self._open()
         return self._stream.block(max_updates, batches)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the iterator stands where training does."""
+        return self._stream.is_settled
+
+    def layout(self, batches: int) -> Layout:
+        """Of updates of `batches` batches."""
+        return self._stream.layout(batches)
+
+    def describe(self) -> dict[str, Any]:
+        """What the batches are."""
+        return {"element_spec": str(self.element_spec), "batches": self._num_batches}
+
+    def state(self) -> dict[str, Any]:
+        """Where training stands in the data."""
+        return {"passes": self._passes, "batches": self._used, "is_open": self._stream.is_open}
+
+    def serialized(self) -> dict[str, tf.Tensor]:
+        """The same for `tf.data`: where the iterator stands and, since it knows the order of the next pass, where it began.
+
+        TensorFlow restores an iterator exactly, but where its shuffle buffer had seen the end of its input the next pass would
+        come in another order; restoring its beginning once more puts that right.
+
+        Raises:
+            ValueError: it cannot be saved, or not so that it would go on exactly; the line says why.
+        """
+        if self._passes == 0:
+            return {}
+        if self._start is None:
+            raise ValueError(self._why_not)
+        try:
+            return {"start": self._start, "now": _serialize(self._iterator)}
+        except tf.errors.OpError as error:
+            raise ValueError(_reason(error)) from error
+
+    def restore(self, state: Mapping[str, Any], serialized: Mapping[str, tf.Tensor]) -> None:
+        """Puts it there.
+
+        Args:
+            state: what `state` returned.
+            serialized: what `serialized` returned; where that raised, nothing, and the data are read again up to there.
+        """
+        if state["passes"] == 0:
+            return
+        if serialized:
+            self._open()
+            _deserialize(self._iterator, serialized["now"])
+            beginning = iter(self.dataset)
+            _deserialize(beginning, serialized["start"])
+            self._start = serialized["start"]
+        else:
+            for _ in range(state["passes"] - 1):
+                self._open()
+                for _ in self._iterator:
+                    pass
+                self.close()
+            self._open()
+            for _ in range(state["batches"]):
+                if next(self._iterator, None) is None:
+                    raise ValueError(f"x gave fewer than the {state['batches']} batches that it gave before: it is not the same")
+        self._passes, self._used = state["passes"], state["batches"]
+        if not state["is_open"]:
+            self.close()
+
+    def _open(self) -> None:
+        self._adapter.on_epoch_begin()
+        self._passes, self._used = self._passes + 1, 0
+        self._iterator = iter(self.dataset)
+        self._stream.reset(self._iterator)
+        self._start = None
+        if self.is_to_be_saved:
+            if _repeats_a_shuffle(self.dataset):
+                self._why_not = "it repeats what it shuffles: leave the repeat out, and epochs will"
+                return
+            try:
+                self._start = _serialize(self._iterator)
+            except tf.errors.OpError as error:
+                self._why_not = _reason(error)
 
     def advance(self, block: Block) -> None:
         """Says that the block's updates were committed."""
@@ -296,6 +414,29 @@ def _pack(structure: Any, tensors: list[tf.Tensor]) -> Batch:
     given = iter(tensors)
     flat = [None if place is None else next(given) for place in tf.nest.flatten(structure, expand_composites=True)]
     return tf.nest.pack_sequence_as(structure, flat, expand_composites=True)
+
+
+def _serialize(iterator: Any) -> tf.Tensor:
+    policy = 2  # fail where the state of something outside matters, rather than forget it
+    return tf.raw_ops.SerializeIterator(resource_handle=iterator._iterator_resource, external_state_policy=policy)
+
+
+def _deserialize(iterator: Any, serialized: tf.Tensor) -> None:
+    tf.raw_ops.DeserializeIterator(resource_handle=iterator._iterator_resource, serialized=serialized)
+
+
+def _reason(error: Exception) -> str:
+    return re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", str(error).splitlines()[0]) if str(error) else type(error).__name__
+
+
+def _repeats_a_shuffle(dataset: tf.data.Dataset) -> bool:
+    """Whether passes over a shuffle begin out of sight: where TensorFlow does not restore their order."""
+    serialized = tf.raw_ops.DatasetToGraphV2(input_dataset=dataset._variant_tensor, external_state_policy=1)
+    graph = tf.compat.v1.GraphDef.FromString(serialized.numpy())
+    ops = [node.op for node in graph.node]  # inputs come first
+    shuffles = [i for i, op in enumerate(ops) if "Shuffle" in op]
+    inner = [node.op for function in graph.library.function for node in function.node_def]
+    return any("Shuffle" in op for op in inner) or any("Repeat" in op for op in ops[min(shuffles, default=len(ops)) :])
 
 
 def _num_bytes(leaf: Any) -> int:

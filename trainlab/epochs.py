@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from collections.abc import Collection
@@ -13,6 +14,7 @@ import numpy as np
 from trainlab.data import ArraySource, StreamSource
 from trainlab.loop import Loop
 from trainlab.model_function import flat_logs
+from trainlab.nonfinite import NonFiniteError
 from trainlab.update import Update
 
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
@@ -53,6 +55,56 @@ class Validation(NamedTuple):
         return {f"val_{name}": value for name, value in results.items()}
 
 
+@dataclasses.dataclass
+class Progress:
+    """How far a `fit` has come.
+
+    Attributes:
+        epoch: the number of the epoch under way, or of the next one; counted from 0.
+        phase: "between" two epochs, at its "updates", or at the "evaluation" after them.
+        done: updates of this epoch.
+        updates: updates of this fit.
+        logs: what the last epoch reported.
+    """
+
+    epoch: int = 0
+    phase: str = "between"
+    done: int = 0
+    updates: int = 0
+    logs: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Keeper:
+    """What keeps a run safe, at the moments when it can; this one does nothing."""
+
+    def resume(self) -> None:
+        """Called once, after the hooks of the beginning: puts the state of a checkpoint in place of theirs."""
+
+    def updates_to_go(self) -> int:
+        """The most updates until something must be done."""
+        return sys.maxsize
+
+    def boundary(self) -> None:
+        """Called between two calls and after each epoch: everything is committed. May save, and may raise to stop."""
+
+    def capture(self) -> Any:
+        """Everything as it is now."""
+
+    def finish(self, before: Any) -> None:
+        """Called at the end, with what `capture` returned before the last hooks."""
+
+    def save(self) -> None:
+        """Called where training stops at a committed update, because of an error."""
+
+    def watch(self) -> list[keras.callbacks.Callback]:
+        """Callbacks for an evaluation, which end it by raising `Interrupted` if training is to stop."""
+        return []
+
+
+class Interrupted(Exception):
+    """Ends an evaluation that is not worth finishing: the next boundary stops training."""
+
+
 class Epochs:
     """Runs a loop over a source, epoch by epoch; what happens between its calls happens here.
 
@@ -63,6 +115,8 @@ class Epochs:
         source: the batches.
         listener: the callbacks.
         validation: None for none.
+        progress: where to begin; kept up to date.
+        keeper: told of every boundary.
     """
 
     def __init__(
@@ -73,6 +127,8 @@ class Epochs:
         source: ArraySource | StreamSource,
         listener: keras.callbacks.CallbackList,
         validation: Validation | None,
+        progress: Progress,
+        keeper: Keeper,
     ):
         self._model = model
         self._update = update
@@ -80,77 +136,116 @@ class Epochs:
         self._source = source
         self._listener = listener
         self._validation = validation
+        self._progress = progress
+        self._keeper = keeper
         self._hears_every_update = any(hears_every_update(callback) for callback in listener.callbacks)
         self._wants_logs = self._hears_every_update or any(
             isinstance(callback, keras.callbacks.ProgbarLogger) and callback.verbose == 1 for callback in listener.callbacks
         )
 
-    def __call__(
-        self, epoch: int, epochs: int | None, steps: int | None, steps_per_epoch: int | None, updates_per_call: int | None
-    ) -> None:
+    def __call__(self, epochs: int | None, steps: int | None, steps_per_epoch: int | None, updates_per_call: int | None) -> None:
         """Trains.
 
         Args:
-            epoch: the first epoch's number, counted from 0.
             epochs: the number to stop before, or None.
             steps: updates in all, or None.
             steps_per_epoch: updates an epoch, or None for a pass.
             updates_per_call: the least distance of two batch hooks; None is 1.
         """
-        model, listener = self._model, self._listener
+        model, listener, progress = self._model, self._listener, self._progress
         model.stop_training = False
         listener.on_train_begin()
-        restored = getattr(model, "_initial_epoch", None)  # BackupAndRestore sets it there
-        if restored:
-            epoch = restored
-            if isinstance(self._source, ArraySource):
-                self._source.epoch, self._source.position = max(self._source.epoch, epoch), 0
-        logs: dict[str, Any] = {}
-        left, first = sys.maxsize if steps is None else steps, epoch
-        while left > 0 and (epochs is None or epoch < epochs) and not model.stop_training:
-            model.reset_metrics()
-            self._update.reset_logs()
-            listener.on_epoch_begin(epoch)
-            done = self._run_epoch(min(left, steps_per_epoch or left), updates_per_call or 1, steps_per_epoch is not None)
-            left -= done
-            if done == 0 and not model.stop_training:
-                if epoch == first:
-                    raise ValueError("x gave no batch: there is nothing to train on")
-                warnings.warn(f"x gave no batch in epoch {epoch + 1}: training ends before it", stacklevel=3)
-                break
-            logs = self._read_logs()
-            if self._validation is not None and self._validation.is_due(epoch + 1):
-                logs.update(self._validation(model, listener))
-            listener.on_epoch_end(epoch, logs)
-            epoch += 1
-        if epoch > first:
+        self._heed_backup()
+        if progress.phase != "between":
+            listener.on_epoch_begin(progress.epoch)
+        self._keeper.resume()
+        self._loop.guard.start(progress.epoch + 1, progress.done)
+        steps = sys.maxsize if steps is None else steps
+        while progress.updates < steps and (epochs is None or progress.epoch < epochs) and not model.stop_training:
+            if progress.phase == "between":
+                model.reset_metrics()
+                self._update.reset_logs()
+                listener.on_epoch_begin(progress.epoch)
+                progress.phase, progress.done = "updates", 0
+                self._loop.guard.start_epoch(progress.epoch + 1)
+            if progress.phase == "updates":
+                end = min(progress.done + steps - progress.updates, steps_per_epoch or sys.maxsize)
+                self._run_epoch(end, updates_per_call or 1, steps_per_epoch is not None)
+                if progress.done == 0 and not model.stop_training:
+                    if progress.updates == 0:
+                        raise ValueError("x gave no batch: there is nothing to train on")
+                    warnings.warn(f"x gave no batch in epoch {progress.epoch + 1}: training ends before it", stacklevel=3)
+                    break
+                progress.phase = "evaluation"
+            self._end_epoch()
+        before = self._keeper.capture()
+        if progress.updates:
             # Where the optimizer keeps an average of the weights, this is when it takes their place.
             model.optimizer.finalize_variable_values(model.trainable_variables)
-        listener.on_train_end(logs)
+        listener.on_train_end(progress.logs)
+        self._keeper.finish(before)
 
-    def _run_epoch(self, budget: int, updates_per_call: int, has_size: bool) -> int:
-        """Runs up to `budget` updates and returns how many; to the end of the pass unless the epoch has a size of its own."""
-        source, listener = self._source, self._listener
-        done = 0
-        while done < budget and not self._model.stop_training:
-            listener.on_train_batch_begin(done)
-            limit = budget - done
-            ran = self._loop.run(source, min(limit, updates_per_call) if self._hears_every_update else limit)
-            done += ran
-            if ran:
-                listener.on_train_batch_end(done - 1, self._read_logs() if self._wants_logs else {})
-            if ran and not source.at_end:
-                continue
+    def _heed_backup(self) -> None:
+        epoch = getattr(self._model, "_initial_epoch", None)  # BackupAndRestore sets it there
+        if epoch:
+            self._progress.epoch = epoch
+            if isinstance(self._source, ArraySource):
+                self._source.epoch, self._source.position = max(self._source.epoch, epoch), 0
+
+    def _run_epoch(self, end: int, updates_per_call: int, has_size: bool) -> None:
+        """Runs up to update `end` of this epoch; to the end of the pass unless the epoch has a size of its own."""
+        source, listener, progress = self._source, self._listener, self._progress
+        while progress.done < end and not self._model.stop_training:
+            if not source.at_end:
+                listener.on_train_batch_begin(progress.done)
+                limit = min(end - progress.done, self._keeper.updates_to_go())
+                try:
+                    ran = self._loop.run(source, min(limit, updates_per_call) if self._hears_every_update else limit)
+                except NonFiniteError:
+                    ran = self._loop.guard.done - progress.done  # those before it are committed
+                    progress.done, progress.updates = progress.done + ran, progress.updates + ran
+                    self._keeper.save()
+                    raise
+                if ran:
+                    progress.done, progress.updates = progress.done + ran, progress.updates + ran
+                    listener.on_train_batch_end(progress.done - 1, self._read_logs() if self._wants_logs else {})
+                    self._keeper.boundary()
+                    continue
             source.next_pass()
             if not has_size:
-                break
-            if isinstance(source, StreamSource) and done < budget:  # as Keras; arrays simply go on
+                return
+            if isinstance(source, StreamSource):  # as Keras; arrays simply go on
                 warnings.warn(
-                    f"x ran out of data after {done} of the {budget} updates of this epoch: repeat it, or lower steps_per_epoch",
+                    f"x ran out of data after {progress.done} of the {end} updates of this epoch: "
+                    "repeat it, or lower steps_per_epoch",
                     stacklevel=4,
                 )
-                break
-        return done
+                return
+        if source.at_end:
+            source.next_pass()
+
+    def _end_epoch(self) -> None:
+        progress = self._progress
+        logs = self._read_logs()
+        if self._validation is not None and self._validation.is_due(progress.epoch + 1):
+            logs.update(self._evaluate(self._validation))
+        self._listener.on_epoch_end(progress.epoch, logs)
+        progress.epoch, progress.phase, progress.done, progress.logs = progress.epoch + 1, "between", 0, logs
+        self._keeper.boundary()
+
+    def _evaluate(self, validation: Validation) -> dict[str, float]:
+        watchers = self._keeper.watch()
+        for watcher in watchers:
+            self._listener.callbacks.append(watcher)
+        try:
+            with self._loop.transaction():  # an evaluation cut short leaves its own sums in the metrics
+                return validation(self._model, self._listener)
+        except Interrupted:
+            self._keeper.boundary()
+            raise
+        finally:
+            for watcher in watchers:
+                self._listener.callbacks.remove(watcher)
 
     def _read_logs(self) -> dict[str, Any]:
         # An overridden compute_metrics may return more than the metrics' results.

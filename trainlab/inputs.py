@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab import checks
+from trainlab import checks, cutting
 from trainlab.arrays import as_arrays, class_weights, is_stream
 from trainlab.data import ArraySource, StreamSource
 
@@ -64,8 +64,14 @@ def validation_of(data: Any) -> Arrays:
     return x, y, sample_weight
 
 
-def build(model: keras.Model, source: ArraySource | StreamSource, run_eagerly: bool) -> None:
+def build(model: keras.Model, source: ArraySource | StreamSource, run_eagerly: bool, max_examples: int | None = None) -> None:
     """Builds the model, its losses, metrics and optimizer, as Keras' `fit` does.
+
+    Args:
+        model: compiled.
+        source: what it will be trained on.
+        run_eagerly: whether by a real pass.
+        max_examples: examples of that pass, at most; None is a batch.
 
     Raises:
         ValueError: they do not fit the data.
@@ -76,7 +82,7 @@ def build(model: keras.Model, source: ArraySource | StreamSource, run_eagerly: b
     _check_targets(model, specs[1])
     try:
         if run_eagerly:
-            _build_eagerly(model, source)
+            _build_eagerly(model, source, max_examples)
         is_built = all(layer.built for layer in model._flatten_layers())
         model._symbolic_build(data_batch=specs if is_built else tf.nest.map_structure(_any_size, specs))
     except (ValueError, TypeError, RuntimeError) as error:
@@ -93,12 +99,13 @@ def _any_size(spec: Any) -> Any:
     return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype) if isinstance(spec, tf.TensorSpec) and spec.shape.rank else spec
 
 
-def _build_eagerly(model: keras.Model, source: ArraySource | StreamSource) -> None:
+def _build_eagerly(model: keras.Model, source: ArraySource | StreamSource, max_examples: int | None) -> None:
     """Builds by one real pass: a model that is run eagerly may look at the numbers, and so cannot be built symbolically."""
     parts = (model._compile_loss, model._compile_metrics)
     if all(layer.built for layer in model._flatten_layers()) and all(part is None or part.built for part in parts):
         return
-    x, y, _ = source.first_batch()
+    batch = source.first_batch()
+    x, y, _ = batch if max_examples is None else cutting.take(batch, 0, max_examples)
     with keras.StatelessScope():  # what the pass leaves behind (states, seeds) is dropped with it
         y_pred = model(x)
         for part in parts:

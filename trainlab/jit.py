@@ -115,14 +115,17 @@ def choose(
         with unsupported_operations():
             limit = max(SHARE * work - (time.monotonic() - started), 1.0)
             is_in_time = _finishes(lambda: jitted(*timing.block.arguments), limit)
+            if is_in_time:
+                with copies.used_by(plain):
+                    times = [(timing.seconds_of(plain), timing.seconds_of(jitted)) for _ in range(_PAIRS)]
+    except tf.errors.ResourceExhaustedError:
+        return Choice(False, "without XLA, which takes more memory than there is", True, updates_per_call)
     except UnsupportedOperation as error:
         return Choice(False, f"without XLA: {error}", True, updates_per_call)
     spent = time.monotonic() - started
     if not is_in_time:  # the thread goes on for a while, on copies: nobody will use what it makes
         reason = f"without XLA, which was still compiling after {spent:.0f} s ({SHARE:.0%} of the work ahead)"
         return Choice(False, reason, True, updates_per_call)
-    with copies.used_by(plain):
-        times = [(timing.seconds_of(plain), timing.seconds_of(jitted)) for _ in range(_PAIRS)]
     copies.give_back(jitted)
     ratio = np.median([without / with_xla for without, with_xla in times])
     plain_us, jitted_us = (float(us) for us in np.median(times, axis=0) * 1e6)

@@ -166,6 +166,8 @@ class ModelFunction:
             if isinstance(gradient, tf.IndexedSlices):
                 self.sparse.add(i)
                 gradient = Rows(gradient.values, gradient.indices, leaf.shape[0])
+            else:
+                gradient.set_shape(leaf.shape)  # which batches of open size can hide, from a strategy's memory for one
             leaves.append(gradient)
         return Vector(leaves)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,15 +38,20 @@ class Evaluation:
 
 
 class Batches(NamedTuple):
-    """Batches of one shape, fetched one at a time.
+    """Batches of one trace, fetched one at a time.
 
     Attributes:
-        num_batches: how many, a Python int.
+        num_batches: how many: a Python int, or a scalar int32 tensor where only the data tell.
         fetch: from a scalar index in `[0, num_batches)` to `(x, y, sample_weight)`.
     """
 
-    num_batches: int
+    num_batches: int | tf.Tensor
     fetch: Callable[[Any], Batch]
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is known to be one batch."""
+        return isinstance(self.num_batches, int) and self.num_batches == 1
 
 
 class KerasObjective:
@@ -66,7 +72,7 @@ class KerasObjective:
         self._batches = batches
         self._start = function.read_state()
         self._totals: tf.Tensor | None = None
-        if sum(part.num_batches for part in batches) > 1:
+        if len(batches) > 1 or not batches[0].is_one:
             self._totals = self._sum_denominators(function.read_parameters())
 
     def __call__(self, parameters: Vector) -> Evaluation:
@@ -97,9 +103,9 @@ class KerasObjective:
             def add(index: Any, total: tf.Tensor, count: Callable[[Any], tf.Tensor] = count) -> list[Any]:
                 return [total + count(index)]
 
-            first = None if tf.executing_eagerly() else tf.get_static_value(count(0))
+            first = None if tf.executing_eagerly() else _static_value(functools.partial(count, 0))
             if first is not None:  # shapes alone decide: nothing is left to compute
-                total += part.num_batches * tf.constant(first, total.dtype)
+                total += tf.cast(part.num_batches, total.dtype) * tf.constant(first, total.dtype)
             else:
                 (total,) = _loop(part.num_batches, add, [total])
         return total
@@ -130,8 +136,12 @@ class KerasObjective:
                 carry, gradient = add(index, loss, state, sums)
                 return [*carry, {i: _write(arrays[i], index, gradient.leaves[i]) for i in arrays}]
 
-            if part.num_batches == 1:
-                (loss, state, sums), gradient = add(0, loss, state, sums)
+            if part.is_one:
+                # After those before it: nothing else keeps their activations and its own apart.
+                with tf.control_dependencies(
+                    [totals, loss, *sums.values(), *(values for s in slices.values() for values, _ in s)]
+                ):
+                    (loss, state, sums), gradient = add(0, loss, state, sums)
                 for i in slices:
                     leaf = gradient.leaves[i]
                     slices[i].append((leaf.values, tf.cast(leaf.indices, tf.int64)))
@@ -147,10 +157,15 @@ class KerasObjective:
         return Evaluation(loss, Vector(leaves), {**state, **after})
 
 
-def _loop(num_steps: int, body: Callable[..., list[Any]], carry: list[Any]) -> list[Any]:
+def _static_value(fn: Callable[[], tf.Tensor]) -> Any:
+    """What `fn` returns, if tracing it tells, otherwise None; traced aside, so that nothing of it is left to be run."""
+    return tf.get_static_value(tf.function(fn, autograph=False).get_concrete_function().outputs[0])
+
+
+def _loop(num_steps: int | tf.Tensor, body: Callable[..., list[Any]], carry: list[Any]) -> list[Any]:
     """`carry = body(i, *carry)`, one after the other: only one batch's activations are alive."""
-    if num_steps == 1 or tf.executing_eagerly():
-        for i in range(num_steps):
+    if tf.executing_eagerly() or (isinstance(num_steps, int) and num_steps == 1):
+        for i in range(int(num_steps)):
             carry = body(i, *carry)
         return carry
     _, *carry = tf.while_loop(
@@ -162,7 +177,7 @@ def _loop(num_steps: int, body: Callable[..., list[Any]], carry: list[Any]) -> l
     return carry
 
 
-def _new_arrays(leaf: tf.Tensor, size: int) -> tuple[tf.TensorArray, tf.TensorArray]:
+def _new_arrays(leaf: tf.Tensor, size: int | tf.Tensor) -> tuple[tf.TensorArray, tf.TensorArray]:
     # Batches of different lengths name different numbers of rows, so the first axis is open.
     values = tf.TensorArray(leaf.dtype, size, element_shape=[None, *leaf.shape[1:]], infer_shape=False)
     return values, tf.TensorArray(tf.int64, size, element_shape=[None], infer_shape=False)

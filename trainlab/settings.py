@@ -27,7 +27,15 @@ class Settings:
         epochs: Passes over the training data.
         steps: Total number of updates, in place of `epochs` where given.
         seed: Seed of everything random: initial weights, the order of the data, dropout.
-        jit_compile: Whether XLA compiles the step; None finds out by timing, if the run is long enough to repay it.
+        jit_compile: Whether XLA compiles the step; None finds out by timing, if the run is long enough to repay it and not
+            deterministic.
+        deterministic: Whether two runs on one machine are equal to the last bit; TensorFlow's op determinism.
+        save_steps: Updates between two checkpoints; None for none by steps.
+        save_seconds: Seconds between two checkpoints; None for none by time.
+        keep: How many of the last checkpoints are kept.
+        keep_best: The metric, such as `'val_loss'`, whose best checkpoint is kept besides.
+        micro_batch_size: Evaluates batches in pieces of at most so many examples; `'auto'` halves until they fit in memory.
+        on_nonfinite: `'stop'` at an update that leaves a NaN or an infinity, or `'skip'` it.
 
     Raises:
         TypeError: A value is of the wrong kind.
@@ -58,6 +66,13 @@ class Settings:
     steps: int | None = None
     seed: int = 0
     jit_compile: bool | None = None
+    deterministic: bool = True
+    save_steps: int | None = None
+    save_seconds: float | None = 60.0
+    keep: int = 3
+    keep_best: str | None = None
+    on_nonfinite: str = "stop"
+    micro_batch_size: int | str | None = None
 
     def __post_init__(self):
         _require_object("data", self.data, datasets.Data, "a data set", "@digits()")
@@ -74,6 +89,20 @@ class Settings:
         require_count("seed", self.seed, at_least=0, at_most=2**32 - 1)
         if self.steps is not None:
             require_count("steps", self.steps, at_least=0)
+        require_count("keep", self.keep, at_least=1)
+        if self.save_steps is not None:
+            require_count("save_steps", self.save_steps, at_least=1)
+        seconds = self.save_seconds
+        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0):
+            raise ValueError(f"run.save_seconds = {seconds!r}: must be a number of seconds of at least 0, or None")
+        if not isinstance(self.deterministic, bool):
+            raise TypeError(f"run.deterministic = {self.deterministic!r}: must be True or False")
+        if self.micro_batch_size not in (None, "auto"):
+            require_count("micro_batch_size", self.micro_batch_size, at_least=1)
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise ValueError(f"run.on_nonfinite = {self.on_nonfinite!r}: must be 'stop' or 'skip'")
+        if self.keep_best is not None and not isinstance(self.keep_best, str):
+            raise TypeError(f"run.keep_best = {self.keep_best!r}: must be the name of a metric, as in 'val_loss'")
         if self.jit_compile not in (None, True, False):
             raise TypeError(f"run.jit_compile = {self.jit_compile!r}: must be True, False or None")
         if isinstance(self.metrics, str) or not isinstance(self.metrics, Sequence):

@@ -1,10 +1,15 @@
 """The command line: `python -m trainlab.train --config configs/heun.gin`."""
 
+import json
+import math
 import re
+import signal
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +18,28 @@ import tensorflow as tf
 from absl import flags
 
 from trainlab import config as configs
-from trainlab.callbacks import JsonLines
+from trainlab.callbacks import JsonLines, json_value
+from trainlab.checkpoint import write_atomically
+from trainlab.manifest import OVERRIDABLE, OtherRun
+from trainlab.nonfinite import NonFiniteError
+from trainlab.run import RESUME
 from trainlab.run_directory import RunDirectory
 from trainlab.settings import Settings
 from trainlab.trainer import Trainer
 
 HELP = """\
-usage: python -m trainlab.train --config FILE [--set 'NAME.PARAMETER = VALUE'] [--run_dir DIR]
+usage: python -m trainlab.train --config FILE [--set 'NAME.PARAMETER = VALUE'] [--run_dir DIR] [--resume=HOW]
 
-Trains a Keras model as gin files describe it and leaves config.gin, metrics.jsonl and model.keras in a directory.
+Trains a Keras model as gin files describe it and leaves config.gin, metrics.jsonl, model.keras, result.json and checkpoints in
+a directory. The same command again goes on where it was stopped; of a finished run it shows the result.
 
   --config FILE     what to train; may be repeated, a later file overrides an earlier one
   --set 'BINDING'   changes one thing without a file; may be repeated, overrides every file
-  --run_dir DIR     where the results go (runs/NAME-OF-CONFIG); a directory that holds a run is never overwritten
+  --run_dir DIR     where the results go (runs/NAME-OF-CONFIG)
+  --resume HOW      auto: go on with the run that is there, or begin (default); must: go on or fail; never: begin, and refuse a
+                    directory that holds a run; weights: begin with the weights of the run that is there
+  --overwrite       with --resume=never: remove the run that is there
+  --override NAME   go on although this was changed on purpose: learning_rate
   --debug           on an error, show the whole traceback
   --help            this text
 
@@ -47,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 where something is wrong with the config, the data or the run; 2 where the command is; 130
-        where it was interrupted. A failure is one line on stderr.
+        where it was interrupted, 143 where it was terminated. A failure is one line on stderr.
 
     Raises:
         BaseException: Whatever went wrong, under `--debug`.
@@ -71,16 +85,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"unexpected argument {rest[0]!r}: write {example} (--help shows all flags)", status=2)
     if not options.config:
         return _fail("nothing to train: give --config FILE, for example --config configs/heun.gin", status=2)
+    if options.resume not in RESUME:
+        return _fail(f"--resume={options.resume}: must be one of {', '.join(RESUME)}", status=2)
+    if options.overwrite and options.resume != "never":
+        return _fail("--overwrite removes the run that is there: it goes with --resume=never", status=2)
+    if unknown := set(options.override) - set(OVERRIDABLE):
+        return _fail(f"--override={unknown.pop()}: must be one of {', '.join(OVERRIDABLE)}", status=2)
     directory = RunDirectory(options.run_dir or Path("runs") / Path(options.config[-1]).stem)
-    job = _Job(options.config, options["set"].value, directory)
+    how = {"resume": options.resume, "overwrite": options.overwrite, "override": options.override}
+    job = _Job(options.config, options["set"].value, directory, how)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _terminable():
             warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes what that takes, and less
             job.run()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
         if options.debug:
             raise
-        return _fail(f"interrupted; {job.what_is_left()}", status=130)
+        what, status = ("terminated", int(error.code or 0)) if isinstance(error, SystemExit) else ("interrupted", 130)
+        return _fail(f"{what}; {job.what_is_left()}", status=status)
     except Exception as error:
         if options.debug:
             raise
@@ -93,8 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class _Job:
     """One run, kept together so that a failure at any point can be explained and tidied up after."""
 
-    def __init__(self, files: Sequence[str], bindings: Sequence[str], directory: RunDirectory):
-        self._files, self._bindings, self._directory = files, bindings, directory
+    def __init__(self, files: Sequence[str], bindings: Sequence[str], directory: RunDirectory, how: dict[str, Any]):
+        self._files, self._bindings, self._directory, self._how = files, bindings, directory, how
         self._config: configs.Config | None = None
         self._trainer: Trainer | None = None
         self._done = False
@@ -102,8 +124,11 @@ class _Job:
     def run(self) -> None:
         _grow_gpu_memory()
         self._config = config = configs.load(self._files, self._bindings)
-        self._directory.check()
-        keras.utils.set_random_seed(config.seed)  # before anything is built: initial weights come from it
+        self._directory.check(self._how["resume"], self._how["overwrite"])
+        # Before anything is built: initial weights come from the seed.
+        keras.utils.set_random_seed(config.seed)
+        if config.deterministic:
+            tf.config.experimental.enable_op_determinism()
         settings = config.build()
         model = settings.model(settings.data.input_shape, settings.data.num_classes)
         if not isinstance(model, keras.Model):
@@ -116,50 +141,114 @@ class _Job:
             metrics=list(settings.metrics),
             seed=settings.seed,
             jit_compile=settings.jit_compile,
+            deterministic=settings.deterministic or None,
+            run_dir=self._directory.path,
+            save_steps=settings.save_steps,
+            save_seconds=settings.save_seconds,
+            keep=settings.keep,
+            keep_best=settings.keep_best,
+            on_nonfinite=settings.on_nonfinite,
+            micro_batch_size=settings.micro_batch_size,
         )
         _check_all_used(config)
         _check_logits(settings.loss, model)
         print(_summary(settings, trainer), flush=True)
-        self._directory.claim(config.text())
         start = time.monotonic()
-        self._train(settings, trainer)
-        model.save(self._directory.model)
+        records = JsonLines(self._directory.metrics, restart=True)
+        history = self._train(settings, trainer, [records, _Begin(self._directory, config)])
+        if (test := self._result()) is None:
+            test = trainer.evaluate(*settings.data.test, batch_size=settings.batch_size, verbose=0, return_dict=True)
+            step = trainer.iterations
+            records.write({"epoch": len(history.epoch), "step": step, **{f"test_{name}": v for name, v in test.items()}})
+            write_atomically(self._directory.model, model.save)
+            result = {"checkpoint": _name(trainer.last_checkpoint), "step": step, "test": json_value(test)}
+            write_atomically(self._directory.result, lambda path: path.write_text(json.dumps(result) + "\n"))
+        numbers = {name: math.nan if value is None else float(value) for name, value in test.items()}
+        print(f"test      {', '.join(f'{name} {value:.4f}' for name, value in numbers.items())}")
         seconds = time.monotonic() - start
         print(f"results   {self._directory.path}: model.keras, metrics.jsonl, config.gin ({seconds:.0f} s)")
         self._done = True
 
-    def _train(self, settings: Settings, trainer: Trainer) -> None:
-        records = JsonLines(self._directory.metrics)
-        (x, y), (x_test, y_test) = settings.data.train, settings.data.test
+    def _train(self, settings: Settings, trainer: Trainer, callbacks: list[Any]) -> keras.callbacks.History:
         length: dict[str, Any] = {"epochs": settings.epochs} if settings.steps is None else {"steps": settings.steps}
-        history = trainer.fit(
+        x, y = settings.data.train
+        return trainer.fit(
             x,
             y,
             batch_size=settings.batch_size,
-            validation_data=(x_test, y_test),
-            callbacks=[records],
+            validation_data=settings.data.test,
+            callbacks=callbacks,
             verbose=1 if sys.stdout.isatty() else 2,  # a bar that redraws itself, or a line an epoch
             **length,
+            **self._how,
         )
-        test = trainer.evaluate(x_test, y_test, batch_size=settings.batch_size, verbose=0, return_dict=True)
-        result = {f"test_{name}": value for name, value in test.items()}
-        records.write({"epoch": len(history.epoch), "step": trainer.iterations, **result})
-        print(f"test      {', '.join(f'{name} {float(value):.4f}' for name, value in test.items())}")
+
+    def _result(self) -> dict[str, Any] | None:
+        """The test metrics of a run that was complete before: of the very checkpoint that is there now."""
+        assert self._trainer is not None
+        try:
+            result = json.loads(self._directory.result.read_text(encoding="utf-8"))
+            is_of_this = result["checkpoint"] == _name(self._trainer.last_checkpoint) and self._directory.model.exists()
+            return dict(result["test"]) if is_of_this else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def explain(self, error: Exception) -> str:
+        if isinstance(error, OtherRun):
+            return str(error)
         line = self._config.explain(error) if self._config else configs.one_line(error)
-        expected = isinstance(error, (ValueError, TypeError, OSError))
+        expected = isinstance(error, (ValueError, TypeError, OSError, MemoryError, NonFiniteError))
         return line if expected else f"{type(error).__name__}: {line} (--debug shows where)"
 
     def what_is_left(self) -> str:
-        updates = self._trainer.iterations if self._trainer else 0
-        if not updates:
-            return "nothing was trained, nothing is left"
-        return f"{updates:,} updates were made; their metrics are in {self._directory.metrics}"
+        checkpoint = self._trainer.last_checkpoint if self._trainer else None
+        if checkpoint is None:
+            return "nothing is saved"
+        return f"the last checkpoint is {checkpoint}; the same command goes on from there"
 
     def tidy_up(self) -> None:
-        if not self._done and not (self._trainer and self._trainer.iterations):
+        if not self._done:
             self._directory.release()
+
+
+def _name(path: Path | None) -> str | None:
+    return path.name if path else None
+
+
+class _Begin(keras.callbacks.Callback):
+    """Writes the config once it is clear that the run begins, or goes on."""
+
+    def __init__(self, directory: RunDirectory, config: configs.Config):
+        super().__init__()
+        self._directory, self._config = directory, config
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        del logs
+        self._directory.begin(self._config.text())
+
+    def get_state(self) -> None:
+        """Nothing."""
+
+    def set_state(self, state: None) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM end the command in good order where nobody else handles it."""
+
+    def leave(signum: int, frame: Any) -> None:
+        del frame
+        sys.exit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _flags() -> flags.FlagValues:
@@ -170,6 +259,9 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string("run_dir", None, "directory of the results", flag_values=values)
     flags.DEFINE_boolean("debug", False, "show tracebacks", flag_values=values)
     flags.DEFINE_boolean("help", False, "show the help", short_name="h", flag_values=values)
+    flags.DEFINE_string("resume", "auto", "how to resume", flag_values=values)
+    flags.DEFINE_boolean("overwrite", False, "remove the run that is there", flag_values=values)
+    flags.DEFINE_multi_string("override", [], "a setting changed on purpose", flag_values=values)
     values.set_gnu_getopt(True)  # flags count after a stray argument too
     return values
 

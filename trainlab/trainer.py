@@ -2,25 +2,65 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from trainlab import checks, inputs, jit, requirements
+from trainlab import checks, inputs, jit, manifest, requirements
 from trainlab.arrays import SameData, is_stream
-from trainlab.data import ArraySource
-from trainlab.epochs import Epochs, Validation
+from trainlab.checkpoint import Loaded
+from trainlab.data import ArraySource, StreamSource
+from trainlab.epochs import Epochs, Keeper, Progress, Validation
 from trainlab.loop import Loop
+from trainlab.manifest import OVERRIDABLE
+from trainlab.micro_batches import MicroBatches
+from trainlab.nonfinite import NonFiniteError
+from trainlab.run import RESUME, Parts, Request, Run, progress_of
 from trainlab.strategies import SGD, StepStrategy
 from trainlab.update import Update
 
 _COMPILE_ARGUMENTS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
+
+
+class Plan(NamedTuple):
+    """How long a `fit` is.
+
+    Attributes:
+        initial_epoch: the number of the first epoch, from 0.
+        epochs: the number to stop before, or None.
+        steps: updates in all, or None.
+        steps_per_epoch: as given.
+        updates_per_epoch: that, or those of a pass; None where nobody knows.
+    """
+
+    initial_epoch: int
+    epochs: int | None
+    steps: int | None
+    steps_per_epoch: int | None
+    updates_per_epoch: int | None
+
+    @property
+    def last_epoch(self) -> int:
+        """The number of epochs at the end, as far as can be told."""
+        if self.epochs is not None or self.steps is None:
+            return self.epochs or 0
+        return self.initial_epoch + -(-self.steps // (self.updates_per_epoch or max(self.steps, 1)))
+
+    @property
+    def updates(self) -> int:
+        """Updates ahead; 0 where nobody knows."""
+        if self.epochs is None:
+            return self.steps or 0
+        return (self.epochs - self.initial_epoch) * (self.updates_per_epoch or 0)
 
 
 class Trainer:
@@ -43,6 +83,7 @@ class Trainer:
         model: the model.
         strategy: the step; assign another at any time, the next `fit` takes it.
         seed: of the data's order and of `State.seed`.
+        on_nonfinite: "stop" or "skip", as given.
     """
 
     def __init__(
@@ -59,6 +100,14 @@ class Trainer:
         jit_compile: bool | str | None = None,
         run_eagerly: bool | None = None,
         steps_per_execution: int | None = None,
+        deterministic: bool | None = None,
+        run_dir: str | os.PathLike[str] | None = None,
+        save_steps: int | None = None,
+        save_seconds: float | None = 60.0,
+        keep: int = 3,
+        keep_best: str | None = None,
+        on_nonfinite: str = "stop",
+        micro_batch_size: int | str | None = None,
     ):
         """Takes a compiled model, or compiles it.
 
@@ -73,6 +122,23 @@ class Trainer:
             run_eagerly: runs Python step by step, for debugging; the compiled model's choice by default.
             steps_per_execution: updates in one compiled call, and the least distance of two batch hooks of callbacks; the
               compiled model's choice if it is not 1, otherwise as many as take about 0.1 s (results do not depend on it).
+            deterministic: True switches TensorFlow's op determinism on, for the whole process, so that two runs on one machine
+              are equal to the last bit; call `keras.utils.set_random_seed` before the model is made. None leaves it as it is.
+            run_dir: the run's directory. `fit` saves checkpoints there, and goes on from them; without it nothing is written.
+            save_steps: updates between two checkpoints; None for none by steps.
+            save_seconds: seconds between two; None for none by time.
+            keep: how many of the last checkpoints are kept, at least 1.
+            keep_best: a name in the logs, such as "val_loss", by which the best checkpoint is kept besides; checkpoints are
+              then also written after an epoch that was the best so far. Less is better, but for names with acc, auc,
+              precision, recall, f1 or iou in them.
+            on_nonfinite: what becomes of an update that leaves a NaN or an infinity in weights, statistics, the optimizer, the
+              memory or the mean of the losses. "stop" raises `NonFiniteError`, the model being at the update before it.
+              "skip" leaves it out: its batches are used up and nothing else changes, so that the next update has the same
+              `iteration` and dropout seeds; at most `trainlab.nonfinite.MAX_SKIPS` (10) in a row.
+            micro_batch_size: evaluates every batch in pieces of at most so many examples, one after the other, for batches that
+              do not fit in memory. Loss and gradient stay those of the whole batch, and an update stays an update; Dropout
+              draws anew and BatchNorm takes its statistics piece by piece, as batch by batch in `Accumulate`. By default
+              batches are evaluated whole; "auto" starts so, and halves until they fit.
 
         Raises:
             TypeError, ValueError: the model cannot be trained here, in one line that says why and what to do.
@@ -91,7 +157,20 @@ class Trainer:
             raise ValueError(f'jit_compile must be True, False or "auto", not {jit_compile!r}')
         if steps_per_execution is not None:
             checks.check_count("steps_per_execution", steps_per_execution, 1)
+        if save_steps is not None:
+            checks.check_count("save_steps", save_steps, 1)
+        if save_seconds is not None and not (isinstance(save_seconds, (int, float)) and save_seconds >= 0):
+            raise ValueError(f"save_seconds must be a number of seconds of at least 0, or None, not {save_seconds!r}")
+        checks.check_count("keep", keep, 1)
+        if deterministic:
+            tf.config.experimental.enable_op_determinism()
+        elif deterministic is False and is_op_determinism_enabled():
+            raise ValueError("deterministic=False, but op determinism is on in this process, which nothing switches off")
+        if on_nonfinite not in ("stop", "skip"):
+            raise ValueError(f'on_nonfinite must be "stop" or "skip", not {on_nonfinite!r}')
+        self._micro_batches = MicroBatches(micro_batch_size)
         self.model = model
+        self.on_nonfinite = on_nonfinite
         self.strategy = SGD() if strategy is None else strategy
         self.seed = seed % 2**31
         if jit_compile is None and not given and model.jit_compile is not model._resolve_auto_jit_compile():
@@ -103,6 +182,8 @@ class Trainer:
         self._update: Update | None = None
         self._built_for: Any = None
         self._position: tuple[SameData, int, int] | None = None  # the data, and epoch and position in them
+        self._run = None if run_dir is None else Run(Path(run_dir), save_steps, save_seconds, keep, keep_best)
+        self._resumed_at: int | None = None
         self._check_strategy()
         _grow_memory()
 
@@ -120,6 +201,27 @@ class Trainer:
     def jit_compile(self) -> bool | None:
         """Whether XLA compiles the step; None as long as "auto" has not found out, which is without XLA."""
         return self._jit_compile
+
+    @property
+    def resumed_at(self) -> int | None:
+        """The update from which the last `fit` went on, by a checkpoint; None if it began afresh."""
+        return self._resumed_at
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The run's last checkpoint; None if there is none."""
+        return self._run.last_checkpoint if self._run else None
+
+    @property
+    def micro_batch_size(self) -> int | None:
+        """Examples evaluated at once, at most; None if batches are evaluated whole. Under "auto", what was found so far.
+
+        Example:
+            >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+            >>> Trainer(model, loss="mse", micro_batch_size=8).micro_batch_size
+            8
+        """
+        return self._micro_batches.size
 
     @property
     def device(self) -> str:
@@ -163,6 +265,9 @@ class Trainer:
         validation_batch_size: int | None = None,
         validation_freq: Any = 1,
         steps: int | None = None,
+        resume: str = "auto",
+        overwrite: bool = False,
+        override: Collection[str] = (),
     ) -> keras.callbacks.History:
         """Trains; arguments, names and meanings are those of `keras.Model.fit`, with the following said precisely.
 
@@ -186,12 +291,19 @@ class Trainer:
             steps_per_epoch: updates an epoch; by default a pass over the data.
             validation_steps, validation_batch_size, validation_freq: as in Keras.
             steps: total updates, in place of `epochs`.
+            resume: where the Trainer has a `run_dir`: "auto" goes on from the newest good checkpoint of this run, or begins
+              it; "must" goes on or fails; "never" begins, and refuses a directory that holds a run; "weights" takes nothing
+              but the model's weights from there and begins a new run.
+            overwrite: with resume="never", removes the checkpoints of the run that is there.
+            override: names of settings that were changed on purpose since the checkpoint: "learning_rate".
 
         Returns:
             The `keras.callbacks.History`.
 
         Raises:
             TypeError, ValueError: bad input, in one line.
+            NonFiniteError: an update is not finite (see `on_nonfinite`); the model is at the update before it.
+            MemoryError: a batch does not fit, and what to do, in one line; the model is at a committed update.
         """
         for name, value, minimum in (
             ("epochs", epochs, 0),
@@ -208,15 +320,21 @@ class Trainer:
             checks.check_count("validation_freq", validation_freq, 1)
         if steps is not None and epochs != 1:
             raise ValueError(f"give epochs or steps, not both: epochs={epochs}, steps={steps}")
-        epochs, initial_epoch = int(epochs), int(initial_epoch)  # NumPy's own would overflow
+        if resume not in RESUME:
+            raise ValueError(f"resume must be one of {', '.join(map(repr, RESUME))}, not {resume!r}")
+        if self._run is None and (resume != "auto" or overwrite):
+            raise ValueError(f"resume={resume!r} needs a run's directory: Trainer(..., run_dir=...)")
+        if not set(override) <= set(OVERRIDABLE) or isinstance(override, str):
+            raise ValueError(f"override must be a list of names from {list(OVERRIDABLE)}, not {override!r}")
         verbose = _verbosity(verbose)
+        self._micro_batches.is_silent = verbose == 0
         requirements.check_compiled(self.model)
         self._check_strategy()
         given = (x, y)
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = inputs.split((x, y, sample_weight), validation_split)
         source = inputs.source_of(x, y, sample_weight, class_weight, batch_size, shuffle, self.seed)
-        update, loop = self._build(source)
+        self._build(source)
         validation = None
         if validation_data is not None:
             inputs.check_validation(self.model, validation_data)
@@ -229,13 +347,40 @@ class Trainer:
         if isinstance(source, ArraySource):
             inputs.check_against(self.model, source.given)
             self._warn_if_small(source)
-            self._go_on(source, given, initial_epoch)
+        # NumPy's own integers would overflow.
+        plan = Plan(int(initial_epoch), int(epochs) if steps is None else None, steps, steps_per_epoch, num_updates)
+        with self._run.opened() if self._run else nullcontext():
+            loaded = self._find(source, validation, plan, resume, overwrite, override) if self._run else None
+            try:
+                return self._fit(source, given, validation, plan, callbacks, verbose, loaded, resume)
+            finally:
+                source.close()
+
+    def _fit(
+        self,
+        source: ArraySource | StreamSource,
+        given: Any,
+        validation: Validation | None,
+        plan: Plan,
+        callbacks: Any,
+        verbose: int,
+        loaded: Loaded | None,
+        resume: str,
+    ) -> keras.callbacks.History:
+        """The part of `fit` that changes something."""
+        run = self._run
+        is_resuming = loaded is not None and resume != "weights"
+        if loaded is not None and is_resuming:
+            self._jit_compile = loaded.state["jit_compile"]
+            self._micro_batches.size = loaded.state["micro_batch_size"]
+        update, loop = self._build(source)
+        if isinstance(source, ArraySource) and not is_resuming:
+            self._go_on(source, given, plan.initial_epoch)
         if verbose == 1 and self.strategy.batches > 1:
             what = (
                 self.describe(source.batch_size) if isinstance(source, ArraySource) else f"{self.strategy.batches} of x's batches"
             )
             print(f"{self.strategy!r}: an update is {what}, on {self.device}")
-        last_epoch = epochs if steps is None else initial_epoch + -(-steps // (num_updates or max(steps, 1)))
         listener = callbacks
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             listener = keras.callbacks.CallbackList(
@@ -244,19 +389,83 @@ class Trainer:
                 add_progbar=verbose != 0,
                 model=self.model,
                 verbose=verbose,
-                epochs=last_epoch,
-                steps=num_updates,
+                epochs=plan.last_epoch,
+                steps=plan.updates_per_epoch,
             )
-        self._choose_jit(loop, source, (epochs - initial_epoch) * (num_updates or 0) if steps is None else steps, verbose)
-        run = Epochs(self.model, update, loop, source, listener, validation)
+        if not is_resuming:
+            self._choose_jit(loop, source, plan.updates, verbose)
+        progress = Progress(plan.initial_epoch)
+        if loaded is not None and is_resuming:
+            progress = progress_of(loaded)
+        self._resumed_at = progress.updates if is_resuming else None
+        if run is not None:
+            parts = Parts(self.model, loop, source, listener, progress, self._record)
+            run.begin(parts, loaded if is_resuming else None)
+            self._announce(run, loaded, resume, progress, verbose)
+            if loaded is not None and not is_resuming:
+                run.restore_weights(loaded)
+            elif loaded is not None and run.is_over(loaded):
+                run.restore_all(loaded)
+                if isinstance(source, ArraySource):
+                    source.restore(loaded.state["source"], {})
+                    self._position = (SameData(given), source.epoch, source.position)
+                if loaded.state["fit"] == run.fits:
+                    run.restore_callbacks(loaded)
+                self.model.history = _history(run.skip())
+                return self.model.history
+        loop.guard.on_nonfinite = self.on_nonfinite
+        epochs = Epochs(self.model, update, loop, source, listener, validation, progress, run or Keeper())
         try:
-            run(initial_epoch, epochs if steps is None else None, steps, steps_per_epoch, self._updates_per_call())
+            epochs(plan.epochs, plan.steps, plan.steps_per_epoch, self._updates_per_call())
+        except NonFiniteError as error:
+            if run is None or run.last_checkpoint is None:
+                raise
+            raise NonFiniteError(f"{error}; the last checkpoint is {run.last_checkpoint}", error.iteration) from error.__cause__
         finally:
             self._built_for = (self._built_for[0], _settings(self.strategy), *self._built_for[2:])  # tracing may set some
-            source.close()
             if isinstance(source, ArraySource):
                 self._position = (SameData(given), source.epoch, source.position)
         return self.model.history
+
+    def _find(
+        self,
+        source: ArraySource | StreamSource,
+        validation: Validation | None,
+        plan: Plan,
+        resume: str,
+        overwrite: bool,
+        override: Collection[str],
+    ) -> Loaded | None:
+        """The checkpoint to go on from, compared with what is to be trained now."""
+        assert self._run is not None
+        current = manifest.of_model(self.model) | manifest.of_machine()
+        current |= {"strategy": manifest.of_strategy(self.strategy), "seed": self.seed}
+        current["batches"] = {"steps_per_epoch": plan.steps_per_epoch, **source.describe()}
+        current["data"] = {"training": manifest.of_data(source.given if isinstance(source, ArraySource) else None)}
+        if validation is not None:
+            current["data"]["validation"] = manifest.of_data(validation[:3])
+        if self._jit_compile is not None:
+            current["jit_compile"] = self._jit_compile
+        if not self._micro_batches.is_auto:
+            current["micro_batch_size"] = self._micro_batches.size
+        return self._run.find(resume, overwrite, override, current, Request(plan.epochs, plan.steps))
+
+    def _record(self) -> dict[str, Any]:
+        """What was found out, and is kept by later fits and in checkpoints."""
+        return {"jit_compile": self._jit_compile, "micro_batch_size": self._micro_batches.size}
+
+    def _announce(self, run: Run, loaded: Loaded | None, resume: str, progress: Progress, verbose: int) -> None:
+        if not verbose:
+            return
+        if loaded is None:
+            what = f"goes on with fit {run.fits + 1}" if run.fits else "begun"
+        elif resume == "weights":
+            what = f"begun with the weights of {loaded.path.name}"
+        elif run.is_over(loaded):
+            what = f"finished at update {progress.updates:,} ({loaded.path.name})"
+        else:
+            what = f"resumed at update {progress.updates:,}, epoch {progress.epoch + 1} ({loaded.path.name})"
+        print(f"run       {run.directory}: {what}", flush=True)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate`, with its arguments and result."""
@@ -277,7 +486,7 @@ class Trainer:
         """Builds model, losses, metrics, optimizer and the loop, unless they are built for exactly this already."""
         model = self.model
         run_eagerly = bool(model.run_eagerly if self._run_eagerly is None else self._run_eagerly)
-        inputs.build(model, source, run_eagerly)
+        inputs.build(model, source, run_eagerly, self._micro_batches.safe_size)
         requirements.check_built(model)
         settings = _settings(self.strategy)
         # Held, not only compared: an id could be given out again.
@@ -289,7 +498,8 @@ class Trainer:
                 memory = self._update.memory  # the same strategy, perhaps with another setting
             self._update = Update(model, self.strategy, self.seed, memory)
             jit_compile = False if run_eagerly else self._jit_compile
-            self._loop = Loop(self._update, self.strategy.batches, jit_compile, run_eagerly, self._updates_per_call())
+            per_call, pieces = self._updates_per_call(), self._micro_batches
+            self._loop = Loop(self._update, self.strategy.batches, jit_compile, run_eagerly, per_call, pieces)
             self._built_for = built_for
         return self._update, self._loop
 
@@ -347,6 +557,12 @@ def _settings(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple((repr(name), _settings(item)) for name, item in value.items())
     return value if isinstance(value, (int, float, str, bool, bytes, type(None))) else id(value)
+
+
+def _history(record: Mapping[str, Any]) -> keras.callbacks.History:
+    history = keras.callbacks.History()
+    history.epoch, history.history = list(record["epoch"]), dict(record["history"])
+    return history
 
 
 def _verbosity(verbose: str | int) -> int:

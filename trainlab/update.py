@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,14 +25,16 @@ class Update:
         memory: an earlier update's `memory`, to go on with if the strategy still shapes it so.
 
     Attributes:
+        strategy: the same.
         function: the model's loss and gradient.
         memory: the strategy's memory: variables, or Vectors of variables, by name.
+        logs: variables `[sum, count]` of each scalar that steps log, by name. Grows while tracing.
     """
 
     def __init__(self, model: keras.Model, strategy: StepStrategy, seed: int, memory: Mapping[str, Any] | None = None):
         self.function = ModelFunction(model)
         self._optimizer = model.optimizer
-        self._strategy = strategy
+        self.strategy = strategy
         self._seed = seed
         initial = _initial_memory(strategy, self.function.read_parameters())
         fresh = {name: _variables_for(name, value, strategy) for name, value in initial.items()}
@@ -40,21 +42,23 @@ class Update:
         self.memory = memory if memory is not None and is_alike else fresh
         self._metric_names = {metric.name for metric in model.metrics}
         self._warned = False
-        self._logs: dict[str, tf.Variable] = {}  # [sum, count] of each scalar that steps report
+        self.logs: dict[str, tf.Variable] = {}
 
     @property
-    def variables(self) -> list[tf.Variable]:
-        """Everything that an update may change."""
-        model = self.function.model
+    def variables(self) -> dict[str, tf.Variable]:
+        """Everything that an update may change, as far as tracing has shown, by names that another process would give it."""
         function = self.function
-        keras_variables = [
-            *model.variables,
-            *self._optimizer.variables,
-            *function.state_variables,
-        ]
-        own = [v for group in self.memory.values() for v in tf.nest.flatten(group)]
-        found = [native(v) for v in keras_variables] + own + list(self._logs.values())
-        return list({id(v): v for v in found}.values())
+        groups: dict[str, Iterable[Any]] = {
+            "model": function.model.variables,
+            "optimizer": self._optimizer.variables,
+            "state": function.state_variables,
+            **{f"memory.{name}": tf.nest.flatten(group) for name, group in self.memory.items()},
+        }
+        named = {f"log.{name}": v for name, v in self.logs.items()}
+        named |= {f"report.{name}": v for name, v in function.reports.items()}
+        named |= {f"{group}.{i}": native(v) for group, variables in groups.items() for i, v in enumerate(variables)}
+        by_id = {id(v): (name, v) for name, v in reversed(named.items())}  # one of two groups keeps its first name
+        return dict(reversed(by_id.values()))
 
     def __call__(self, batches: Sequence[Batches]) -> None:
         """Updates the model on one effective batch. Runs traced or eagerly.
@@ -62,30 +66,44 @@ class Update:
         Raises:
             TypeError, ValueError: the strategy returned something that is not a `Step` of this model.
         """
-        objective = KerasObjective(self.function, batches)
+        step = self.strategy.step(KerasObjective(self.function, batches), self._state())
+        self._check(step)
+        self._commit(step)
+
+    def observe(self, batches: Sequence[Batches]) -> tuple[list[Evaluation], Step]:
+        """The evaluations that a step makes on one effective batch, in their order, and the step; nothing is changed.
+
+        Runs eagerly: there a strategy's own loops and branches hide no evaluation.
+        """
+        objective, seen = KerasObjective(self.function, batches), []
+
+        def observed(parameters: Vector) -> Evaluation:
+            seen.append(objective(parameters))
+            return seen[-1]
+
+        return seen, self.strategy.step(observed, self._state())
+
+    def _state(self) -> State:
         iteration = tf.cast(tf.convert_to_tensor(self._optimizer.iterations.value), tf.int64)
-        state = State(
+        return State(
             parameters=self.function.read_parameters(),
             learning_rate=tf.convert_to_tensor(self._optimizer.learning_rate),
             iteration=iteration,
             seed=tf.stack([tf.constant(self._seed, tf.int32), tf.cast(iteration, tf.int32)]),
             memory={name: tf.nest.map_structure(tf.convert_to_tensor, value) for name, value in self.memory.items()},
         )
-        step = self._strategy.step(objective, state)
-        self._check(step)
-        self._commit(step)
 
     def read_logs(self) -> dict[str, float]:
         """The means of what steps logged since `reset_logs`, by name."""
-        return {name: float(pair[0] / pair[1]) for name, pair in self._logs.items() if float(pair[1]) > 0}
+        return {name: float(pair[0] / pair[1]) for name, pair in self.logs.items() if float(pair[1]) > 0}
 
     def reset_logs(self) -> None:
         """Starts the logs' means anew."""
-        for pair in self._logs.values():
+        for pair in self.logs.values():
             pair.assign(tf.zeros([2], pair.dtype))
 
     def _check(self, step: Any) -> None:
-        name = type(self._strategy).__name__
+        name = type(self.strategy).__name__
         if not isinstance(step, Step):
             raise TypeError(f"{name}.step returned {type(step).__name__}; it must return Step(gradient, at=evaluation)")
         check_vector(step.gradient, self.function.variables, f"{name}.step returned as gradient")
@@ -126,10 +144,10 @@ class Update:
             self._remember(name, value)
         for name, value in step.logs.items():
             value = tf.cast(value, tf.float32)
-            if name not in self._logs:
+            if name not in self.logs:
                 with tf.init_scope():
-                    self._logs[name] = tf.Variable(tf.zeros([2]), trainable=False, name=name)
-            self._logs[name].assign_add(tf.stack([value, 1.0]))
+                    self.logs[name] = tf.Variable(tf.zeros([2]), trainable=False, name=name)
+            self.logs[name].assign_add(tf.stack([value, 1.0]))
 
     def _remember(self, name: str, value: Any) -> None:
         leaves = value.leaves if isinstance(value, Vector) else [value]

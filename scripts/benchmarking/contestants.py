@@ -19,10 +19,10 @@ class _StopAfterOneEpoch(keras.callbacks.Callback):
         self.model.stop_training = True
 
 
-def ours(workload: Workload, strategy: tl.StepStrategy, jit_compile: Any = "auto") -> tuple[Run, str]:
+def ours(workload: Workload, strategy: tl.StepStrategy, jit_compile: Any = "auto", **settings: Any) -> tuple[Run, str]:
     """trainlab, and what it chose; a run goes over the data as often as others do, whatever an update takes of them."""
     x, y = workload.arrays()
-    trainer = tl.Trainer(workload.compiled(), strategy, jit_compile=jit_compile)
+    trainer = tl.Trainer(workload.compiled(), strategy, jit_compile=jit_compile, **settings)
     # A long run, as far as the choice of XLA can know.
     trainer.fit(x, y, batch_size=workload.batch_size, epochs=10**6, verbose=0, callbacks=[_StopAfterOneEpoch()])
 

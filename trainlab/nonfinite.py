@@ -1,0 +1,255 @@
+"""Non-finite values: found in what a compiled call has left, named, and stopped at or skipped.
+
+A loss alone does not show them: relu turns NaN into 0. So the state is watched: everything that an update may change and
+that must stay finite.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainlab import checks
+from trainlab.blocks import Block
+from trainlab.model_function import native
+from trainlab.objective import Batches
+from trainlab.update import Update
+from trainlab.vector import Rows, Vector
+
+# So many updates in a row are skipped; one more stops the run, for then it is not the data that are bad here and there.
+MAX_SKIPS = 10
+
+_LOSS = "the mean of the losses"
+_SMALL = 2**12
+
+
+class NonFiniteError(ArithmeticError):
+    """An update is not finite; the model is at the update before it, bit for bit, and can be trained from there.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from trainlab import Trainer
+        >>> model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1, kernel_initializer="ones")])
+        >>> trainer = Trainer(model, optimizer=keras.optimizers.SGD(1e25), loss="mse")
+        >>> try:
+        ...     history = trainer.fit(np.ones([1, 1]), np.zeros([1, 1]), epochs=9, verbose=0)
+        ... except NonFiniteError as error:
+        ...     print(error)
+        update 2 (number 1 of epoch 2): evaluation 1 of 1 gave a loss of inf; the model is at update 1, the last good one. Lower
+        the learning rate, clip the gradient (clipnorm), or leave out such updates (on_nonfinite="skip")
+        >>> trainer.iterations
+        1
+
+    Attributes:
+        iteration: updates that the model's optimizer has done; all of them were good.
+    """
+
+    def __init__(self, message: str, iteration: int = 0):
+        super().__init__(message)
+        self.iteration = iteration
+
+
+class Undo(Exception):
+    """Takes a call back: what it left is not finite. Its argument names the first such variable."""
+
+
+class Watch:
+    """Watches what must stay finite: trained variables, statistics, the optimizer, the memory, the mean of the losses.
+
+    Metrics and logs are not watched; they may be NaN lawfully. A call is looked at when it is over: a memory that is not
+    finite after one update and finite again after the next may pass.
+
+    Args:
+        update: whose variables.
+    """
+
+    def __init__(self, update: Update):
+        model = update.function.model
+        self._iterations = model.optimizer.iterations
+        self._trained = [(repr(v.path), native(v)) for v in update.function.variables]
+        named = [
+            *self._trained,
+            *((repr(v.path), native(v)) for v in (*model.non_trainable_variables, *model.optimizer.variables)),
+            *((f"memory[{name!r}]", v) for name, value in update.memory.items() for v in tf.nest.flatten(value)),
+            *((_LOSS, native(v)) for v in model._loss_tracker.variables),
+        ]
+        watched = {id(v): (name, v) for name, v in named if v.dtype.is_floating}
+        small = [(name, v) for name, v in watched.values() if v.shape.num_elements() <= _SMALL]
+        self._groups = [[v for _, v in small if v.dtype == dtype] for dtype in dict.fromkeys(v.dtype for _, v in small)]
+        self._large = [v for _, v in watched.values() if v.shape.num_elements() > _SMALL]
+        # As `_flags` lays them out: a flag for each number of the small ones, and one for each of the large.
+        names = {id(v): name for name, v in watched.values()}
+        self._order = list(names.values())
+        laid_out = [(names[id(v)], v.shape.num_elements()) for group in self._groups for v in group]
+        laid_out += [(names[id(v)], 1) for v in self._large]
+        self._names = [name for name, _ in laid_out]
+        self._sizes = [size for _, size in laid_out]
+        self._excused = tf.Variable(tf.zeros([sum(self._sizes)], tf.bool), trainable=False)
+
+    def start(self) -> None:
+        """Excuses what is not finite already, lawfully: a mask kept as a weight, a memory of the best loss so far.
+
+        Raises:
+            NonFiniteError: a trained variable holds NaN.
+        """
+        self._excused.assign(tf.zeros_like(self._excused))
+        is_bad = ~self._read_flags().numpy()
+        if not is_bad.any():
+            return
+        for name, variable in self._trained:
+            if variable.dtype.is_floating and bool(tf.reduce_any(tf.math.is_nan(variable))):
+                line = f"{name} holds NaN before the first update, and so would every update: load or make other weights"
+                raise NonFiniteError(line, int(self._iterations))
+        # The losses' mean is set to zero at the start of an epoch, whatever it was.
+        self._excused.assign(is_bad & np.repeat([name != _LOSS for name in self._names], self._sizes))
+
+    def is_finite(self) -> tf.Tensor:
+        """Whether all is as it must be, a scalar bool: part of a compiled call, so that nothing else is read back."""
+        return tf.reduce_all(self._flags())
+
+    def first(self) -> str | None:
+        """The name of the first variable that is not finite, trained ones before others."""
+        places = np.flatnonzero(~self._read_flags().numpy())
+        bad = {self._names[i] for i in np.searchsorted(np.cumsum(self._sizes), places, "right")}
+        return next((name for name in self._order if name in bad), None)
+
+    def _flags(self) -> tf.Tensor:
+        # Number by number: a sum or a norm of finite numbers may overflow. Small variables are joined, because a call may
+        # make a single update of a small model, and then the number of operations is what counts.
+        parts = [tf.math.is_finite(tf.concat([tf.reshape(v, [-1]) for v in group], 0)) for group in self._groups]
+        if self._large:
+            parts.append(tf.stack([tf.reduce_all(tf.math.is_finite(v)) for v in self._large]))
+        return (parts[0] if len(parts) == 1 else tf.concat(parts, 0)) | self._excused
+
+    @functools.cached_property
+    def _read_flags(self) -> Any:
+        return tf.function(self._flags, autograph=False).get_concrete_function()
+
+
+class Guard:
+    """Decides what becomes of an update that is not finite, and says which one it is and why.
+
+    Args:
+        update: one update.
+
+    Attributes:
+        watch: tells whether a call left everything finite.
+        on_nonfinite: "stop" or "skip".
+        done: updates of this epoch, skipped ones too.
+    """
+
+    def __init__(self, update: Update):
+        self._update = update
+        self.watch = Watch(update)
+        self.on_nonfinite = "stop"
+        self._epoch, self.done = 1, 0
+        self._num_skipped = self._num_in_a_row = 0
+
+    def start(self, epoch: int, done: int) -> None:
+        """Begins a fit, or goes on with one: in the epoch of this number, counted from 1, after so many updates of it.
+
+        Raises:
+            NonFiniteError: a trained variable holds NaN.
+        """
+        self.watch.start()
+        self._num_skipped = self._num_in_a_row = 0
+        self._epoch, self.done = epoch, done
+
+    def start_epoch(self, number: int) -> None:
+        """Begins the epoch of this number, counted from 1."""
+        self._epoch, self.done = number, 0
+
+    def accept(self, num_updates: int) -> None:
+        """Counts updates that were committed."""
+        self.done += num_updates
+        self._num_in_a_row = 0
+
+    def reject(self, block: Block, problem: Exception) -> None:
+        """Skips the single update of a block, which has been taken back because of `problem`, or stops at it.
+
+        Raises:
+            NonFiniteError: it stops.
+            Exception: `problem` itself, if it is an error that bad data do not explain.
+        """
+        is_last = self.on_nonfinite == "stop" or self._num_in_a_row == MAX_SKIPS
+        count = self._num_skipped + 1
+        is_told = is_last or str(count).strip("0") == "1"
+        iteration = int(self._update.function.model.optimizer.iterations)
+        # Looking costs as much as many updates: not for every one that is skipped.
+        data, evaluation = self._reasons(block) if is_told or not isinstance(problem, Undo) else (None, None)
+        if data is None and not isinstance(problem, Undo):
+            raise problem
+        reason = "; ".join(filter(None, (data, evaluation))) or f"it left {problem.args[0]} non-finite"
+        line = f"update {iteration + 1} (number {self.done + 1} of epoch {self._epoch}): {reason}"
+        if is_last:
+            where = f"the model is at update {iteration}, the last good one"
+            what = "Clean the data" if data else "Lower the learning rate, clip the gradient (clipnorm)"
+            skip = ', or leave out such updates (on_nonfinite="skip")'
+            if self.on_nonfinite == "skip":
+                where, skip = f"{MAX_SKIPS} updates before it were skipped in a row, no more are; {where}", ""
+            cause = None if isinstance(problem, Undo) else problem
+            raise NonFiniteError(f"{line}; {where}. {what}{skip}", iteration) from cause
+        self.done += 1
+        self._num_in_a_row += 1
+        self._num_skipped = count
+        if is_told:
+            so_far = f"{count} so far" if count > 1 else "the 10th, the 100th and so on will be reported too"
+            warnings.warn(f"{line}; skipped ({so_far})", stacklevel=2)
+
+    def _reasons(self, block: Block) -> tuple[str | None, str | None]:
+        """What is wrong with the data of a block's one update, and with its evaluations; None where nothing is, or shows."""
+        found: list[str | None] = [None, None]
+
+        def look(batches: Sequence[Batches]) -> None:
+            found[0] = _bad_data(self._update, batches)
+            found[1] = _bad_evaluation(self._update, batches)
+
+        try:
+            # Eagerly, and with the state before it. Whatever fails here must not hide that the update was bad.
+            block.layout.program(look, None)(*block.arguments)
+        except Exception:
+            pass
+        return found[0], found[1]
+
+
+def _bad_data(update: Update, batches: Sequence[Batches]) -> str | None:
+    total, number = sum(part.num_batches for part in batches), 0
+    for part in batches:
+        for i in range(part.num_batches):
+            number += 1
+            x, y, sample_weight = part.fetch(i)
+            line = checks.find_non_finite(x, y, sample_weight)
+            if line is None:
+                try:
+                    checks.check_labels(update.function.model, x, y)
+                except ValueError as error:
+                    line = str(error)
+            if line is not None:
+                return f"in its batch, {line}" if total == 1 else f"in batch {number} of its {total}, {line}"
+    return None
+
+
+def _bad_evaluation(update: Update, batches: Sequence[Batches]) -> str | None:
+    evaluations, step = update.observe(batches)
+    for number, evaluation in enumerate(evaluations, 1):
+        name = f"evaluation {number} of {len(evaluations)} gave a"
+        if not np.isfinite(float(evaluation.loss)):
+            return f"{name} loss of {float(evaluation.loss)}"
+        variable = _first_bad(update, evaluation.gradient)
+        if variable is not None:
+            return f"{name} non-finite gradient of {variable}"
+    variable = _first_bad(update, step.gradient)
+    return None if variable is None else f"the step made of finite evaluations a non-finite gradient of {variable}"
+
+
+def _first_bad(update: Update, gradient: Vector) -> str | None:
+    for variable, leaf in zip(update.function.variables, gradient.leaves, strict=True):
+        values = leaf.values if isinstance(leaf, Rows) else leaf
+        if not bool(tf.reduce_all(tf.math.is_finite(values))):
+            return repr(variable.path)
+    return None
