@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -55,6 +57,34 @@ def test_what_tells_two_models_apart(change, rows):
     first = model_of("relu", "tanh", names=("a", "b"))
     second = model_of(*settings.pop("activations"), **settings)
     assert rows_that_differ(manifest.of_model(first), manifest.of_model(second)) == rows
+
+
+def weighted(weight):
+    return lambda y, p: weight * keras.ops.mean(keras.ops.square(y - p))
+
+
+class Scaled(keras.Loss):
+    def __init__(self, scale):
+        super().__init__(name="scaled")  # or Keras would count
+        self.scale = scale
+
+    def call(self, y, p):
+        return self.scale * (y - p)
+
+
+@pytest.mark.parametrize(
+    "make", [weighted, Scaled, lambda scale: functools.partial(step_loss, scale)], ids=["closure", "class", "partial"]
+)
+def test_losses_differ_by_what_they_hold(make):
+    a, b, other = (manifest.plain(make(scale)) for scale in (2.0, 2.0, 3.0))
+    if make is not Scaled:  # which would have to say so in get_config
+        assert a != other
+    assert a == b
+
+
+def test_metrics_may_be_made_again():
+    a, b = (manifest.of_model(model_of("relu", metrics=[keras.metrics.AUC(), keras.metrics.AUC()])) for _ in range(2))
+    assert manifest.differences(a, b) == []
 
 
 class Subclassed(keras.Model):

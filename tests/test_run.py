@@ -229,6 +229,42 @@ def test_a_notebook_of_several_fits_can_be_run_again(tmp_path):
     assert_same(again, values)
 
 
+def test_the_end_of_the_last_epoch_is_not_forgotten(tmp_path):
+    """A checkpoint after the last update: what is left to do is the validation, and the hooks."""
+    x, y = regression()
+
+    def train(directory, **kwargs):
+        trainer = small(directory, **kwargs)
+        history = trainer.fit(x, y, 8, steps=6, verbose=0, validation_data=(x, y))
+        return history.history, everything(trainer.model), trainer.resumed_at
+
+    whole, values, _ = train(tmp_path / "all", save_steps=3, keep=9)
+    (path,) = [p for p in (tmp_path / "all" / "checkpoints").iterdir() if p.name == "00000002-step-6"]
+    again, restored, resumed_at = train(only(path, tmp_path / "one"))
+    assert (again, resumed_at) == (whole, 6) and len(again["val_loss"]) == 2
+    assert_same(restored, values)
+
+
+def test_each_fit_of_a_notebook_may_be_another(tmp_path):
+    x, y = regression()
+
+    def notebook(directory, when=10**9):
+        trainer = small(directory, save_seconds=None)
+        trainer.fit(x, y, 8, epochs=2, verbose=0)
+        trainer.strategy = tl.Heun()
+        trainer.model.compile(keras.optimizers.Adam(0.1), "mse")
+        data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(9, seed=2).batch(4)
+        history = trainer.fit(data, epochs=2, verbose=0, callbacks=[Stopping(when)])
+        return history.history, everything(trainer.model), trainer.resumed_at
+
+    whole, values, _ = notebook(None)
+    with pytest.raises(KeyboardInterrupt):
+        notebook(tmp_path, 3)
+    again, restored, resumed_at = notebook(tmp_path)
+    assert (again, resumed_at) == (whole, 3)
+    assert_same(restored, values)
+
+
 class Stopping(keras.callbacks.Callback):
     """Sends a signal to its own process, somewhere."""
 
@@ -366,6 +402,22 @@ def test_another_run_is_refused_and_nothing_is_touched(what, tmp_path):
     assert files == {path: path.read_bytes() for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}
 
 
+def test_a_learning_rate_changed_by_a_callback_is_no_other_run(tmp_path):
+    x, y = regression()
+
+    def train(trainer, when=10**9):
+        plateau = keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=10)
+        return trainer.fit(x, y, epochs=6, verbose=0, callbacks=[plateau, Stopping(when)]).history
+
+    whole, stopped = small(None), small(tmp_path)
+    history = train(whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, 5)
+    assert float(stopped.model.optimizer.learning_rate) < 0.1
+    assert train(stopped) == history
+    assert_same(everything(stopped.model), everything(whole.model))
+
+
 def test_a_learning_rate_changed_on_purpose(tmp_path):
     x, y = regression()
     small(tmp_path).fit(x, y, epochs=2, verbose=0)
@@ -391,7 +443,7 @@ def test_what_resume_allows(tmp_path):
     assert again.resumed_at is None and len(list((tmp_path / "a" / "checkpoints").iterdir())) == 1
     for kwargs, message in [
         ({"resume": "maybe"}, "resume must be one of 'auto', 'must', 'never', 'weights', not 'maybe'"),
-        ({"override": ["seed"]}, r"override must be a list of names from \['learning_rate'\]"),
+        ({"override": ["seed"]}, r"override must be a list of names from \['learning_rate', 'data', 'micro_batch_size'\]"),
         ({"override": "learning_rate"}, "override must be a list"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -148,7 +148,7 @@ def test_the_end_of_a_run_can_be_done_again(command, tmp_path):
         (["--resume=never"], 1, r"holds a run already .*--run_dir r-2, go on with it by --resume=auto"),
         (["--resume=sometimes"], 2, "must be one of auto, must, never, weights"),
         (["--overwrite"], 2, "it goes with --resume=never"),
-        (["--override=seed"], 2, "must be one of learning_rate"),
+        (["--override=seed"], 2, "must be one of learning_rate, data, micro_batch_size"),
         (["--set", "run.seed = 5"], 1, r"seed: saved 0, now 5"),
         (["--set", "run.batch_size = 32"], 1, r"batches batch_size: saved 64, now 32"),
         (["--set", "run.strategy = @trainlab.SGD()"], 1, "strategy class: saved 'trainlab.strategies.heun.Heun'"),

@@ -90,6 +90,10 @@ class Checkpoints:
         return self._directory
 
     @property
+    def _removed(self) -> Path:
+        return self._directory.with_name(f".removing-{self._directory.name}")
+
+    @property
     def is_busy(self) -> bool:
         """Whether one is being written."""
         return self._thread is not None and self._thread.is_alive()
@@ -120,6 +124,7 @@ class Checkpoints:
 
     def tidy(self) -> None:
         """Removes what a killed run left half written or half removed."""
+        shutil.rmtree(self._removed, ignore_errors=True)
         if self._directory.is_dir():
             for path in self._directory.iterdir():
                 if path.name.startswith((".writing-", ".removing-")):
@@ -128,8 +133,9 @@ class Checkpoints:
     def clear(self) -> None:
         """Removes them all."""
         self.wait()
-        for path in self.paths():
-            self._remove(path)
+        if self._directory.exists():
+            os.rename(self._directory, self._removed)  # in one stroke: half of them would be another run
+        self.tidy()
         self._published = None
 
     def save(

@@ -262,6 +262,8 @@ class StreamSource:
         # Keras' adapters know every kind of loader, workers included; this is the one use of them.
         from keras.src.trainers.data_adapters import get_data_adapter
 
+        weights = {str(label): float(weight) for label, weight in (class_weight or {}).items()}
+        self._settings = {"class_weight": weights, "shuffle": bool(shuffle)}
         shuffle = shuffle and isinstance(data, keras.utils.PyDataset) and data.num_batches is not None
         self._adapter = get_data_adapter(data, class_weight=class_weight, shuffle=shuffle)
         self.dataset = self._adapter.get_tf_dataset().prefetch(tf.data.AUTOTUNE)
@@ -326,7 +328,7 @@ class StreamSource:
 
     def describe(self) -> dict[str, Any]:
         """What the batches are."""
-        return {"element_spec": str(self.element_spec), "batches": self._num_batches}
+        return {"element_spec": str(self.element_spec), "batches": self._num_batches, **self._settings}
 
     def state(self) -> dict[str, Any]:
         """Where training stands in the data."""

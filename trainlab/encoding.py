@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -18,8 +19,8 @@ def encode(value: Any, arrays: MutableMapping[str, np.ndarray], name: str) -> An
         name: of the value, for the arrays' names and for errors.
 
     Returns:
-        What `decode` turns back into an equal value of the same types, dictionaries' order included (tensors come back as
-        NumPy arrays).
+        What `decode` turns back into an equal value of the same types, dictionaries' order included (tensors and variables
+        come back as NumPy arrays, other mappings as dictionaries, text in arrays as bytes).
 
     Raises:
         TypeError: something else is in it.
@@ -32,8 +33,8 @@ def encode(value: Any, arrays: MutableMapping[str, np.ndarray], name: str) -> An
     """
     if value is None or type(value) in (bool, int, float, str):
         return value  # JSON as Python writes it holds every float exactly, NaN and infinities too
-    if isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable)):
-        array = np.asarray(value)
+    if isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable, keras.Variable)):
+        array = np.array(value)  # a copy: its owner may go on changing it while it is written
         if array.dtype.kind in "OV" and array.dtype != tf.bfloat16.as_numpy_dtype:
             raise TypeError(f"{name} holds an array of dtype {array.dtype}, which a checkpoint cannot: keep numbers or text")
         key = f"{name}.{len(arrays)}"
@@ -42,7 +43,7 @@ def encode(value: Any, arrays: MutableMapping[str, np.ndarray], name: str) -> An
     if type(value) in (list, tuple):
         items = [encode(item, arrays, name) for item in value]
         return items if type(value) is list else {"kind": "tuple", "items": items}
-    if type(value) is dict:
+    if isinstance(value, Mapping):
         pairs = [[encode(key, arrays, name), encode(item, arrays, name)] for key, item in value.items()]
         return {"kind": "dict", "items": pairs}
     raise TypeError(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
+from trainlab import callback_state
 from trainlab.data import ArraySource, StreamSource
 from trainlab.loop import Loop
 from trainlab.model_function import flat_logs
@@ -101,6 +103,15 @@ class Keeper:
         return []
 
 
+@contextmanager
+def suppressed_but_said() -> Iterator[None]:
+    """Turns an error into a warning: something else is about to be raised that matters more."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(str(error), stacklevel=3)
+
+
 class Interrupted(Exception):
     """Ends an evaluation that is not worth finishing: the next boundary stops training."""
 
@@ -161,7 +172,9 @@ class Epochs:
         self._keeper.resume()
         self._loop.guard.start(progress.epoch + 1, progress.done)
         steps = sys.maxsize if steps is None else steps
-        while progress.updates < steps and (epochs is None or progress.epoch < epochs) and not model.stop_training:
+        while progress.phase != "between" or (  # an epoch that was begun is ended, whatever was reached in it
+            progress.updates < steps and (epochs is None or progress.epoch < epochs) and not model.stop_training
+        ):
             if progress.phase == "between":
                 model.reset_metrics()
                 self._update.reset_logs()
@@ -204,7 +217,8 @@ class Epochs:
                 except NonFiniteError:
                     ran = self._loop.guard.done - progress.done  # those before it are committed
                     progress.done, progress.updates = progress.done + ran, progress.updates + ran
-                    self._keeper.save()
+                    with suppressed_but_said():
+                        self._keeper.save()
                     raise
                 if ran:
                     progress.done, progress.updates = progress.done + ran, progress.updates + ran
@@ -235,14 +249,16 @@ class Epochs:
 
     def _evaluate(self, validation: Validation) -> dict[str, float]:
         watchers = self._keeper.watch()
+        remembered = callback_state.get_states(self._listener.callbacks) if watchers else {}
         for watcher in watchers:
             self._listener.callbacks.append(watcher)
         try:
             with self._loop.transaction():  # an evaluation cut short leaves its own sums in the metrics
                 return validation(self._model, self._listener)
         except Interrupted:
+            callback_state.set_states(self._listener.callbacks, remembered)
             self._keeper.boundary()
-            raise
+            raise KeyboardInterrupt from None  # the boundary could not save yet
         finally:
             for watcher in watchers:
                 self._listener.callbacks.remove(watcher)

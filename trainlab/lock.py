@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -59,15 +60,20 @@ class Lock:
             return self.__enter__()
         self._descriptor = descriptor
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, (json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "start": now}) + "\n").encode())
+        with suppress(OSError):  # on a full disk the lock holds all the same
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, (json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "start": now}) + "\n").encode())
+        os.register_at_fork(after_in_child=self._forget)  # a worker that outlives this process must not hold it
         return self
+
+    def _forget(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def __exit__(self, *error: object) -> None:
         """Lets it go."""
-        assert self._descriptor is not None
-        os.close(self._descriptor)
-        self._descriptor = None
+        self._forget()
 
 
 def _holder(text: bytes) -> str:

@@ -5,6 +5,7 @@ What a difference means is one table, `RULES`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import inspect
@@ -43,7 +44,7 @@ RULES: dict[str, tuple[str, str]] = {
     "versions": (WARN, "the result may differ in the last bits"),
 }
 # What a user may change on purpose, by naming it.
-OVERRIDABLE = ("learning_rate",)
+OVERRIDABLE = ("learning_rate", "data", "micro_batch_size")
 
 Manifest = dict[str, Any]
 _MAX_HASHED = 2**28
@@ -85,7 +86,7 @@ ABSENT = _Absent()
 def of_model(model: keras.Model) -> Manifest:
     """The rows that a compiled and built model decides."""
     optimizer = dict(model.optimizer.get_config())
-    rate = optimizer.pop("learning_rate", None)
+    optimizer.pop("learning_rate", None)
     optimizer.pop("name", None)
     config = model._compile_config.config  # as given: Keras' own way to write it fails for some losses
     compiled = {key: config.get(key) for key in ("loss", "loss_weights", "metrics", "weighted_metrics")}
@@ -93,13 +94,19 @@ def of_model(model: keras.Model) -> Manifest:
     return {
         "model": renumbered(plain(_architecture(model)), names),
         "variables": [[renumbered(v.path, names), list(v.shape), str(v.dtype)] for v in model.variables],
-        "loss and metrics": plain(compiled),
+        "loss and metrics": renumbered(plain(compiled), _named_in(plain(compiled))),
         "optimizer": plain({"class": _qualified(type(model.optimizer)), **optimizer}),
         # Their names are made of those of the model's.
         "optimizer variables": [[list(v.shape), str(v.dtype)] for v in model.optimizer.variables],
-        "learning_rate": float(f"{rate:.7g}") if isinstance(rate, float) else plain(rate),  # float32 makes 0.10000000149 of 0.1
+        "learning_rate": learning_rate(model.optimizer),
         "dtypes": {"floatx": keras.config.floatx(), "policy": keras.config.dtype_policy().name},
     }
+
+
+def learning_rate(optimizer: keras.Optimizer) -> Any:
+    """The row of the learning rate: a number of seven digits (float32 makes 0.10000000149 of 0.1), or a schedule."""
+    rate = optimizer.get_config().get("learning_rate")
+    return float(f"{rate:.7g}") if isinstance(rate, (int, float)) else plain(rate)
 
 
 def of_machine() -> Manifest:
@@ -186,16 +193,23 @@ def _plain(value: Any, depth: int) -> Any:
         return {"shape": list(array.shape), "dtype": str(array.dtype), "blake2b": _fingerprint(array)}
     if isinstance(value, type):
         return _qualified(value)
-    if inspect.isroutine(value) or inspect.isfunction(value):
-        return {"function": _qualified(value), "source": _source(value)}
     if depth > _MAX_DEPTH:
         return _qualified(type(value))
+    if isinstance(value, functools.partial):
+        return {"partial": [_plain(part, depth + 1) for part in (value.func, value.args, value.keywords)]}
+    if inspect.isroutine(value) or inspect.isfunction(value):
+        cells = getattr(value, "__closure__", None) or ()
+        closed = [_plain(cell.cell_contents, depth + 1) for cell in cells if not _is_empty(cell)]
+        defaults = _plain(getattr(value, "__defaults__", None), depth + 1)
+        return {"function": _qualified(value), "source": _source(value), "closure": closed, "defaults": defaults}
     if not isinstance(value, StepStrategy) and hasattr(value, "get_config"):
         try:
-            return {"class": _qualified(type(value)), **_plain(value.get_config(), depth + 1)}
+            config = _plain(value.get_config(), depth + 1)
+            return {"class": _qualified(type(value)), "source": _source(type(value)), **config}
         except Exception:  # users' code may raise anything; the attributes are left
             pass
-    attributes = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_tracker")}
+    # What begins with an underscore is the object's own business: tracing may set some.
+    attributes = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}
     return {"class": _qualified(type(value)), "source": _source(type(value)), **_plain(attributes, depth + 1)}
 
 
@@ -233,6 +247,21 @@ def renumbered(value: Any, names: Iterable[str]) -> Any:
         return item
 
     return walk(value)
+
+
+def _is_empty(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is cell  # never; an empty one raises
+    except ValueError:
+        return True
+
+
+def _named_in(value: Any) -> list[str]:
+    """Every name in a configuration: Keras counts those of metrics and losses up too."""
+    if isinstance(value, dict):
+        own = [value["name"]] if isinstance(value.get("name"), str) else []
+        return own + [name for item in value.values() for name in _named_in(item)]
+    return [name for item in value for name in _named_in(item)] if isinstance(value, list) else []
 
 
 def _version() -> str:

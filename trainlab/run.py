@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -76,6 +77,7 @@ class Run(Keeper):
         self._parts: Parts | None = None
         self._loaded: Loaded | None = None
         self._manifest: manifest.Manifest = {}
+        self._manifests: list[manifest.Manifest] = []
         self._request = Request(None, None)
         self._histories: list[Any] = []
         self._saved_at = (0, 0.0)  # updates, and the clock
@@ -83,6 +85,11 @@ class Run(Keeper):
         self._must_save = False
         self._best: float | None = None
         self._overridden: set[str] = set()
+
+    @property
+    def given(self) -> manifest.Manifest:
+        """What the fit under way is made of."""
+        return self._manifest
 
     @property
     def last_checkpoint(self) -> Path | None:
@@ -96,7 +103,7 @@ class Run(Keeper):
         Raises:
             OSError: it cannot be used; the line says why.
         """
-        held = ExitStack()
+        held, before = ExitStack(), self.fits
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             held.enter_context(Lock(self.directory / "lock"))
@@ -118,6 +125,7 @@ class Run(Keeper):
             self._parts = None
             self._checkpoints.wait()
             if self._signals.received is not None:  # it came too late for a boundary
+                self.fits = before  # when it is called again, this fit is found finished
                 signals.stop(self._signals.received)
 
     def find(
@@ -130,7 +138,7 @@ class Run(Keeper):
             OtherRun: it is another run's.
             ValueError: no checkpoint can be read.
         """
-        self._manifest, self._request, self._loaded, self._best = current, request, None, None
+        self._manifest, self._request, self._loaded = current, request, None
         paths = self._checkpoints.paths()
         if self.fits and self._saved_here():
             resume = "auto"  # this fit goes on with what the last one left, in the same run
@@ -141,6 +149,7 @@ class Run(Keeper):
                     "overwrite=True, or give another run_dir"
                 )
             self._checkpoints.clear()
+            self._best = None
             return None
         if not paths:
             if resume in ("must", "weights"):
@@ -149,12 +158,14 @@ class Run(Keeper):
         loaded = self._newest(request, resume == "weights")
         if resume != "weights" and loaded.state["fit"] < self.fits:
             return None
-        rows = ("model", "variables") if resume == "weights" else tuple(manifest.RULES)
-        if loaded.state["fit"] != self.fits:  # of a later fit, which may have had other data
-            rows = ("model", "strategy", "seed", "dtypes")
-        self._check(loaded, {row: current[row] for row in rows if row in current}, rows, override)
+        if resume == "weights":
+            self._check(loaded, current, ("model", "variables"), override)
+            self._best, self._histories, self._manifests = None, [], []
+            return loaded
+        self._check(loaded, current, tuple(manifest.RULES), override)
         self._best = loaded.state["best"]
         self._histories = decode(loaded.state["histories"], loaded.arrays)
+        self._manifests = loaded.state["manifests"]
         return loaded
 
     def _saved_here(self) -> bool:
@@ -179,6 +190,20 @@ class Run(Keeper):
         if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in parts.listener.callbacks):
             raise ValueError("BackupAndRestore and run_dir both resume: leave the callback out")
 
+    def restore_finished(self, loaded: Loaded) -> None:
+        """Puts everything where a finished fit left it; if later ones were begun, only the weights: theirs is the rest."""
+        parts = self._parts
+        assert parts is not None
+        if loaded.state["fit"] > self.fits:
+            values = {name: value for name, value in _variables(loaded).items() if name.startswith("model.")}
+            parts.loop.assign(values)
+            return
+        parts.loop.prepare(parts.source)
+        if isinstance(parts.source, ArraySource) or loaded.state["iterators"]:
+            parts.source.restore(loaded.state["source"], loaded.iterators())
+        self.restore_all(loaded)
+        self.restore_callbacks(loaded)
+
     def restore_all(self, loaded: Loaded) -> None:
         """Puts every variable where it was."""
         assert self._parts is not None
@@ -197,7 +222,7 @@ class Run(Keeper):
         callback_state.set_states(self._parts.listener.callbacks, decode(loaded.state["callbacks"], loaded.arrays))
 
     def restore_weights(self, loaded: Loaded) -> None:
-        """Takes nothing but the model's weights, and saves a first checkpoint of the run that begins with them."""
+        """Takes nothing but the model's weights; the run that begins with them saves a checkpoint at once."""
         assert self._parts is not None
         weights = {id(v) for v in self._parts.model.weights}
         names = [f"model.{i}" for i, v in enumerate(self._parts.model.variables) if id(v) in weights]
@@ -206,12 +231,14 @@ class Run(Keeper):
 
     def resume(self) -> None:
         """See `Keeper`."""
+        if self._must_save:  # what the weights came from must not be taken for this run's
+            self.save()
         if self._loaded is None or self._parts is None:
             return
         parts, loaded = self._parts, self._loaded
         state = loaded.state
-        parts.source.restore(state["source"], loaded.iterators())
         parts.loop.prepare(parts.source)  # what only tracing discovers is to be restored too
+        parts.source.restore(state["source"], loaded.iterators())
         self.restore_all(loaded)
         self.restore_callbacks(loaded)
         parts.model.stop_training = state["stop_training"]
@@ -270,6 +297,8 @@ class Run(Keeper):
         history = {"epoch": list(getattr(kept[0], "epoch", [])), "history": dict(kept[0].history)}
         self._histories = [*self._histories[: self.fits], history]
         self._save(after, is_finished=True, extends=not changed)
+        self._manifests = [*self._manifests[: self.fits], self._manifest]
+        self._checkpoints.wait()
         self.fits += 1
 
     def skip(self) -> dict[str, Any]:
@@ -310,7 +339,8 @@ class Run(Keeper):
         return any(wanted is not None and has >= wanted for has, wanted in zip(reached, request, strict=True))
 
     def _check(self, loaded: Loaded, current: Mapping[str, Any], rows: Sequence[str], override: Collection[str]) -> None:
-        everything = {**loaded.state["manifest"], **{row: loaded.state[row] for row in RECORDED}}
+        manifests = loaded.state["manifests"]  # of every fit so far
+        everything = {**manifests[min(self.fits, len(manifests) - 1)], **{row: loaded.state[row] for row in RECORDED}}
         both = [row for row in rows if row in everything and row in current]
         found = manifest.differences({row: everything[row] for row in both}, {row: current[row] for row in both})
         refusing, warning = manifest.refusals(found, override)
@@ -343,7 +373,7 @@ class Run(Keeper):
         arrays: dict[str, np.ndarray] = {}
         progress = dataclasses.asdict(parts.progress)
         state = {
-            "manifest": self._manifest,
+            "manifests": [*self._manifests[: self.fits], self._manifest],
             "request": list(self._request),
             "fit": self.fits,
             "progress": {**progress, "logs": encode(progress["logs"], arrays, "logs")},
@@ -383,9 +413,14 @@ class Run(Keeper):
         """The metric of the epoch just ended, less being better."""
         if self._keep_best is None or progress.phase != "between" or not progress.logs:
             return None
+        is_validated = any(name.startswith("val_") for name in progress.logs)
+        if self._keep_best not in progress.logs and self._keep_best.startswith("val_") and not is_validated:
+            return None  # not after every epoch
         if self._keep_best not in progress.logs:
             raise ValueError(f"keep_best={self._keep_best!r} is not among the logs: {', '.join(progress.logs)}")
         value = float(progress.logs[self._keep_best])
+        if math.isnan(value):
+            return None
         is_higher_better = any(word in self._keep_best for word in ("acc", "auc", "precision", "recall", "f1", "iou"))
         return -value if is_higher_better else value
 

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 from trainlab.checkpoint import write_atomically
+from trainlab.lock import Lock
 
 
 class RunDirectory:
@@ -81,8 +82,12 @@ class RunDirectory:
     def release(self) -> None:
         """Removes what this run has put here, and the directory if this run made it and nothing else is in it."""
         if self._is_new and not self.has_checkpoints:
-            for file in (self.config, self.metrics, self.path / "lock"):
-                file.unlink(missing_ok=True)
+            try:
+                with Lock(self.path / "lock"):
+                    for file in (self.config, self.metrics, self.path / "lock"):
+                        file.unlink(missing_ok=True)
+            except OSError:  # not there any more, or another run's by now
+                return
             for folder in [self.path / "checkpoints", *self._created]:
                 try:
                     folder.rmdir()

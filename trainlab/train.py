@@ -39,7 +39,7 @@ a directory. The same command again goes on where it was stopped; of a finished 
   --resume HOW      auto: go on with the run that is there, or begin (default); must: go on or fail; never: begin, and refuse a
                     directory that holds a run; weights: begin with the weights of the run that is there
   --overwrite       with --resume=never: remove the run that is there
-  --override NAME   go on although this was changed on purpose: learning_rate
+  --override NAME   go on although this was changed on purpose: learning_rate, data or micro_batch_size
   --debug           on an error, show the whole traceback
   --help            this text
 
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as error:
         if options.debug:
             raise
-        what, status = ("terminated", int(error.code or 0)) if isinstance(error, SystemExit) else ("interrupted", 130)
+        what, status = ("terminated", _status(error.code)) if isinstance(error, SystemExit) else ("interrupted", 130)
         return _fail(f"{what}; {job.what_is_left()}", status=status)
     except Exception as error:
         if options.debug:
@@ -209,6 +209,10 @@ class _Job:
     def tidy_up(self) -> None:
         if not self._done:
             self._directory.release()
+
+
+def _status(code: Any) -> int:
+    return code if isinstance(code, int) else 1
 
 
 def _name(path: Path | None) -> str | None:

@@ -172,7 +172,7 @@ class Trainer:
         self.model = model
         self.on_nonfinite = on_nonfinite
         self.strategy = SGD() if strategy is None else strategy
-        self.seed = seed % 2**31
+        self.seed = int(seed) % 2**31
         if jit_compile is None and not given and model.jit_compile is not model._resolve_auto_jit_compile():
             jit_compile = model.jit_compile  # Keras does not keep "auto": what it would have chosen itself says nothing
         self._jit_compile = jit_compile if isinstance(jit_compile, bool) else None  # None: not found out yet
@@ -184,6 +184,7 @@ class Trainer:
         self._position: tuple[SameData, int, int] | None = None  # the data, and epoch and position in them
         self._run = None if run_dir is None else Run(Path(run_dir), save_steps, save_seconds, keep, keep_best)
         self._resumed_at: int | None = None
+        self._rates: tuple[Any, Any] | None = None  # as the last fit left the learning rate, and as it was given
         self._check_strategy()
         _grow_memory()
 
@@ -348,11 +349,12 @@ class Trainer:
             inputs.check_against(self.model, source.given)
             self._warn_if_small(source)
         # NumPy's own integers would overflow.
+        steps, steps_per_epoch = (None if n is None else int(n) for n in (steps, steps_per_epoch))
         plan = Plan(int(initial_epoch), int(epochs) if steps is None else None, steps, steps_per_epoch, num_updates)
         with self._run.opened() if self._run else nullcontext():
             loaded = self._find(source, validation, plan, resume, overwrite, override) if self._run else None
             try:
-                return self._fit(source, given, validation, plan, callbacks, verbose, loaded, resume)
+                return self._fit(source, given, validation, plan, callbacks, verbose, loaded, resume, override)
             finally:
                 source.close()
 
@@ -366,13 +368,15 @@ class Trainer:
         verbose: int,
         loaded: Loaded | None,
         resume: str,
+        override: Collection[str],
     ) -> keras.callbacks.History:
         """The part of `fit` that changes something."""
         run = self._run
         is_resuming = loaded is not None and resume != "weights"
         if loaded is not None and is_resuming:
             self._jit_compile = loaded.state["jit_compile"]
-            self._micro_batches.size = loaded.state["micro_batch_size"]
+            if "micro_batch_size" not in override:
+                self._micro_batches.size = loaded.state["micro_batch_size"]
         update, loop = self._build(source)
         if isinstance(source, ArraySource) and not is_resuming:
             self._go_on(source, given, plan.initial_epoch)
@@ -405,12 +409,10 @@ class Trainer:
             if loaded is not None and not is_resuming:
                 run.restore_weights(loaded)
             elif loaded is not None and run.is_over(loaded):
-                run.restore_all(loaded)
+                run.restore_finished(loaded)
                 if isinstance(source, ArraySource):
-                    source.restore(loaded.state["source"], {})
                     self._position = (SameData(given), source.epoch, source.position)
-                if loaded.state["fit"] == run.fits:
-                    run.restore_callbacks(loaded)
+                self._rates = manifest.learning_rate(self.model.optimizer), run.given["learning_rate"]
                 self.model.history = _history(run.skip())
                 return self.model.history
         loop.guard.on_nonfinite = self.on_nonfinite
@@ -423,6 +425,8 @@ class Trainer:
             raise NonFiniteError(f"{error}; the last checkpoint is {run.last_checkpoint}", error.iteration) from error.__cause__
         finally:
             self._built_for = (self._built_for[0], _settings(self.strategy), *self._built_for[2:])  # tracing may set some
+            if run is not None:
+                self._rates = manifest.learning_rate(self.model.optimizer), run.given["learning_rate"]
             if isinstance(source, ArraySource):
                 self._position = (SameData(given), source.epoch, source.position)
         return self.model.history
@@ -439,11 +443,14 @@ class Trainer:
         """The checkpoint to go on from, compared with what is to be trained now."""
         assert self._run is not None
         current = manifest.of_model(self.model) | manifest.of_machine()
+        if self._rates is not None and current["learning_rate"] == self._rates[0]:
+            current["learning_rate"] = self._rates[1]  # as a callback has left it: nobody else has changed it
         current |= {"strategy": manifest.of_strategy(self.strategy), "seed": self.seed}
         current["batches"] = {"steps_per_epoch": plan.steps_per_epoch, **source.describe()}
         current["data"] = {"training": manifest.of_data(source.given if isinstance(source, ArraySource) else None)}
         if validation is not None:
             current["data"]["validation"] = manifest.of_data(validation[:3])
+            current["batches"]["validation"] = manifest.plain(validation[3:])
         if self._jit_compile is not None:
             current["jit_compile"] = self._jit_compile
         if not self._micro_batches.is_auto:
