@@ -82,6 +82,8 @@ def main() -> int:
             for problem in problems:
                 print(f"run {i} (killed {INSTANTS[i % len(INSTANTS)]}): {problem}", flush=True)
             shutil.rmtree(directory)
+            if (i + 1) % 10 == 0:
+                print(f"{i + 1 - failures} of {i + 1} so far", flush=True)
         good = options.runs - failures
         print(f"{good} of {options.runs} runs ended with the same bits; {dict(seen)}")
         for i in range(options.controls):
