@@ -266,7 +266,7 @@ class Run(Keeper):
         # By time one is written only when the last is done: where writing takes long, training does not wait for it.
         is_time = self._save_seconds is not None and seconds >= self._save_seconds and not self._checkpoints.is_busy
         if signum is not None or is_best or is_due or is_time:
-            self._save(self._capture(), is_finished=False)
+            self._save(self.capture(), is_finished=False)
         if signum is not None:
             self._checkpoints.wait()
             print(f"stopped by a signal at update {parts.progress.updates}: saved in {self._checkpoints.last}", flush=True)
@@ -276,7 +276,7 @@ class Run(Keeper):
         """See `Keeper`."""
         assert self._parts is not None
         if self._parts.source.is_settled:
-            self._save(self._capture(), is_finished=False)
+            self._save(self.capture(), is_finished=False)
             self._checkpoints.wait()
 
     def watch(self) -> list[keras.callbacks.Callback]:
@@ -286,7 +286,7 @@ class Run(Keeper):
     def finish(self, before: Mapping[str, Any]) -> None:
         """Saves the end of a fit; and what was `before` the end, if that changed a variable, for a longer run to go on from."""
         assert self._parts is not None
-        after = self._capture()
+        after = self.capture()
         variables = {name: value for name, value in after["tensors"].items() if name.startswith("variables/")}
         changed = any(not np.array_equal(before["tensors"].get(name), value) for name, value in variables.items())
         if changed:
@@ -305,10 +305,6 @@ class Run(Keeper):
         """Counts a fit that was finished before, and returns its history."""
         self.fits += 1
         return self._histories[self.fits - 1]
-
-    def capture(self) -> Mapping[str, Any]:
-        """Everything as it is now."""
-        return self._capture()
 
     def _newest(self, request: Request, any_will_do: bool) -> Loaded:
         damaged: list[str] = []
@@ -365,7 +361,8 @@ class Run(Keeper):
                     f"{known[name].shape.as_list()}; nothing was touched"
                 )
 
-    def _capture(self) -> Mapping[str, Any]:
+    def capture(self) -> Mapping[str, Any]:
+        """Everything as it is now."""
         parts = self._parts
         assert parts is not None
         states = callback_state.get_states(parts.listener.callbacks)
