@@ -104,6 +104,7 @@ class Attempt:
         newest: the update of the newest checkpoint when it started.
         status: its exit status; None if it was killed.
         was_stopped: whether it was sent a signal.
+        updates: how many it made.
         lost: updates it had made beyond the newest checkpoint when it ended.
         log: all that it said.
     """
@@ -112,6 +113,7 @@ class Attempt:
     newest: int | None
     status: int | None
     was_stopped: bool
+    updates: int
     lost: int
     log: str
 
@@ -216,11 +218,11 @@ class Trial:
         """A run that is killed and begun anew; returns how many updates were made for it in all."""
         flags = ["--resume=never", "--overwrite"]
         is_late = self._instant("training", directory)
-        start(directory, lambda gauge: is_late(gauge) and _newest(directory) is not None, signal.SIGKILL, flags)
-        lost = _newest(directory) or 0
-        if (attempt := start(directory, None, flags=flags)).status != 0:
-            raise RuntimeError(f"the control failed: {attempt.log[-2000:]}")
-        return lost + (_newest(directory) or 0)
+        killed = start(directory, lambda gauge: is_late(gauge) and _newest(directory) is not None, signal.SIGKILL, flags)
+        again = start(directory, None, flags=flags)
+        if again.status != 0:
+            raise RuntimeError(f"the control failed: {again.log[-2000:]}")
+        return killed.updates + again.updates
 
     def _instant(self, instant: str, directory: Path) -> Callable[[Gauge], bool]:
         """A function that says when to stop a run that begins now."""
@@ -297,7 +299,7 @@ def start(
     code = None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
     was_stopped = was_stopped and code != 0  # it may have come too late
     lost = max((newest or 0) + gauge.updates - (_newest(directory) or 0), 0)
-    return Attempt(resumed_at, newest, code, was_stopped, lost, said)
+    return Attempt(resumed_at, newest, code, was_stopped, gauge.updates, lost, said)
 
 
 def _newest(directory: Path) -> int | None:

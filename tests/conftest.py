@@ -1,13 +1,20 @@
 import collections
 import os
+import signal
+import sys
 import zlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts its background jobs; tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import gin  # noqa: E402
 import keras  # noqa: E402
 import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from tensorflow.python.framework.config import disable_op_determinism, is_op_determinism_enabled  # noqa: E402
+
+from trainlab import train  # noqa: E402
 
 # Equalities to float32 rounding: a GPU would otherwise multiply matrices with ten bits.
 tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -49,3 +56,18 @@ def precision(request):
     yield name
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def command(capsys, monkeypatch, tmp_path):
+    """The command in this process, in a directory of its own: arguments -> (status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+
+    def run(*arguments):
+        status = train.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    yield run
+    gin.clear_config()

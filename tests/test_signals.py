@@ -7,15 +7,6 @@ import pytest
 from trainlab.signals import Signals, stop
 
 
-@pytest.fixture(autouse=True)
-def _handlers():
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
-
-
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_only_sets_a_flag_and_handlers_come_back(signum):
     before = signal.getsignal(signum)
@@ -34,10 +25,13 @@ def test_a_second_sigint_interrupts_at_once():
 
 
 def test_what_is_ignored_stays_so():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Signals() as signals:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signals.received is None
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signals.received is None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_another_thread_hears_nothing_and_breaks_nothing():

@@ -1,64 +1,17 @@
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import gin
 import keras
 import numpy as np
 import pytest
+from commands import CONFIGS, HEUN, SHORT, everything_in, ours, records, start
 
 from trainlab import train
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = ROOT / "configs"
-HEUN = ["--config", str(CONFIGS / "heun.gin")]
-SHORT = [*HEUN, "--set", "run.epochs = 1"]
 RATE = "keras.optimizers.SGD.learning_rate"
-
-
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    """The command in this process, in a directory of its own: arguments -> (status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-
-    def run(*arguments):
-        status = train.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    yield run
-    gin.clear_config()
-
-
-def start(*arguments, cwd):
-    """The command as a person starts it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainlab.train", *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell starts its background jobs with SIGINT ignored, and children inherit that: not what these tests are about.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def records(directory):
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-
-
-def ours(stderr):
-    """The lines of stderr that are this package's: TensorFlow has things to say too."""
-    assert "Traceback" not in stderr
-    return [line for line in stderr.splitlines() if line.startswith("trainlab:")]
 
 
 def test_heun_from_a_shell_in_any_directory(tmp_path):
@@ -101,13 +54,6 @@ def test_a_short_run_can_be_repeated_from_what_it_left(command, tmp_path):
     # The control: another seed is another run.
     assert command(*accumulate, "--set", "run.seed = 1", "--run_dir", "other")[0] == 0
     assert records(tmp_path / "other")[-1] != records(first)[-1]
-
-
-def everything_in(directory):
-    """The bytes of every file but the lock, which names its last holder."""
-    return {
-        path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != "lock"
-    }
 
 
 def test_a_finished_run_shows_its_result_and_is_left_alone(command, tmp_path):

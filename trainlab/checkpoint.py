@@ -218,8 +218,8 @@ def read(path: Path) -> Loaded:
         Damaged: it is not what was written.
     """
     try:
-        lines = (path / _SUMS).read_text(encoding="utf-8").splitlines()
-        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        lines = [line.partition("  ") for line in (path / _SUMS).read_text(encoding="utf-8", errors="replace").splitlines()]
+        sums = {name: digest for digest, _, name in lines}
         if set(sums) != {file.name for file in path.iterdir()} - {_SUMS} or "state.json" not in sums:
             raise Damaged(f"files are missing, or do not belong there: {_SUMS} names others")
         for name, digest in sums.items():

@@ -323,8 +323,8 @@ class Run(Keeper):
         if fallback is not None:
             return fallback
         raise ValueError(
-            f"{self.directory}: no checkpoint can be read ({'; '.join(damaged)}): restore them from a copy, or begin anew with "
-            "resume='never', overwrite=True"
+            f"{self.directory}: no checkpoint can be read ({'; '.join(damaged)}): restore them from a copy, or begin anew "
+            "(resume=never with overwrite)"
         )
 
     @staticmethod
