@@ -255,7 +255,6 @@ class StreamSource:
         is_to_be_saved: whether `serialized` will be called.
     """
 
-    is_resident = False
     is_to_be_saved = False
 
     def __init__(self, data: Any, class_weight: Mapping[int, float] | None, shuffle: bool):

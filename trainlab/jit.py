@@ -28,7 +28,6 @@ _COMPILE_RATIO = 3.0
 # XLA must be so many times as fast: within the noise of a timing, the one that needs no compiling for other shapes wins.
 _CLEAR_WIN = 1.2
 _SECONDS_A_TIMING = 0.03
-_SECONDS_A_CALL = 0.1
 _PAIRS = 5
 _FIRST_UPDATES = 4
 
@@ -40,13 +39,13 @@ class Choice(NamedTuple):
         jit_compile: whether XLA compiles the step.
         reason: in words.
         is_final: whether it was measured, or follows from the step itself; False where the work ahead was too short to tell.
-        updates_per_call: how many updates take about 0.1 s.
+        seconds: that an update takes so; None where nothing was timed.
     """
 
     jit_compile: bool
     reason: str
     is_final: bool
-    updates_per_call: int = 1
+    seconds: float | None = None
 
 
 class UnsupportedOperation(ValueError):
@@ -102,40 +101,43 @@ def choose(
     except tf.errors.OpError:
         return Choice(False, "without XLA: the step fails", is_final=False)  # as the real one soon will, and say why
     work = seconds * updates_ahead
-    updates_per_call = max(int(_SECONDS_A_CALL / seconds), 1)
     if SHARE * work < _COMPILE_RATIO * plain_cost:
         reason = (
             f"without XLA: {work:.1f} s of work ahead would not repay finding out (about {_COMPILE_RATIO * plain_cost:.1f} s)"
         )
-        return Choice(False, reason, False, updates_per_call)
+        return Choice(False, reason, False, seconds)
     try:
         jitted = build(block.layout, True)
         check_strings(jitted)
-        copies.lend(jitted)
-        with unsupported_operations():
-            limit = max(SHARE * work - (time.monotonic() - started), 1.0)
-            is_in_time = _finishes(lambda: jitted(*timing.block.arguments), limit)
-            if is_in_time:
-                with copies.used_by(plain):
-                    times = [(timing.seconds_of(plain), timing.seconds_of(jitted)) for _ in range(_PAIRS)]
+        limit = max(SHARE * work - (time.monotonic() - started), 1.0)
+        times = _race(plain, jitted, timing, copies, limit)
     except tf.errors.ResourceExhaustedError:
-        return Choice(False, "without XLA, which takes more memory than there is", True, updates_per_call)
+        return Choice(False, "without XLA, which takes more memory than there is", True, seconds)
     except UnsupportedOperation as error:
-        return Choice(False, f"without XLA: {error}", True, updates_per_call)
+        return Choice(False, f"without XLA: {error}", True, seconds)
     spent = time.monotonic() - started
-    if not is_in_time:  # the thread goes on for a while, on copies: nobody will use what it makes
+    if times is None:
         reason = f"without XLA, which was still compiling after {spent:.0f} s ({SHARE:.0%} of the work ahead)"
-        return Choice(False, reason, True, updates_per_call)
-    copies.give_back(jitted)
-    ratio = np.median([without / with_xla for without, with_xla in times])
-    plain_us, jitted_us = (float(us) for us in np.median(times, axis=0) * 1e6)
-    is_faster = bool(ratio >= _CLEAR_WIN)
+        return Choice(False, reason, True, seconds)
+    is_faster = bool(np.median([without / with_xla for without, with_xla in times]) >= _CLEAR_WIN)
+    without, with_xla = (float(value) for value in np.median(times, axis=0))
     reason = (
-        f"{'with' if is_faster else 'without'} XLA: {jitted_us:,.0f} us an update with it, {plain_us:,.0f} us without "
-        f"(found out in {time.monotonic() - started:.1f} s)"
+        f"{'with' if is_faster else 'without'} XLA: {with_xla * 1e6:,.0f} us an update with it, {without * 1e6:,.0f} us without "
+        f"(found out in {spent:.1f} s)"
     )
-    updates_per_call = max(int(_SECONDS_A_CALL * 1e6 / (jitted_us if is_faster else plain_us)), 1)
-    return Choice(is_faster, reason, True, updates_per_call)
+    return Choice(is_faster, reason, True, with_xla if is_faster else without)
+
+
+def _race(plain: Any, jitted: Any, timing: _Timing, copies: _Copies, limit: float) -> list[tuple[float, float]] | None:
+    """Seconds an update without and with XLA, in turns; None if it was still compiling after `limit` seconds."""
+    copies.lend(jitted)
+    with unsupported_operations():
+        if not _finishes(lambda: jitted(*timing.block.arguments), limit):
+            return None  # its thread goes on for a while, on copies: nobody will use what it makes
+        with copies.used_by(plain):
+            times = [(timing.seconds_of(plain), timing.seconds_of(jitted)) for _ in range(_PAIRS)]
+    copies.give_back(jitted)
+    return times
 
 
 class _Timing(NamedTuple):

@@ -184,7 +184,8 @@ class Loop:
                 lambda: list(self._update.variables.values()),
                 updates_ahead,
             )
-            self._measured = choice.updates_per_call
+            if choice.seconds is not None:
+                self._measured = max(int(_TARGET_SECONDS / choice.seconds), 1)
         self.jit_compile = choice.jit_compile
         self._functions = {key: function for key, function in self._functions.items() if key[1] is choice.jit_compile}
         return choice
