@@ -57,7 +57,7 @@ def main() -> None:
     if "sweep" in options.parts:
         sweep(report, options.pairs, options.scale, options.out)
     if "memory" in options.parts:
-        peak_memory(report)
+        peak_memory(report, min(options.pairs, 5))
     if "first_step" in options.parts:
         first_step(report, options.pairs)
     if "checkpoints" in options.parts:
@@ -258,11 +258,11 @@ def _draw(found: dict[str, list[float]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def peak_memory(report: Report) -> None:
+def peak_memory(report: Report, runs: int) -> None:
     """Peak memory of one update, above that of the model and its data."""
     names = ["batch:sgd", "batch:heun", "batch:accumulate", "batch:accumulate_heun", "whole:sgd"]
-    found = {name: [memory.measure(name, memory.RETURNING) for _ in range(5)] for name in names}
-    kept = {name: [memory.measure(name) for _ in range(5)] for name in names}
+    found = {name: [memory.measure(name, memory.RETURNING) for _ in range(runs)] for name in names}
+    kept = {name: [memory.measure(name) for _ in range(runs)] for name in names}
     peak, peak_kept = (
         {name: statistics.median(m["peak_mb"] for m in values) for name, values in table.items()} for table in (found, kept)
     )
