@@ -28,6 +28,7 @@ from benchmarking.workloads import WORKLOADS, Workload, small_mlp
 import trainlab as tl
 
 STEPS_PER_EXECUTION = (1, 10, 50, 200)
+PARTS = ("speed", "sweep", "memory", "first_step", "checkpoints", "nonfinite")
 LIMIT = "the limit (fixed batch, XLA)"
 SWEEP = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7, help="timed rounds (7)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the updates; less than 1 for a quick look")
     parser.add_argument(
-        "--parts", nargs="*", default=["speed", "sweep", "memory", "first_step", "checkpoints"], help="what to measure (all)"
+        "--parts", nargs="*", default=list(PARTS), choices=PARTS, metavar="PART", help=", ".join(PARTS) + " (all)"
     )
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="directory of the results (bench-results)")
     options = parser.parse_args()
@@ -62,6 +63,8 @@ def main() -> None:
         first_step(report, options.pairs)
     if "checkpoints" in options.parts:
         checkpoints(report, options.pairs, options.scale)
+    if "nonfinite" in options.parts:
+        nonfinite(report, options.pairs, options.scale)
     report.finish()
 
 
@@ -297,6 +300,26 @@ def checkpoints(report: Report, pairs: int, scale: float) -> None:
         seconds,
         [("throughput with / without", without, saving, ">= 0.97")],
     )
+
+
+def nonfinite(report: Report, pairs: int, scale: float) -> None:
+    """What it costs the small MLP that every call is looked at and can be taken back."""
+    for title, settings in {
+        "SGD": {"jit_compile": False},
+        "SGD, XLA": {"jit_compile": True},
+        "Adam": {"jit_compile": False, "optimizer": keras.optimizers.Adam},
+        "Adam, one update a call": {"jit_compile": False, "optimizer": keras.optimizers.Adam, "steps_per_execution": 1},
+    }.items():
+        make = settings.pop("optimizer", keras.optimizers.SGD)
+        workload = dataclasses.replace(WORKLOADS["mlp_32"], epochs=max(int(2 * scale), 1))
+        guarded, _ = contestants.ours(workload, tl.SGD(), **settings, optimizer=make(0.01))
+        runs = {"trainlab": guarded, "unguarded": contestants.ours_unguarded(workload, **settings, optimizer=make(0.01))}
+        report.times(
+            f"nonfinite: {title}",
+            f"{workload.name}, {title}: what the watch for non-finite values costs",
+            in_turns(runs, pairs),
+            [("trainlab / unguarded", "trainlab", "unguarded", "<= 1.03, or 2 us")],
+        )
 
 
 def first_step(report: Report, pairs: int) -> None:
