@@ -29,6 +29,8 @@ from trainlab.update import Update
 # A call lasts about this many seconds, so that an interrupt need not wait long and a progress bar moves.
 _TARGET_SECONDS = 0.1
 _MAX_UPDATES_PER_CALL = 2**14
+# A compiled read of all variables costs a trace that the first step would wait for, and pays off after so many.
+_SNAPSHOTS_TO_COMPILE = 10
 
 _JIT = functools.partial(tf.function, jit_compile=True, autograph=False)
 
@@ -80,8 +82,9 @@ class Loop:
         self._measured = 1
         self._reach = sys.maxsize  # what one call may try: little after a bad update, then more and more
         self._functions: dict[Any, Callable[..., Any]] = {}
-        self._read: tuple[dict[str, tf.Variable], Callable[[], list[tf.Tensor]]] = ({}, list)
-        self._snapshot_at = -1
+        self._variables: dict[str, tf.Variable] = {}
+        self._read: Callable[[], list[tf.Tensor]] = list
+        self._snapshot_at, self._num_snapshots = -1, 0
         self.num_traces = 0
 
     def run(self, source: Source, max_updates: int) -> int:
@@ -231,11 +234,16 @@ class Loop:
     def snapshot(self) -> dict[str, tf.Tensor]:
         """The values of all variables that an update may change, by name; they share their buffers until those are written."""
         if self._snapshot_at != self.num_traces:  # tracing may have discovered more of them
-            variables = self._update.variables
-            self._read = variables, self._compiled(lambda: [v.read_value() for v in variables.values()])
+            self._variables = self._update.variables
+            self._read, self._num_snapshots = self._read_variables, 0
             self._snapshot_at = self.num_traces
-        variables, read = self._read
-        return dict(zip(variables, read(), strict=True))
+        if self._num_snapshots == _SNAPSHOTS_TO_COMPILE:
+            self._read = self._compiled(self._read_variables)
+        self._num_snapshots += 1
+        return dict(zip(self._variables, self._read(), strict=True))
+
+    def _read_variables(self) -> list[tf.Tensor]:
+        return [tf.raw_ops.ReadVariableOp(resource=v.handle, dtype=v.dtype) for v in self._variables.values()]
 
     def assign(self, values: Mapping[str, Any]) -> None:
         """Gives variables these values, by name."""

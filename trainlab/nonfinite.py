@@ -6,10 +6,8 @@ that must stay finite.
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -98,7 +96,7 @@ class Watch:
             NonFiniteError: a trained variable holds NaN.
         """
         self._excused.assign(tf.zeros_like(self._excused))
-        is_bad = ~self._read_flags().numpy()
+        is_bad = ~self._flags().numpy()
         if not is_bad.any():
             return
         for name, variable in self._trained:
@@ -114,7 +112,7 @@ class Watch:
 
     def first(self) -> str | None:
         """The name of the first variable that is not finite, trained ones before others."""
-        places = np.flatnonzero(~self._read_flags().numpy())
+        places = np.flatnonzero(~self._flags().numpy())
         bad = {self._names[i] for i in np.searchsorted(np.cumsum(self._sizes), places, "right")}
         return next((name for name in self._order if name in bad), None)
 
@@ -125,10 +123,6 @@ class Watch:
         if self._large:
             parts.append(tf.stack([tf.reduce_all(tf.math.is_finite(v)) for v in self._large]))
         return (parts[0] if len(parts) == 1 else tf.concat(parts, 0)) | self._excused
-
-    @functools.cached_property
-    def _read_flags(self) -> Any:
-        return tf.function(self._flags, autograph=False).get_concrete_function()
 
 
 class Guard:
