@@ -79,7 +79,10 @@ def at_call(owner, name, number, then, monkeypatch):
     monkeypatch.setattr(owner, name, wrapped)
 
 
-@pytest.mark.parametrize("signum, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "signum, status",
+    [pytest.param(signal.SIGTERM, 143, id="SIGTERM"), pytest.param(signal.SIGINT, 130, id="SIGINT", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(
     "phase", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow, id=name) for name in PHASES]
 )
