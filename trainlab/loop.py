@@ -149,8 +149,9 @@ class Loop:
         with _refusals(jit_compile), self.transaction():
             if jit_compile and len(self._functions) > known:
                 jit.check_strings(function)
-            if not function(*block.arguments):  # waits for the device
-                raise Undo(self.guard.watch.first())
+            is_surely_finite = function(*block.arguments)
+            if not is_surely_finite and (name := self.guard.watch.first()) is not None:  # waits for the device
+                raise Undo(name)
             source.advance(block)
 
     def _search(self, source: Source, num_updates: int, suspects: int = 0) -> None:
@@ -211,7 +212,7 @@ class Loop:
 
             def call(*arguments: Any) -> tf.Tensor:
                 program(*arguments)
-                return self.guard.watch.is_finite()
+                return self.guard.watch.is_surely_finite()
 
             self._functions[key] = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int64))
         return self._functions[key]

@@ -6,8 +6,9 @@ that must stay finite.
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -78,6 +79,7 @@ class Watch:
         ]
         watched = {id(v): (name, v) for name, v in named if v.dtype.is_floating}
         small = [(name, v) for name, v in watched.values() if v.shape.num_elements() <= _SMALL]
+        self._watched = [v for _, v in watched.values()]
         self._groups = [[v for _, v in small if v.dtype == dtype] for dtype in dict.fromkeys(v.dtype for _, v in small)]
         self._large = [v for _, v in watched.values() if v.shape.num_elements() > _SMALL]
         # As `_flags` lays them out: a flag for each number of the small ones, and one for each of the large.
@@ -106,23 +108,37 @@ class Watch:
         # The losses' mean is set to zero at the start of an epoch, whatever it was.
         self._excused.assign(is_bad & np.repeat([name != _LOSS for name in self._names], self._sizes))
 
-    def is_finite(self) -> tf.Tensor:
-        """Whether all is as it must be, a scalar bool: part of a compiled call, so that nothing else is read back."""
-        return tf.reduce_all(self._flags())
+    def is_surely_finite(self) -> tf.Tensor:
+        """A scalar bool, part of a compiled call: nothing else is read back. If it is False, `first` knows.
+
+        The sum of the squares is finite only if every number is. It may overflow without one that is not, and some may be
+        excused; but it is one operation a variable, and a call may make a single update of a small model.
+        """
+        dtypes = dict.fromkeys(v.dtype for v in self._watched)
+        sums = [tf.add_n([_half_square(v) for v in self._watched if v.dtype == dtype]) for dtype in dtypes]
+        return tf.reduce_all(tf.stack([tf.math.is_finite(s) for s in sums]))
 
     def first(self) -> str | None:
-        """The name of the first variable that is not finite, trained ones before others."""
-        places = np.flatnonzero(~self._flags().numpy())
+        """The name of the first variable that is not finite, trained ones before others; None if all is as it must be."""
+        places = np.flatnonzero(~self._compiled_flags().numpy())
         bad = {self._names[i] for i in np.searchsorted(np.cumsum(self._sizes), places, "right")}
         return next((name for name in self._order if name in bad), None)
 
+    @functools.cached_property
+    def _compiled_flags(self) -> Callable[[], tf.Tensor]:
+        # Where something is excused, it is asked after every call.
+        return tf.function(self._flags, autograph=False).get_concrete_function()
+
     def _flags(self) -> tf.Tensor:
-        # Number by number: a sum or a norm of finite numbers may overflow. Small variables are joined, because a call may
-        # make a single update of a small model, and then the number of operations is what counts.
+        # Number by number; small variables are joined, for the number of operations is what counts.
         parts = [tf.math.is_finite(tf.concat([tf.reshape(v, [-1]) for v in group], 0)) for group in self._groups]
         if self._large:
             parts.append(tf.stack([tf.reduce_all(tf.math.is_finite(v)) for v in self._large]))
         return (parts[0] if len(parts) == 1 else tf.concat(parts, 0)) | self._excused
+
+
+def _half_square(variable: tf.Variable) -> tf.Tensor:
+    return tf.nn.l2_loss(variable if variable.dtype in (tf.float32, tf.float64) else tf.cast(variable, tf.float32))
 
 
 class Guard:

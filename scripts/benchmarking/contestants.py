@@ -42,7 +42,7 @@ def ours(
 @contextmanager
 def _unguarded() -> Iterator[None]:
     with (
-        mock.patch.object(Watch, "is_finite", lambda self: tf.constant(True)),
+        mock.patch.object(Watch, "is_surely_finite", lambda self: tf.constant(True)),
         mock.patch.object(Loop, "transaction", lambda self: nullcontext()),
     ):
         yield
