@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from damaging import damage
 
 from trainlab import checkpoint
 from trainlab.checkpoint import Checkpoints, Damaged, read, write_atomically
@@ -100,26 +101,6 @@ def test_an_iterator_is_part_of_it(tmp_path):
     back = next(checkpoints.readable()).iterators()
     tf.raw_ops.DeserializeIterator(resource_handle=fresh._iterator_resource, serialized=back["now"])
     assert [e.numpy().tolist() for e in fresh] == rest
-
-
-def damage(rng, path):
-    """Does to a file what disks, people and programs do."""
-    content = path.read_bytes()
-    kind = rng.choice(["flip", "cut", "empty", "remove", "garbage", "append"])
-    if kind == "remove":
-        path.unlink()
-    elif kind == "flip" and content:
-        place, bit = rng.randrange(len(content)), rng.randrange(8)
-        path.write_bytes(content[:place] + bytes([content[place] ^ (1 << bit)]) + content[place + 1 :])
-    elif kind == "cut" and content:
-        path.write_bytes(content[: rng.randrange(len(content))])
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "garbage":
-        path.write_bytes(rng.randbytes(max(len(content), 10)))
-    else:
-        path.write_bytes(content + b"x")
-    return kind
 
 
 def test_damage_is_found_wherever_it_is(tmp_path):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from commands import CONFIGS, everything_in, ours, records, start
-from test_checkpoint import damage
+from damaging import damage
 
 from trainlab import checkpoint, train
 from trainlab.epochs import Epochs

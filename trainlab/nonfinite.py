@@ -98,7 +98,7 @@ class Watch:
             NonFiniteError: a trained variable holds NaN.
         """
         self._excused.assign(tf.zeros_like(self._excused))
-        is_bad = ~self._flags().numpy()
+        is_bad = ~self._flags().numpy()  # eagerly: the first step would wait for a trace
         if not is_bad.any():
             return
         for name, variable in self._trained:
