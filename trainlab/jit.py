@@ -25,10 +25,12 @@ FEWEST_UPDATES = 1000
 SHARE = 0.1
 # Compiling takes about so many times as long as tracing and the first call without XLA: below, it is not even tried.
 _COMPILE_RATIO = 3.0
-# XLA must be so many times as fast: within the noise of a timing, the one that needs no compiling for other shapes wins.
-_CLEAR_WIN = 1.2
+# XLA must be so many times as fast: of two that are alike, the one that needs no compiling for other shapes wins.
+_CLEAR_WIN = 1.05
 _SECONDS_A_TIMING = 0.03
-_PAIRS = 5
+# Both are timed in turns until one has won so many more turns than the other: on a shared machine a few turns say little.
+_LEAD = 5
+_MAX_PAIRS = 25
 _FIRST_UPDATES = 4
 
 
@@ -109,18 +111,19 @@ def choose(
     try:
         jitted = build(block.layout, True)
         check_strings(jitted)
-        limit = max(SHARE * work - (time.monotonic() - started), 1.0)
-        times = _race(plain, jitted, timing, copies, limit)
+        until = max(started + SHARE * work, time.monotonic() + 1.0)
+        compiling = _compile(jitted, timing.block, copies, until)
+        times = [] if compiling is None else _race(plain, jitted, timing, copies, until)
     except tf.errors.ResourceExhaustedError:
         return Choice(False, "without XLA, which takes more memory than there is", True, seconds)
     except UnsupportedOperation as error:
         return Choice(False, f"without XLA: {error}", True, seconds)
     spent = time.monotonic() - started
-    if times is None:
+    if compiling is None:
         reason = f"without XLA, which was still compiling after {spent:.0f} s ({SHARE:.0%} of the work ahead)"
         return Choice(False, reason, True, seconds)
-    is_faster = bool(np.median([without / with_xla for without, with_xla in times]) >= _CLEAR_WIN)
     without, with_xla = (float(value) for value in np.median(times, axis=0))
+    is_faster = _is_worth_it(times, compiling, updates_ahead)
     reason = (
         f"{'with' if is_faster else 'without'} XLA: {with_xla * 1e6:,.0f} us an update with it, {without * 1e6:,.0f} us without "
         f"(found out in {spent:.1f} s)"
@@ -128,16 +131,37 @@ def choose(
     return Choice(is_faster, reason, True, with_xla if is_faster else without)
 
 
-def _race(plain: Any, jitted: Any, timing: _Timing, copies: _Copies, limit: float) -> list[tuple[float, float]] | None:
-    """Seconds an update without and with XLA, in turns; None if it was still compiling after `limit` seconds."""
+def _compile(jitted: Any, block: Block, copies: _Copies, until: float) -> float | None:
+    """Seconds that XLA takes to compile; None if it is not done in time. Leaves the function with the copies."""
+    started = time.monotonic()
     copies.lend(jitted)
     with unsupported_operations():
-        if not _finishes(lambda: jitted(*timing.block.arguments), limit):
+        if not _finishes(lambda: jitted(*block.arguments), until - started):
             return None  # its thread goes on for a while, on copies: nobody will use what it makes
-        with copies.used_by(plain):
-            times = [(timing.seconds_of(plain), timing.seconds_of(jitted)) for _ in range(_PAIRS)]
+    return time.monotonic() - started
+
+
+def _race(plain: Any, jitted: Any, timing: _Timing, copies: _Copies, until: float) -> list[tuple[float, float]]:
+    """Seconds an update without and with XLA, in turns, as many as tell; few of them where the time is up."""
+    times: list[tuple[float, float]] = []
+    lead = 0
+    with copies.used_by(plain):
+        while abs(lead) < _LEAD and len(times) < (_MAX_PAIRS if time.monotonic() < until else _LEAD):
+            times.append((timing.seconds_of(plain), timing.seconds_of(jitted)))
+            lead += 1 if _is_win(times[-1]) else -1
     copies.give_back(jitted)
     return times
+
+
+def _is_worth_it(times: list[tuple[float, float]], compiling: float, updates_ahead: int) -> bool:
+    """Whether XLA won most turns, and saves more than compiling takes: a smaller last batch will make it compile once more."""
+    without, with_xla = np.median(times, axis=0)
+    return 2 * sum(map(_is_win, times)) > len(times) and bool((without - with_xla) * updates_ahead > compiling)
+
+
+def _is_win(pair: tuple[float, float]) -> bool:
+    without, with_xla = pair
+    return without >= _CLEAR_WIN * with_xla
 
 
 class _Timing(NamedTuple):
