@@ -29,7 +29,7 @@ FLOORS = [
     ["strategies.accumulate", "strategies.heun"],
     ["strategies"],
     ["cutting"],
-    ["update", "blocks", "manifest"],
+    ["update", "blocks", "manifest", "recipe", "plan"],
     ["data", "jit", "nonfinite", "micro_batches"],
     ["inputs", "loop"],
     ["epochs"],

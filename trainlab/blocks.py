@@ -139,12 +139,12 @@ class ArrayLayout:
         """See `Layout`; the whole loop is one XLA program."""
 
         def updates(arrays: list[tf.Tensor], indices: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
-            return loop(num_updates, lambda i: step(self._batches(arrays, indices[i], is_unrolled)))
+            return loop(num_updates, lambda i: step(self._batches(arrays, indices[i], may_unroll)))
 
-        # XLA on a CPU fuses better across a few batches written out, but may keep the activations of several: no memory that
+        # XLA on a CPU is faster with a few batches written out, but may keep the activations of several: no memory that
         # is known to be short, or a GPU's, is risked for it.
-        may_unroll = not self.is_cut and not tf.config.list_physical_devices("GPU")
-        is_unrolled = jit is not None and self.full <= _MAX_UNROLLED and may_unroll
+        is_short = self.is_cut or bool(tf.config.list_physical_devices("GPU"))
+        may_unroll = jit is not None and self.full <= _MAX_UNROLLED and not is_short
 
         compiled = updates if jit is None else jit(updates)
 
@@ -161,7 +161,7 @@ class ArrayLayout:
 
         return run
 
-    def _batches(self, arrays: list[tf.Tensor], indices: tf.Tensor, is_unrolled: bool) -> list[Batches]:
+    def _batches(self, arrays: list[tf.Tensor], indices: tf.Tensor, may_unroll: bool) -> list[Batches]:
         def gather(rows: tf.Tensor) -> Any:
             return self.pack([tf.gather(array, rows) for array in arrays])
 
@@ -169,10 +169,7 @@ class ArrayLayout:
         parts = []
         if self.full:
             rows = tf.reshape(indices[:cut], [self.full, self.batch_size])
-            if is_unrolled:
-                parts += [Batches(1, functools.partial(lambda j, _: gather(rows[j]), j)) for j in range(self.full)]
-            else:
-                parts.append(Batches(self.full, lambda i: gather(rows[i])))
+            parts.append(Batches(self.full, lambda i: gather(rows[i]), may_unroll))
         if self.rest:
             parts.append(Batches(1, lambda i: gather(indices[cut:])))
         return parts

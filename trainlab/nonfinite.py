@@ -6,7 +6,6 @@ that must stay finite.
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -24,7 +23,6 @@ from trainlab.vector import Rows, Vector
 MAX_SKIPS = 10
 
 _LOSS = "the mean of the losses"
-_SMALL = 2**12
 
 
 class NonFiniteError(ArithmeticError):
@@ -78,18 +76,9 @@ class Watch:
             *((_LOSS, native(v)) for v in model._loss_tracker.variables),
         ]
         watched = {id(v): (name, v) for name, v in named if v.dtype.is_floating}
-        small = [(name, v) for name, v in watched.values() if v.shape.num_elements() <= _SMALL]
-        self._watched = [v for _, v in watched.values()]
-        self._groups = [[v for _, v in small if v.dtype == dtype] for dtype in dict.fromkeys(v.dtype for _, v in small)]
-        self._large = [v for _, v in watched.values() if v.shape.num_elements() > _SMALL]
-        # As `_flags` lays them out: a flag for each number of the small ones, and one for each of the large.
-        names = {id(v): name for name, v in watched.values()}
-        self._order = list(names.values())
-        laid_out = [(names[id(v)], v.shape.num_elements()) for group in self._groups for v in group]
-        laid_out += [(names[id(v)], 1) for v in self._large]
-        self._names = [name for name, _ in laid_out]
-        self._sizes = [size for _, size in laid_out]
-        self._excused = tf.Variable(tf.zeros([sum(self._sizes)], tf.bool), trainable=False)
+        self._watched = list(watched.values())
+        self._excused: dict[int, tf.Tensor] = {}  # which of its numbers, by a variable's id
+        self._compiled_flags: Callable[[], tf.Tensor] | None = None
 
     def start(self) -> None:
         """Excuses what is not finite already, lawfully: a mask kept as a weight, a memory of the best loss so far.
@@ -97,16 +86,16 @@ class Watch:
         Raises:
             NonFiniteError: a trained variable holds NaN.
         """
-        self._excused.assign(tf.zeros_like(self._excused))
-        is_bad = ~self._flags().numpy()  # eagerly: the first step would wait for a trace
-        if not is_bad.any():
-            return
-        for name, variable in self._trained:
-            if variable.dtype.is_floating and bool(tf.reduce_any(tf.math.is_nan(variable))):
+        self._excused, self._compiled_flags = {}, None
+        are_finite = self._flags().numpy()  # eagerly: the first step would wait for a trace
+        bad = [named for named, is_finite in zip(self._watched, are_finite, strict=True) if not is_finite]
+        trained = {id(v) for _, v in self._trained}
+        for name, variable in bad:
+            if id(variable) in trained and bool(tf.reduce_any(tf.math.is_nan(variable))):
                 line = f"{name} holds NaN before the first update, and so would every update: load or make other weights"
                 raise NonFiniteError(line, int(self._iterations))
         # The losses' mean is set to zero at the start of an epoch, whatever it was.
-        self._excused.assign(is_bad & np.repeat([name != _LOSS for name in self._names], self._sizes))
+        self._excused = {id(v): ~tf.math.is_finite(v) for name, v in bad if name != _LOSS}
 
     def is_surely_finite(self) -> tf.Tensor:
         """A scalar bool, part of a compiled call: nothing else is read back. If it is False, `first` knows.
@@ -114,27 +103,20 @@ class Watch:
         The sum of the squares is finite only if every number is. It may overflow without one that is not, and some may be
         excused; but it is one operation a variable, and a call may make a single update of a small model.
         """
-        dtypes = dict.fromkeys(v.dtype for v in self._watched)
-        sums = [tf.add_n([_half_square(v) for v in self._watched if v.dtype == dtype]) for dtype in dtypes]
+        dtypes = dict.fromkeys(v.dtype for _, v in self._watched)
+        sums = [tf.add_n([_half_square(v) for _, v in self._watched if v.dtype == dtype]) for dtype in dtypes]
         return tf.reduce_all(tf.stack([tf.math.is_finite(s) for s in sums]))
 
     def first(self) -> str | None:
         """The name of the first variable that is not finite, trained ones before others; None if all is as it must be."""
-        places = np.flatnonzero(~self._compiled_flags().numpy())
-        bad = {self._names[i] for i in np.searchsorted(np.cumsum(self._sizes), places, "right")}
-        return next((name for name in self._order if name in bad), None)
-
-    @functools.cached_property
-    def _compiled_flags(self) -> Callable[[], tf.Tensor]:
-        # Where something is excused, it is asked after every call.
-        return tf.function(self._flags, autograph=False).get_concrete_function()
+        if self._compiled_flags is None:  # where something is excused, it is asked after every call
+            self._compiled_flags = tf.function(self._flags, autograph=False).get_concrete_function()
+        are_finite = self._compiled_flags().numpy()
+        return next((name for (name, _), is_finite in zip(self._watched, are_finite, strict=True) if not is_finite), None)
 
     def _flags(self) -> tf.Tensor:
-        # Number by number; small variables are joined, for the number of operations is what counts.
-        parts = [tf.math.is_finite(tf.concat([tf.reshape(v, [-1]) for v in group], 0)) for group in self._groups]
-        if self._large:
-            parts.append(tf.stack([tf.reduce_all(tf.math.is_finite(v)) for v in self._large]))
-        return (parts[0] if len(parts) == 1 else tf.concat(parts, 0)) | self._excused
+        """Whether each variable is finite, but for what is excused."""
+        return tf.stack([tf.reduce_all(tf.math.is_finite(v) | self._excused.get(id(v), False)) for _, v in self._watched])
 
 
 def _half_square(variable: tf.Variable) -> tf.Tensor:

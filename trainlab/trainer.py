@@ -8,10 +8,9 @@ import warnings
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
@@ -24,43 +23,13 @@ from trainlab.loop import Loop
 from trainlab.manifest import OVERRIDABLE
 from trainlab.micro_batches import MicroBatches
 from trainlab.nonfinite import NonFiniteError
+from trainlab.plan import Plan, plan_of
+from trainlab.recipe import Recipe, recipe_of, settings_of
 from trainlab.run import RESUME, Parts, Request, Run, progress_of
 from trainlab.strategies import SGD, StepStrategy
 from trainlab.update import Update
 
 _COMPILE_ARGUMENTS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
-
-
-class Plan(NamedTuple):
-    """How long a `fit` is.
-
-    Attributes:
-        initial_epoch: the number of the first epoch, from 0.
-        epochs: the number to stop before, or None.
-        steps: updates in all, or None.
-        steps_per_epoch: as given.
-        updates_per_epoch: that, or those of a pass; None where nobody knows.
-    """
-
-    initial_epoch: int
-    epochs: int | None
-    steps: int | None
-    steps_per_epoch: int | None
-    updates_per_epoch: int | None
-
-    @property
-    def last_epoch(self) -> int:
-        """The number of epochs at the end, as far as can be told."""
-        if self.epochs is not None or self.steps is None:
-            return self.epochs or 0
-        return self.initial_epoch + -(-self.steps // (self.updates_per_epoch or max(self.steps, 1)))
-
-    @property
-    def updates(self) -> int:
-        """Updates ahead; 0 where nobody knows."""
-        if self.epochs is None:
-            return self.steps or 0
-        return (self.epochs - self.initial_epoch) * (self.updates_per_epoch or 0)
 
 
 class Trainer:
@@ -180,7 +149,7 @@ class Trainer:
         self._steps_per_execution = steps_per_execution
         self._loop: Loop | None = None
         self._update: Update | None = None
-        self._built_for: Any = None
+        self._recipe: Recipe | None = None
         self._position: tuple[SameData, int, int] | None = None  # the data, and epoch and position in them
         self._run = None if run_dir is None else Run(Path(run_dir), save_steps, save_seconds, keep, keep_best)
         self._resumed_at: int | None = None
@@ -306,21 +275,16 @@ class Trainer:
             NonFiniteError: an update is not finite (see `on_nonfinite`); the model is at the update before it.
             MemoryError: a batch does not fit, and what to do, in one line; the model is at a committed update.
         """
-        for name, value, minimum in (
-            ("epochs", epochs, 0),
-            ("initial_epoch", initial_epoch, 0),
-            ("steps", steps, 0),
-            ("steps_per_epoch", steps_per_epoch, 1),
-            ("batch_size", batch_size, 1),
-            ("validation_batch_size", validation_batch_size, 1),
-            ("validation_steps", validation_steps, 1),
+        plan = plan_of(initial_epoch, epochs, steps, steps_per_epoch)
+        for name, value in (
+            ("batch_size", batch_size),
+            ("validation_batch_size", validation_batch_size),
+            ("validation_steps", validation_steps),
         ):
             if value is not None:
-                checks.check_count(name, value, minimum)
+                checks.check_count(name, value, 1)
         if isinstance(validation_freq, int):
             checks.check_count("validation_freq", validation_freq, 1)
-        if steps is not None and epochs != 1:
-            raise ValueError(f"give epochs or steps, not both: epochs={epochs}, steps={steps}")
         if resume not in RESUME:
             raise ValueError(f"resume must be one of {', '.join(map(repr, RESUME))}, not {resume!r}")
         if self._run is None and (resume != "auto" or overwrite):
@@ -342,15 +306,10 @@ class Trainer:
             arrays = inputs.validation_of(validation_data)
             size = validation_batch_size or (None if is_stream(arrays[0]) else batch_size)
             validation = Validation(*arrays, size, validation_steps, validation_freq)
-        num_updates = steps_per_epoch or source.updates_per_pass(self.strategy.batches)
-        if num_updates is None and steps is None and source.is_endless:
-            raise ValueError("x never ends: give steps_per_epoch, or steps")
+        plan = plan.on(source.updates_per_pass(self.strategy.batches), source.is_endless)
         if isinstance(source, ArraySource):
             inputs.check_against(self.model, source.given)
             self._warn_if_small(source)
-        # NumPy's own integers would overflow.
-        steps, steps_per_epoch = (None if n is None else int(n) for n in (steps, steps_per_epoch))
-        plan = Plan(int(initial_epoch), int(epochs) if steps is None else None, steps, steps_per_epoch, num_updates)
         with self._run.opened() if self._run else nullcontext():
             loaded = self._find(source, validation, plan, resume, overwrite, override) if self._run else None
             try:
@@ -424,7 +383,8 @@ class Trainer:
                 raise
             raise NonFiniteError(f"{error}; the last checkpoint is {run.last_checkpoint}", error.iteration) from error.__cause__
         finally:
-            self._built_for = (self._built_for[0], _settings(self.strategy), *self._built_for[2:])  # tracing may set some
+            assert self._recipe is not None
+            self._recipe = self._recipe._replace(settings=settings_of(self.strategy))  # tracing may set some
             if run is not None:
                 self._rates = manifest.learning_rate(self.model.optimizer), run.given["learning_rate"]
             if isinstance(source, ArraySource):
@@ -495,19 +455,16 @@ class Trainer:
         run_eagerly = bool(model.run_eagerly if self._run_eagerly is None else self._run_eagerly)
         inputs.build(model, source, run_eagerly, self._micro_batches.safe_size)
         requirements.check_built(model)
-        settings = _settings(self.strategy)
-        # Held, not only compared: an id could be given out again.
-        parts = [self.strategy, *model.trainable_variables, model._loss_tracker]  # each compile makes a new tracker
-        built_for = (parts, settings, self._jit_compile, run_eagerly, self._updates_per_call(), self.seed)
-        if self._update is None or self._loop is None or not _is_same(self._built_for, built_for):
+        per_call = self._updates_per_call()
+        recipe = recipe_of(model, self.strategy, self._jit_compile, run_eagerly, per_call, self.seed)
+        if self._update is None or self._loop is None or self._recipe is None or not self._recipe.matches(recipe):
             memory = None
-            if self._update is not None and _is_same((self._built_for[0][:-1],), (parts[:-1],)):
-                memory = self._update.memory  # the same strategy, perhaps with another setting
+            if self._update is not None and self._recipe is not None and self._recipe.has_same_memory(recipe):
+                memory = self._update.memory
             self._update = Update(model, self.strategy, self.seed, memory)
             jit_compile = False if run_eagerly else self._jit_compile
-            per_call, pieces = self._updates_per_call(), self._micro_batches
-            self._loop = Loop(self._update, self.strategy.batches, jit_compile, run_eagerly, per_call, pieces)
-            self._built_for = built_for
+            self._loop = Loop(self._update, self.strategy.batches, jit_compile, run_eagerly, per_call, self._micro_batches)
+            self._recipe = recipe
         return self._update, self._loop
 
     def _choose_jit(self, loop: Loop, source: Any, updates_ahead: int, verbose: int) -> None:
@@ -523,7 +480,8 @@ class Trainer:
             loop.jit_compile = None
             return
         self._jit_compile = choice.jit_compile
-        self._built_for = (*self._built_for[:2], choice.jit_compile, *self._built_for[3:])
+        assert self._recipe is not None
+        self._recipe = self._recipe._replace(jit_compile=choice.jit_compile)
         if verbose:
             print(choice.reason, flush=True)
 
@@ -547,23 +505,6 @@ class Trainer:
                 f"each epoch is a single update of all {source.num_examples} (batches: {held})",
                 stacklevel=3,
             )
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    return len(a[0]) == len(b[0]) and all(p is q for p, q in zip(a[0], b[0], strict=True)) and a[1:] == b[1:]
-
-
-def _settings(value: Any) -> Any:
-    """What a strategy's attributes hold, to be compared: a compiled step keeps the values that it was traced with."""
-    if isinstance(value, StepStrategy):
-        return type(value), tuple((name, _settings(item)) for name, item in sorted(vars(value).items()))
-    if isinstance(value, np.ndarray):
-        return value.shape, value.dtype.str, value.tobytes()
-    if isinstance(value, (list, tuple)):
-        return type(value), tuple(_settings(item) for item in value)
-    if isinstance(value, dict):
-        return tuple((repr(name), _settings(item)) for name, item in value.items())
-    return value if isinstance(value, (int, float, str, bool, bytes, type(None))) else id(value)
 
 
 def _history(record: Mapping[str, Any]) -> keras.callbacks.History:

@@ -1,0 +1,63 @@
+"""How an effective batch is evaluated; what comes of it is tested in `equalities`."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from evaluating import batches_of, build, gradient_of
+from small import compiled, dense_model
+
+from trainlab import objective
+from trainlab.model_function import ModelFunction
+
+LOOPS = ("While", "StatelessWhile")
+
+
+def perceptron():
+    x = tf.random.stateless_normal([3, 4, 3], [1, 2])
+    return compiled(dense_model(lambda: keras.layers.Dense(5, "tanh"), lambda: keras.layers.Dense(1))), x
+
+
+def recurrent():
+    x = tf.random.stateless_normal([3, 4, 6, 2], [1, 2])
+    keras.utils.set_random_seed(1)
+    return compiled(keras.Sequential([keras.Input([6, 2]), keras.layers.LSTM(3), keras.layers.Dense(1)])), x
+
+
+def traced(model, x, may_unroll):
+    """An evaluation of three batches."""
+    data = [(batch, tf.ones([4, 1]), None) for batch in tf.unstack(x)]
+    function = ModelFunction(build(model, data))
+
+    def call():
+        batches = [part._replace(may_unroll=may_unroll) for part in batches_of(data)]
+        return objective.KerasObjective(function, batches)(function.read_parameters())
+
+    return tf.function(call, autograph=False).get_concrete_function()
+
+
+def num_loops(function):
+    return sum(op.type in LOOPS for op in function.graph.get_operations())
+
+
+@pytest.mark.parametrize("is_small", [True, False], ids=["small", "large"])
+def test_batches_of_a_small_model_are_written_out_where_they_may_be(is_small, monkeypatch):
+    model, x = perceptron()
+    if not is_small:
+        monkeypatch.setattr(objective, "_MAX_OPERATIONS", 5)
+    assert num_loops(traced(model, x, may_unroll=True)) == (0 if is_small else 1)
+    assert num_loops(traced(model, x, may_unroll=False)) == 1
+
+
+def test_batches_of_a_model_with_loops_are_not():
+    model, x = recurrent()
+    looped = traced(model, x, may_unroll=False)
+    assert num_loops(traced(model, x, may_unroll=True)) == num_loops(looped) == 1  # its own loops are inside that one
+
+
+def test_both_are_the_same_evaluation():
+    model, x = perceptron()
+    written_out, looped = (traced(model, x, may_unroll)() for may_unroll in (True, False))
+    np.testing.assert_allclose(written_out.loss, looped.loss, rtol=1e-6)
+    for a, b in zip(gradient_of(written_out), gradient_of(looped), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
