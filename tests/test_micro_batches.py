@@ -219,7 +219,7 @@ class TestWhileXlaIsTried:
         monkeypatch.setattr(jit, "FEWEST_UPDATES", 1)
         monkeypatch.setattr(jit, "SHARE", 1e6)
         monkeypatch.setattr(jit, "_SECONDS_A_TIMING", 0.001)
-        monkeypatch.setattr(jit, "_PAIRS", 1)
+        monkeypatch.setattr(jit, "_LEAD", 1)
 
     def test_without_it_the_choice_is_put_off(self):
         (x, y), kwargs = data_of("arrays")
