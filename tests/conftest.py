@@ -23,7 +23,7 @@ tf.config.experimental.enable_tensor_float_32_execution(False)
 # Of a product of strategies, models and modes, a quarter (drawn once and for all, by name) is in the quick suite; the slow
 # suite has the others.
 _SAMPLED = ("equalities", "test_parity", "test_nonfinite", "test_run", "test_jit", "test_loop", "test_micro_batches")
-_FEW = 3
+_FEW = 2
 
 
 def pytest_collection_modifyitems(items):
