@@ -84,7 +84,7 @@ class KerasObjective:
         self._start = function.read_state()
         self._totals: tf.Tensor | None = None
         if len(batches) > 1 or not batches[0].is_one:
-            self._totals = self._sum_denominators(function.read_parameters())
+            self._totals, self._batches = self._survey(function.read_parameters())
 
     def __call__(self, parameters: Vector) -> Evaluation:
         """Evaluates loss and gradient at `parameters`.
@@ -103,8 +103,13 @@ class KerasObjective:
             if self._function.num_discoveries == known:
                 return evaluation
 
-    def _sum_denominators(self, parameters: Vector) -> tf.Tensor:
-        """`[num_losses + 1]`: the batches' denominators and numbers of examples, added up."""
+    def _survey(self, parameters: Vector) -> tuple[tf.Tensor, list[Batches]]:
+        """What a forward pass tells beforehand.
+
+        Returns:
+            `[num_losses + 1]`, the batches' denominators and numbers of examples, added up; and the batches, those of a small
+            model written out where they may be.
+        """
         total = tf.zeros([self._function.num_losses + 1], wide(parameters))
         written_out: list[Batches] = []
         for part in self._batches:
@@ -123,8 +128,7 @@ class KerasObjective:
                 total += tf.cast(part.num_batches, total.dtype) * tf.constant(first, total.dtype)
             else:
                 (total,) = _loop(part.num_batches, add, [total])
-        self._batches = written_out
-        return total
+        return total, written_out
 
     def _accumulate(self, parameters: Vector) -> Evaluation:
         """One batch after the other: the state is handed on, dense gradients are added, row-sparse ones collected."""
@@ -181,8 +185,8 @@ def _traced_aside(fn: Callable[[], tf.Tensor]) -> Any:
 def _is_small(forward: tf.Graph) -> bool:
     """Whether a few evaluations of this forward pass, written out, are faster under XLA on a CPU than a loop over them.
 
-    A loop costs copies of what it carries. But XLA runs what it may at once, and with larger models (seen with a transformer and
-    an LSTM) the batches take each other's cache.
+    A rule of thumb, by what was timed (scripts/RESULTS.md): perceptrons and an embedding gained by it, a transformer and an LSTM
+    lost.
     """
     operations = forward.get_operations()
     return len(operations) <= _MAX_OPERATIONS and not any(op.type in ("While", "StatelessWhile") for op in operations)
