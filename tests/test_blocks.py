@@ -1,5 +1,7 @@
 """The layouts of blocks; that their sources fill them rightly is tested with the sources."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -51,6 +53,41 @@ def test_each_update_reads_its_own_examples(jit_compile, full, rest):
         want[position : position + size] = batch
         position += size
     np.testing.assert_array_equal(seen, want)
+
+
+@pytest.mark.parametrize(
+    ("size", "num_batches", "traces"),
+    [(3, 2, [(2, True)]), (3, 5, [(5, False)]), (None, 2, [(2, True), (2, False)]), (None, 1, [(1, True)])],
+    ids=["few of one size", "many of one size", "of any size", "one of any size"],
+)
+def test_what_xla_is_given_of_a_stream(size, num_batches, traces, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    layout = StreamLayout(pack, (tf.TensorSpec([size], tf.int64),), "x", num_batches)
+    given, compiled, seen = [], [], tf.Variable(tf.zeros([0], tf.int64), shape=[None])
+
+    def step(batches):
+        (part,) = batches  # no copies of the model, however many batches an update takes
+        given.append((part.num_batches, part.may_unroll))
+        seen.assign(tf.concat([seen, *(part.fetch(tf.constant(i))[0] for i in range(part.num_batches))], 0))
+
+    def jit(fn):
+        def counted(batches):
+            tf.py_function(lambda: compiled.append(True), [], [])
+            fn(batches)
+
+        return tf.function(counted, autograph=False)
+
+    sizes = [3] * 2 * num_batches
+    if size is None and num_batches > 1:
+        sizes[-1] = 2  # the last batch of a pass
+    ends = np.cumsum([1, *sizes])
+    batches = [tf.range(start, end, dtype=tf.int64) for start, end in itertools.pairwise([0, *ends])]
+    flow = tf.function(lambda: variants(batches), autograph=False)()
+    run = tf.function(layout.program(step, jit), autograph=False)
+    assert int(run([flow], tf.constant(1, tf.int64), tf.constant(2, tf.int64))) == 2
+    assert given == traces
+    assert len(compiled) == 2 - (sizes[-1] == 2)
+    np.testing.assert_array_equal(seen, range(1, ends[-1]))
 
 
 class TestCutting:

@@ -1,3 +1,4 @@
+import re
 import threading
 import time
 from unittest import mock
@@ -172,6 +173,18 @@ def looking_model():
     return compiled(dense_model(Looks, lambda: keras.layers.Dense(1)))
 
 
+class Counts(keras.layers.Layer):
+    """A size that only the data tell."""
+
+    def call(self, x):
+        valid = tf.cast(tf.sequence_mask(tf.cast(1.0 + tf.abs(x[:, 0]), tf.int32)), x.dtype)
+        return x * tf.reduce_sum(valid, axis=1, keepdims=True)
+
+
+def counting_model():
+    return compiled(dense_model(Counts, lambda: keras.layers.Dense(1)))
+
+
 class Lengths(keras.layers.Layer):
     def call(self, x):
         return tf.cast(tf.strings.length(x), tf.float32)[:, None]
@@ -187,6 +200,11 @@ def text_model():
 
 UNSUPPORTED = {
     "python": (looking_model, lambda: regression(20), "XLA has no kernel for EagerPyFunc"),
+    "sizes": (
+        counting_model,
+        lambda: regression(20),
+        r"XLA must know sizes beforehand, but that of Range \(.*Range\) depends on the data",
+    ),
     "strings": (text_model, lambda: (np.array(["a b", "b"] * 10), np.ones([20, 1])), "XLA cannot compile string tensors: "),
 }
 
@@ -197,7 +215,7 @@ def test_what_xla_cannot_compile_is_named(name, eager_to_try, capsys):
     x, y = data_fn()
     trainer = Trainer(model_fn())
     trainer.fit(x, y, batch_size=5, verbose=2)
-    assert f"without XLA: {message}" in capsys.readouterr().out
+    assert re.search(f"without XLA: {message}", capsys.readouterr().out)
     assert trainer.jit_compile is False and trainer.iterations == 4
 
     forced = Trainer(model_fn(), jit_compile=True)
@@ -207,6 +225,34 @@ def test_what_xla_cannot_compile_is_named(name, eager_to_try, capsys):
     assert "\n" not in str(error.value)
     assert forced.iterations == 0
     assert_same(everything(forced.model)[: len(before)], before)
+
+
+def test_any_other_failure_of_xla_leaves_it_out(eager_to_try, monkeypatch, capsys):
+    """A compiler's bug, say; the same step has just run without it."""
+
+    def fail(work, seconds):
+        raise tf.errors.InternalError(None, None, "the compiler\nfell over")
+
+    monkeypatch.setattr(jit, "_finishes", fail)
+    x, y = regression(20)
+    trainer = Trainer(compiled())
+    trainer.fit(x, y, batch_size=5, verbose=2)
+    assert "without XLA, with which the step fails: the compiler\n" in capsys.readouterr().out
+    assert trainer.jit_compile is False and trainer.iterations == 4
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("Something new\n\ttf2xla conversion failed while converting f[]", "XLA cannot compile it: Something new"),
+        ("labels must be less than 10", None),  # the data's fault
+    ],
+)
+def test_how_refusals_are_told_from_other_errors(message, reason):
+    error = tf.errors.InvalidArgumentError(None, None, message)
+    with pytest.raises(tf.errors.InvalidArgumentError if reason is None else jit.UnsupportedOperation, match=reason or message):
+        with jit.unsupported_operations():
+            raise error
 
 
 @pytest.mark.parametrize("kind", ["unknown size", "many shapes", "refused by a layer"])

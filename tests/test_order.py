@@ -10,12 +10,19 @@ from trainlab.order import shuffled
 
 
 @tf.function
-def _orders(seed, epochs, num_examples):
-    return tf.map_fn(lambda epoch: shuffled(seed, epoch, tf.range(num_examples), num_examples), epochs)
+def _orders(seeds, epochs, num_examples):
+    def order_of(seed_and_epoch):
+        seed, epoch = tf.unstack(seed_and_epoch)
+        return shuffled(seed, epoch, tf.range(num_examples), num_examples)
+
+    return tf.map_fn(order_of, tf.stack([seeds, epochs], axis=1))
 
 
-def orders(num_examples, epochs, seed=0):
-    return _orders(seed, tf.constant(epochs, tf.int64), tf.constant(num_examples, tf.int64)).numpy()
+def orders(num_examples, epochs, seeds=0):
+    """Those of some epochs; `seeds` is one number, or one for each."""
+    epochs = tf.constant(epochs, tf.int64)
+    seeds = tf.broadcast_to(tf.constant(seeds, tf.int64), epochs.shape)
+    return _orders(seeds, epochs, tf.constant(num_examples, tf.int64)).numpy()
 
 
 def order(num_examples, epoch=0, seed=0):
@@ -78,7 +85,10 @@ def far_from_random(found):
 
 @pytest.mark.parametrize("size", [10, 64, 200, 1000])
 def test_order_looks_random(size):
-    assert far_from_random(orders(size, range(NUM_EPOCHS))) == {}
+    numbers = range(NUM_EPOCHS)
+    assert far_from_random(orders(size, numbers)) == {}
+    assert far_from_random(orders(size, [3] * NUM_EPOCHS, seeds=numbers)) == {}  # one epoch under many seeds
+    assert far_from_random(orders(size, numbers, seeds=numbers[::-1])) == {}  # one more epoch, one seed less
     # The yardstick accepts NumPy's shuffles, and not the doubtful ones: rotations, a window of 8, one order in four kept.
     rng = np.random.default_rng(size)
     assert far_from_random([rng.permutation(size) for _ in range(NUM_EPOCHS)]) == {}

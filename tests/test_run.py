@@ -15,6 +15,7 @@ from small import assert_same, compiled, dense_model, everything, labelled, regr
 from tables import MODELS, STRATEGIES
 
 import trainlab as tl
+from trainlab import jit
 from trainlab import run as runs
 from trainlab.manifest import OtherRun
 
@@ -208,6 +209,67 @@ def test_a_longer_run_is_what_it_would_have_been(tmp_path, ema):
     assert longer.fit(x, y, 8, epochs=4, verbose=0).history == whole.fit(x, y, 8, epochs=4, verbose=0).history
     assert longer.resumed_at == 6
     assert_same(everything(longer.model), everything(whole.model))
+
+
+def found_out(monkeypatch, jit_compile):
+    """As if XLA had been timed: worth it, or not, for a run of any length. None: nobody may find it out."""
+    monkeypatch.setattr(jit, "FEWEST_UPDATES", 1)
+    choice = None if jit_compile is None else lambda *args: jit.Choice(jit_compile, "as the test wants it", True, 1e-4)
+    monkeypatch.setattr(jit, "choose", choice)
+
+
+class Killed(RuntimeError):
+    pass
+
+
+def killer(hook):
+    def die(*args):
+        raise Killed
+
+    return keras.callbacks.LambdaCallback(**{hook: die})
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_the_choice_of_xla_is_kept_from_the_first_moment(jit_compile, tmp_path, monkeypatch):
+    x, y = regression()
+    found_out(monkeypatch, jit_compile)
+    with pytest.raises(Killed):
+        small(tmp_path).fit(x, y, 8, epochs=2, verbose=0, callbacks=[killer("on_epoch_begin")])
+    found_out(monkeypatch, None)
+    trainer, whole = small(tmp_path), small(None, jit_compile=jit_compile)
+    trainer.fit(x, y, 8, epochs=2, verbose=0, resume="must")
+    assert (trainer.resumed_at, trainer.jit_compile) == (0, jit_compile)
+    whole.fit(x, y, 8, epochs=2, verbose=0)
+    assert_same(everything(trainer.model), everything(whole.model))
+
+
+def test_a_run_that_is_made_longer_may_find_out(tmp_path, monkeypatch):
+    x, y = regression()
+    first, whole = small(tmp_path), small(None)
+    for trainer in (first, whole):
+        trainer.fit(x, y, 8, epochs=2, verbose=0)
+        assert trainer.jit_compile is None
+    found_out(monkeypatch, None)
+    assert small(tmp_path).fit(x, y, 8, epochs=2, verbose=0).epoch == [0, 1]  # finished: nothing to find out
+    found_out(monkeypatch, True)
+    with pytest.raises(Killed):
+        small(tmp_path).fit(x, y, 8, epochs=4, verbose=0, callbacks=[killer("on_epoch_begin")])
+    found_out(monkeypatch, None)
+    longer = small(tmp_path)
+    assert longer.fit(x, y, 8, epochs=4, verbose=0).epoch == [0, 1, 2, 3]
+    assert (longer.resumed_at, longer.jit_compile) == (6, True)
+    found_out(monkeypatch, True)
+    whole.fit(x, y, 8, epochs=4, initial_epoch=2, verbose=0)
+    assert whole.jit_compile is True
+    assert_same(everything(longer.model), everything(whole.model))
+
+
+def test_a_stopped_run_does_not_change_its_mind(tmp_path, monkeypatch):
+    x, y = regression()
+    with pytest.raises(Killed):
+        small(tmp_path, save_steps=1).fit(x, y, 8, epochs=2, verbose=0, callbacks=[killer("on_epoch_end")])
+    found_out(monkeypatch, None)
+    assert small(tmp_path).fit(x, y, 8, epochs=2, verbose=0, resume="must").epoch == [0, 1]
 
 
 def test_a_notebook_of_several_fits_can_be_run_again(tmp_path):

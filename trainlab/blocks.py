@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -67,6 +66,14 @@ class Block(NamedTuple):
     def arguments(self) -> list[Any]:
         """Of the layout's program."""
         return [*self.tensors, tf.constant(self.num_updates, tf.int64)]
+
+
+def _may_unroll(num_batches: int) -> bool:
+    """Whether so many batches may be written out: XLA on a CPU is faster with a few, but may keep the activations of several.
+
+    A GPU's memory is not risked for it; nor may that of a layout be that is cut into pieces.
+    """
+    return num_batches <= _MAX_UNROLLED and not tf.config.list_physical_devices("GPU")
 
 
 def loop(num_updates: tf.Tensor, body: Callable[[tf.Tensor], None]) -> tf.Tensor:
@@ -141,11 +148,7 @@ class ArrayLayout:
         def updates(arrays: list[tf.Tensor], indices: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
             return loop(num_updates, lambda i: step(self._batches(arrays, indices[i], may_unroll)))
 
-        # XLA on a CPU is faster with a few batches written out, but may keep the activations of several: no memory that
-        # is known to be short, or a GPU's, is risked for it.
-        is_short = self.is_cut or bool(tf.config.list_physical_devices("GPU"))
-        may_unroll = jit is not None and self.full <= _MAX_UNROLLED and not is_short
-
+        may_unroll = jit is not None and not self.is_cut and _may_unroll(self.full)
         compiled = updates if jit is None else jit(updates)
 
         def run(arrays: list[tf.Tensor], epoch: tf.Tensor, position: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
@@ -220,14 +223,10 @@ class StreamLayout:
     def program(self, step: Step, jit: Compile | None) -> Callable[..., tf.Tensor]:
         """See `Layout`; XLA compiles each update by itself, since it knows neither lists nor open sizes."""
 
-        def unrolled(batches: list[list[tf.Tensor]]) -> None:
-            given = [self.pack(leaves) for leaves in batches]
-            if self.max_examples is None:
-                step([Batches(1, functools.partial(lambda batch, _: batch, batch)) for batch in given])
-            else:
-                step([part for batch in given for part in cutting.pieces(batch, self.max_examples)])
+        def update_of(batches: list[list[tf.Tensor]]) -> None:
+            step([self._stacked(batches)] if self.max_examples is None else self._pieces_of(batches, self.max_examples))
 
-        compiled = None if jit is None else jit(unrolled)
+        compiled = None if jit is None else jit(update_of)
 
         def run(lists: list[tf.Tensor], first: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
             def update(i: tf.Tensor) -> None:
@@ -239,16 +238,32 @@ class StreamLayout:
                         cutting.check(self.pack(leaves))
                     return leaves
 
-                if compiled is not None:
-                    compiled([read(j) for j in range(self.num_batches)])
-                elif self.max_examples is None:
-                    step([Batches(self.num_batches, lambda j: self.pack(read(j)))])
-                else:
-                    step(self._in_pieces(lambda j: self.pack(read(j))))
+                def as_it_is() -> None:
+                    if self.max_examples is None:
+                        step([Batches(self.num_batches, lambda j: self.pack(read(j)))])
+                    else:
+                        step(self._in_pieces(lambda j: self.pack(read(j))))
+
+                if compiled is None:
+                    as_it_is()
+                    return
+                batches = [read(j) for j in range(self.num_batches)]
+                is_alike = True if self.max_examples is not None else _is_alike(batches)
+                if is_alike is True:
+                    compiled(batches)
+                else:  # the last of a pass may be smaller, and XLA loops over one size only
+                    tf.cond(is_alike, _returning_zero(lambda: compiled(batches)), _returning_zero(as_it_is))
 
             return loop(num_updates, update)
 
         return run
+
+    def _stacked(self, batches: list[list[tf.Tensor]]) -> Batches:
+        stacked = [tf.stack(leaves) for leaves in zip(*batches, strict=True)]
+        return Batches(len(batches), lambda j: self.pack([leaf[j] for leaf in stacked]), _may_unroll(len(batches)))
+
+    def _pieces_of(self, batches: list[list[tf.Tensor]], max_examples: int) -> list[Batches]:
+        return [part for leaves in batches for part in cutting.pieces(self.pack(leaves), max_examples)]
 
     def _in_pieces(self, read: Callable[[Any], Any]) -> list[Batches]:
         assert self.max_examples is not None
@@ -262,6 +277,27 @@ class StreamLayout:
     def _read(self, lists: list[tf.Tensor], index: tf.Tensor) -> list[tf.Tensor]:
         with tf.device("CPU:0"):  # where the lists are
             return [_item(flow, index, spec) for spec, flow in zip(self.leaf_specs, lists, strict=True)]
+
+
+def _is_alike(batches: list[list[tf.Tensor]]) -> bool | tf.Tensor:
+    """Whether batches have the same shapes: a Python bool where it is known."""
+    first, *others = batches
+    if all(leaf.shape.is_fully_defined() for leaf in first) or not others:
+        return True
+    if any(leaf.shape.rank is None for leaf in first):
+        return tf.constant(False)
+    pairs = [(a, b) for batch in others for a, b in zip(first, batch, strict=True)]
+    return tf.reduce_all([tf.reduce_all(tf.equal(tf.shape(a), tf.shape(b))) for a, b in pairs])
+
+
+def _returning_zero(fn: Callable[[], Any]) -> Callable[[], tf.Tensor]:
+    """What a branch of `tf.cond` is made of: it must return something."""
+
+    def run() -> tf.Tensor:
+        fn()
+        return tf.zeros([])
+
+    return run
 
 
 def _on_host(fetch: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -67,12 +67,24 @@ def unsupported_operations() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        found = re.search(r"Detected unsupported operations.*? on XLA_\w+: (\w+)", str(error), re.DOTALL)
-        places = re.search(r"\{\{node ([^}]+)\}\}", str(error))
-        if found is None:
+        reason = _refusal(str(error))
+        if reason is None:
             raise
-        place = f" ({places[1]})" if places else ""
-        raise UnsupportedOperation(f"XLA has no kernel for {found[1]}{place}") from error
+        raise UnsupportedOperation(reason) from error
+
+
+def _refusal(message: str) -> str | None:
+    """Why XLA did not compile a program, in a line; None if that is not what the message of an error says."""
+    if found := re.search(r"Detected unsupported operations.*? on XLA_\w+: (\w+)", message, re.DOTALL):
+        place = re.search(r"\{\{node ([^}]+)\}\}", message)
+        return f"XLA has no kernel for {found[1]}" + (f" ({place[1]})" if place else "")
+    if found := re.search(r"node `([^`]+)` with op (\w+) must be a compile-time constant", message):
+        return f"XLA must know sizes beforehand, but that of {found[2]} ({found[1]}) depends on the data"
+    return f"XLA cannot compile it: {_first_line(message)}" if "tf2xla conversion failed" in message else None
+
+
+def _first_line(message: str) -> str:
+    return next(iter(message.strip().splitlines()), "")
 
 
 def choose(
@@ -118,6 +130,8 @@ def choose(
         return Choice(False, "without XLA, which takes more memory than there is", True, seconds)
     except UnsupportedOperation as error:
         return Choice(False, f"without XLA: {error}", True, seconds)
+    except tf.errors.OpError as error:  # the same step has just run without
+        return Choice(False, f"without XLA, with which the step fails: {_first_line(error.message)}", True, seconds)
     spent = time.monotonic() - started
     if compiling is None:
         reason = f"without XLA, which was still compiling after {spent:.0f} s ({SHARE:.0%} of the work ahead)"

@@ -96,13 +96,14 @@ class Loop:
             NonFiniteError: an update is not finite; those before it are committed.
             MemoryError: a batch does not fit; one line says what to do.
         """
+        started = time.monotonic()  # reading the data counts: a signal waits for it too
         block = self._block(source, min(max_updates, self._fixed or self._measured))
         if block is None:
             return 0
         if block.num_updates > self._reach:
             self._search(source, block.num_updates)
             return block.num_updates
-        known, started = len(self._functions), time.monotonic()
+        known = len(self._functions)
         problem = self._attempt(source, block)
         if problem is not None and block.num_updates == 1:
             self._reject(source, block, problem)

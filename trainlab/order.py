@@ -5,14 +5,14 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def shuffled(seed: int, epoch: tf.Tensor, positions: tf.Tensor, num_examples: tf.Tensor) -> tf.Tensor:
+def shuffled(seed: int | tf.Tensor, epoch: tf.Tensor, positions: tf.Tensor, num_examples: tf.Tensor) -> tf.Tensor:
     """The examples at these positions of an epoch's order.
 
     A pseudorandom permutation of `range(num_examples)` that depends on seed and epoch alone and needs no memory: any position
     can be asked for.
 
     Args:
-        seed: the run's.
+        seed: the run's; scalar int64 if a tensor.
         epoch: scalar int64.
         positions: `[k]` int64, each in `[0, num_examples)`.
         num_examples: scalar int64.
@@ -22,7 +22,7 @@ def shuffled(seed: int, epoch: tf.Tensor, positions: tf.Tensor, num_examples: tf
     """
     with tf.device("CPU:0"):  # where the only kernel is, and one algorithm for every machine
         # Small integers make poor keys of this cipher, and its default of 4 rounds poor permutations: hash, and take 8.
-        counter = tf.stack([tf.constant(seed, tf.int64), epoch])
+        counter = tf.stack([tf.convert_to_tensor(seed, tf.int64), epoch])
         key = tf.random.stateless_uniform([3], counter, minval=None, maxval=None, dtype=tf.int64, alg="philox")
         # One key for each index: the vector form of `tf.random.experimental.index_shuffle` pads its seed wrongly.
         keys = tf.tile(key[None], [tf.size(positions), 1])

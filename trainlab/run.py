@@ -176,9 +176,13 @@ class Run(Keeper):
         state = loaded.state
         return state["fit"] > self.fits or (state["finished"] and self._is_enough(state, self._request))
 
-    def begin(self, parts: Parts, loaded: Loaded | None) -> None:
-        """Says what to save and, when `resume` is called, to restore."""
-        self._parts, self._loaded = parts, loaded
+    def is_longer(self, loaded: Loaded) -> bool:
+        """Whether what is asked for is not what it was, and not done yet."""
+        return not self.is_over(loaded) and list(self._request) != loaded.state["request"]
+
+    def begin(self, parts: Parts, loaded: Loaded | None, must_save: bool) -> None:
+        """Says what to save and, when `resume` is called, to restore; and whether that is to be saved at once."""
+        self._parts, self._loaded, self._must_save = parts, loaded, must_save
         parts.source.is_to_be_saved = self._saves_iterators = True
         self._saved_at = parts.progress.updates, time.monotonic()
         if names := callback_state.forgotten(parts.listener.callbacks):
@@ -222,7 +226,7 @@ class Run(Keeper):
         callback_state.set_states(self._parts.listener.callbacks, decode(loaded.state["callbacks"], loaded.arrays))
 
     def restore_weights(self, loaded: Loaded) -> None:
-        """Takes nothing but the model's weights; the run that begins with them saves a checkpoint at once."""
+        """Takes nothing but the model's weights; saves at once, lest what they came from be taken for this run's."""
         assert self._parts is not None
         weights = {id(v) for v in self._parts.model.weights}
         names = [f"model.{i}" for i, v in enumerate(self._parts.model.variables) if id(v) in weights]
@@ -231,18 +235,19 @@ class Run(Keeper):
 
     def resume(self) -> None:
         """See `Keeper`."""
-        if self._must_save:  # what the weights came from must not be taken for this run's
+        if self._loaded is not None and self._parts is not None:
+            self._restore(self._parts, self._loaded)
+            self._loaded = None
+        if self._must_save:
             self.save()
-        if self._loaded is None or self._parts is None:
-            return
-        parts, loaded = self._parts, self._loaded
+
+    def _restore(self, parts: Parts, loaded: Loaded) -> None:
         state = loaded.state
         parts.loop.prepare(parts.source)  # what only tracing discovers is to be restored too
         parts.source.restore(state["source"], loaded.iterators())
         self.restore_all(loaded)
         self.restore_callbacks(loaded)
         parts.model.stop_training = state["stop_training"]
-        self._loaded = None
         self._saved_at = parts.progress.updates, time.monotonic()
 
     def updates_to_go(self) -> int:

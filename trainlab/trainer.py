@@ -89,8 +89,9 @@ class Trainer:
               first `fit` that is long enough to repay it (see `trainlab.jit`). By default it is "auto", unless the model
               was compiled with another choice than Keras' own (which is False on a CPU, and True on a GPU).
             run_eagerly: runs Python step by step, for debugging; the compiled model's choice by default.
-            steps_per_execution: updates in one compiled call, and the least distance of two batch hooks of callbacks; the
-              compiled model's choice if it is not 1, otherwise as many as take about 0.1 s (results do not depend on it).
+            steps_per_execution: updates in one compiled call, and so between two batch hooks of callbacks; fewer where so many
+              would take more than 65,536 examples. The compiled model's choice if it is not 1, otherwise as many as take about
+              0.1 s (results do not depend on it).
             deterministic: True switches TensorFlow's op determinism on, for the whole process, so that two runs on one machine
               are equal to the last bit; call `keras.utils.set_random_seed` before the model is made. None leaves it as it is.
             run_dir: the run's directory. `fit` saves checkpoints there, and goes on from them; without it nothing is written.
@@ -355,15 +356,17 @@ class Trainer:
                 epochs=plan.last_epoch,
                 steps=plan.updates_per_epoch,
             )
-        if not is_resuming:
-            self._choose_jit(loop, source, plan.updates, verbose)
         progress = Progress(plan.initial_epoch)
         if loaded is not None and is_resuming:
             progress = progress_of(loaded)
+        has_chosen = False
+        # What was not worth finding out may be, for a run that is made longer; but a stream would have to be read again.
+        if loaded is None or run is None or not is_resuming or (isinstance(source, ArraySource) and run.is_longer(loaded)):
+            has_chosen = self._choose_jit(loop, source, plan.updates - progress.updates, verbose)
         self._resumed_at = progress.updates if is_resuming else None
         if run is not None:
             parts = Parts(self.model, loop, source, listener, progress, self._record)
-            run.begin(parts, loaded if is_resuming else None)
+            run.begin(parts, loaded if is_resuming else None, must_save=has_chosen)
             self._announce(run, loaded, resume, progress, verbose)
             if loaded is not None and not is_resuming:
                 run.restore_weights(loaded)
@@ -467,23 +470,25 @@ class Trainer:
             self._recipe = recipe
         return self._update, self._loop
 
-    def _choose_jit(self, loop: Loop, source: Any, updates_ahead: int, verbose: int) -> None:
+    def _choose_jit(self, loop: Loop, source: Any, updates_ahead: int, verbose: int) -> bool:
+        """Whether it has now been found out if XLA compiles the step."""
         if loop.jit_compile is not None:
-            return
+            return False
         without = [layer.name for layer in self.model._flatten_layers() if not getattr(layer, "supports_jit", True)]
         if without or updates_ahead < jit.FEWEST_UPDATES:  # 0 where nobody knows
-            return
+            return False
         if is_op_determinism_enabled():  # a choice that depends on timing could not be repeated
-            return
+            return False
         choice = loop.choose(source, updates_ahead)
         if not choice.is_final:
             loop.jit_compile = None
-            return
+            return False
         self._jit_compile = choice.jit_compile
         assert self._recipe is not None
         self._recipe = self._recipe._replace(jit_compile=choice.jit_compile)
         if verbose:
             print(choice.reason, flush=True)
+        return True
 
     def _updates_per_call(self) -> int | None:
         if self._steps_per_execution is not None:

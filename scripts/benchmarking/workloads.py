@@ -101,7 +101,7 @@ WORKLOADS = {
     "mlp_784": Workload(
         "MLP 784-512-512-10, batch 128", lambda: mlp((784,), NUM_CLASSES, hidden_sizes=(512, 512)), _floats(784), 128, 100, 4
     ),
-    "cnn": Workload("CNN on 28x28, batch 64", lambda: cnn((28, 28, 1), NUM_CLASSES), _floats(28, 28, 1), 64, 100, 2),
+    "cnn": Workload("CNN on 28x28, batch 64", lambda: cnn((28, 28, 1), NUM_CLASSES), _floats(28, 28, 1), 64, 100, 3),
     "lstm": Workload("LSTM text classifier, batch 32", _lstm, _ids(32, 2000), 32),
     "transformer": Workload("2-layer transformer encoder, batch 32", _transformer, _ids(32, 2000), 32),
     "embedding": Workload("Embedding 100,000 x 64, batch 128", _embedding, _ids(16, 100_000), 128, 400, 2),
