@@ -20,7 +20,7 @@ FLOORS = [
     ["vector", "order", "arrays", "pulling", "models", "datasets", "callbacks", "requirements"],
     ["encoding", "checkpoint", "lock", "signals"],
     ["run_directory", "callback_state"],
-    ["graph_checks", "denominators", "inlining"],
+    ["graph_checks", "denominators", "inlining", "backward_order"],
     ["checks"],
     ["model_function"],
     ["objective"],

@@ -40,13 +40,27 @@ def num_loops(function):
     return sum(op.type in LOOPS for op in function.graph.get_operations())
 
 
-@pytest.mark.parametrize("is_small", [True, False], ids=["small", "large"])
-def test_batches_of_a_small_model_are_written_out_where_they_may_be(is_small, monkeypatch):
+@pytest.mark.parametrize("limit", [None, "_MAX_OPERATIONS", "_MAX_BYTES"])
+def test_batches_of_a_small_model_are_written_out_where_they_may_be(limit, monkeypatch):
     model, x = perceptron()
-    if not is_small:
-        monkeypatch.setattr(objective, "_MAX_OPERATIONS", 5)
-    assert num_loops(traced(model, x, may_unroll=True)) == (0 if is_small else 1)
+    if limit is not None:
+        monkeypatch.setattr(objective, limit, 5)
+    assert num_loops(traced(model, x, may_unroll=True)) == (0 if limit is None else 1)
     assert num_loops(traced(model, x, may_unroll=False)) == 1
+
+
+def test_batches_of_a_size_that_is_not_known_are_not():
+    """Nobody knows what memory they would take."""
+    model, x = perceptron()
+    data = [(batch, tf.ones([4, 1]), None) for batch in tf.unstack(x)]
+    function = ModelFunction(build(model, data))
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([3, None, 3])])
+    def call(x):
+        batches = [objective.Batches(3, lambda i: (x[i], tf.ones([tf.shape(x)[1], 1]), None), may_unroll=True)]
+        return objective.KerasObjective(function, batches)(function.read_parameters())
+
+    assert num_loops(call.get_concrete_function()) >= 1
 
 
 def test_batches_of_a_model_with_loops_are_not():

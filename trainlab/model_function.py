@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from trainlab import denominators
+from trainlab.backward_order import filters_first
 from trainlab.graph_checks import check_operations
 from trainlab.inlining import functions_inlined
 from trainlab.vector import Rows, Vector
@@ -94,6 +95,8 @@ class ModelFunction:
             results = self._update_metrics(batch, y_pred, None if totals is not None else loss)
         self._check_forward(scope, tape, parameters, first_operation)
         gradients = tape.gradient(loss, list(parameters.leaves))
+        if totals is not None and not tf.executing_eagerly():  # who accumulates is short of memory
+            filters_first(tf.compat.v1.get_default_graph().get_operations()[first_operation:])
         return loss, self._vector(gradients, parameters), self._after(scope, state, results)
 
     def denominators(self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch) -> tf.Tensor:

@@ -14,6 +14,8 @@ from trainlab.vector import Rows, Vector, dense
 
 # Of a forward pass whose evaluations are written out: multilayer perceptrons have 40 to 60, a transformer of two layers 266.
 _MAX_OPERATIONS = 128
+# What it computes of one batch, at most: XLA keeps that of all the batches that are written out.
+_MAX_BYTES = 2**22
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -186,10 +188,15 @@ def _is_small(forward: tf.Graph) -> bool:
     """Whether a few evaluations of this forward pass, written out, are faster under XLA on a CPU than a loop over them.
 
     A rule of thumb, by what was timed (scripts/RESULTS.md): perceptrons and an embedding gained by it, a transformer and an LSTM
-    lost.
+    lost. And whether it takes little memory: XLA was seen to keep the activations of all of them.
     """
     operations = forward.get_operations()
-    return len(operations) <= _MAX_OPERATIONS and not any(op.type in ("While", "StatelessWhile") for op in operations)
+    if len(operations) > _MAX_OPERATIONS or any(op.type in ("While", "StatelessWhile") for op in operations):
+        return False
+    outputs = [output for op in operations if op.type != "Placeholder" for output in op.outputs]
+    if not all(output.shape.is_fully_defined() for output in outputs):
+        return False
+    return sum(output.shape.num_elements() * output.dtype.size for output in outputs) <= _MAX_BYTES
 
 
 def _loop(num_steps: int | tf.Tensor, body: Callable[..., list[Any]], carry: list[Any]) -> list[Any]:
