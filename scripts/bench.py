@@ -1,13 +1,15 @@
 """Times trainlab against its peers: `python scripts/bench.py` prints the tables and writes them, and the numbers, to --out.
 
 All contestants of a table run in turns, in one process (A B C A B C ...); what is reported is the median of the ratios pair by
-pair, with the least and the most. Compiling, tracing and the choice of XLA happen before, and are measured as "first step".
+pair, with the least and the most. Compiling, tracing and the choice of XLA happen before; what a first update takes without a
+choice, tracing included, is measured as "first step".
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import json
 import os
 import platform
@@ -202,6 +204,7 @@ class Race:
         return f"{name} ({best})", contestants.by_hand(self._workload, step, *settings[best])
 
     def _table(self, title: str, runs: dict[str, contestants.Run], ratios: list[tuple[str, str, str, str]]) -> None:
+        gc.collect()  # the iterators of contestants that were not the fastest, which have threads of their own
         seconds = in_turns(runs, self._pairs)
         self._report.times(f"{self._name}: {title}", f"{self._workload.name}: {title}", seconds, ratios)
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from trainlab.blocks import Block, Layout
 from trainlab.graph_checks import string_operation
 
-# With fewer updates ahead nothing is timed at all: no step of theirs is so slow that it would be worth the wait.
+# With fewer updates ahead nothing is timed at all: who tries something out is not kept waiting, whatever its step takes.
 FEWEST_UPDATES = 1000
 # Finding out may take this share of the time that the work ahead takes without XLA.
 SHARE = 0.1
