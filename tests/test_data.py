@@ -1,3 +1,5 @@
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -183,6 +185,10 @@ class TestStreamSource:
         monkeypatch.setattr(sources, "_MAX_BLOCK_BYTES", 3 * 8)
         source = StreamSource(tf.data.Dataset.range(20).batch(1), None, True)
         assert [len(take(source, n)) for n in (1, 10, 10)] == [1, 3, 3]
+        source.next_pass()
+        assert len(take(source, 10)) == 3
+        known = StreamSource(tf.data.Dataset.range(20).batch(1, drop_remainder=True), None, True)
+        assert len(take(known, 10)) == 3
 
     def test_finite_unknown_and_endless(self):
         finite = tf.data.Dataset.range(8).map(lambda i: (tf.ones([1]), tf.ones([1]))).batch(2)
@@ -197,6 +203,17 @@ class TestStreamSource:
         source = StreamSource(data, {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0}, True)
         sample_weight = np.concatenate([batch[2] for [batch] in take(source, 2)])
         np.testing.assert_array_equal(sample_weight, y + 1)
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="the memory of a CPU")
+@pytest.mark.parametrize(("limit", "is_less"), [("4096\n", True), ("max\n", False), (str(2**62), False), (None, False)])
+def test_a_containers_limit_counts(limit, is_less, tmp_path, monkeypatch):
+    path = tmp_path / "memory.max"
+    if limit is not None:
+        path.write_text(limit)
+    monkeypatch.setattr(sources, "_CONTAINER_LIMIT", path)
+    assert (sources.device_memory() == 4096) is is_less
+    assert sources.device_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class Batches(keras.utils.PyDataset):

@@ -9,6 +9,7 @@ import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -24,6 +25,7 @@ from trainlab.pulling import Pulled, Puller
 RESIDENT_SHARE = 0.25
 # Batches of a stream are taken many at a time; not more than this.
 _MAX_BLOCK_BYTES = 2**28
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of what a container on Linux may use
 
 
 class _Stream:
@@ -36,6 +38,7 @@ class _Stream:
         specs = [spec for spec in tf.nest.flatten(element_spec, expand_composites=True) if spec is not None]
         self._specs = tuple(tf.TensorSpec(spec.shape, spec.dtype) for spec in specs)
         self._puller = Puller(self._specs, _leaves)
+        self._batch_bytes = sum(_spec_bytes(spec) for spec in self._specs)  # as far as is known yet
         self._iterator: Iterator[Any] | None = None
         self.reset()
 
@@ -81,11 +84,11 @@ class _Stream:
         self._used += num_batches
 
     def _pull(self, max_updates: int, batches: int) -> None:
-        if self._pulled.num_batches:
-            one_update = self._pulled.num_bytes / self._pulled.num_batches * batches
-            max_updates = max(min(max_updates, int(_MAX_BLOCK_BYTES / max(one_update, 1))), 1)
+        max_updates = max(min(max_updates, int(_MAX_BLOCK_BYTES / max(self._batch_bytes * batches, 1))), 1)
         pulled, self._is_over, self._problem = self._puller(self._iterator, max_updates * batches)
         self._pulled, self._used = pulled, 0
+        if pulled.num_batches:
+            self._batch_bytes = pulled.num_bytes // pulled.num_batches
 
 
 class ArraySource:
@@ -407,7 +410,11 @@ def device_memory() -> int:
         from tensorflow.python.client import device_lib  # the one place that says
 
         return max(device.memory_limit for device in device_lib.list_local_devices() if device.device_type == "GPU")
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    everything = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(everything, int(_CONTAINER_LIMIT.read_text()))
+    except (OSError, ValueError):  # there is none, or it says "max"
+        return everything
 
 
 def _pack(structure: Any, tensors: list[tf.Tensor]) -> Batch:
@@ -438,6 +445,10 @@ def _repeats_a_shuffle(dataset: tf.data.Dataset) -> bool:
     shuffles = [i for i, op in enumerate(ops) if "Shuffle" in op]
     inner = [node.op for function in graph.library.function for node in function.node_def]
     return any("Shuffle" in op for op in inner) or any("Repeat" in op for op in ops[min(shuffles, default=len(ops)) :])
+
+
+def _spec_bytes(spec: tf.TensorSpec) -> int:
+    return int(spec.shape.num_elements() or 0) * max(spec.dtype.size, 1)
 
 
 def _num_bytes(leaf: Any) -> int:
