@@ -26,7 +26,8 @@ from trainlab.nonfinite import Guard, Undo
 from trainlab.objective import Batches
 from trainlab.update import Update
 
-# A call lasts about this many seconds, so that an interrupt need not wait long and a progress bar moves.
+# A call lasts so many seconds or up to twice as many: an interrupt need not wait long, a progress bar moves, and what is done
+# once a call (a way back, which costs a copy of the variables) is a small share.
 _TARGET_SECONDS = 0.1
 _MAX_UPDATES_PER_CALL = 2**14
 # A compiled read of all variables costs a trace that the first step would wait for, and pays off after so many.
@@ -111,7 +112,7 @@ class Loop:
             self._search(source, block.num_updates, suspects=block.num_updates)
         elif block.num_updates == self._measured and known == len(self._functions):
             seconds = time.monotonic() - started
-            if seconds < _TARGET_SECONDS / 2:
+            if seconds < _TARGET_SECONDS:
                 self._measured = min(2 * self._measured, _MAX_UPDATES_PER_CALL)
             elif seconds > 2 * _TARGET_SECONDS:
                 self._measured = max(self._measured // 2, 1)
@@ -190,7 +191,7 @@ class Loop:
                 updates_ahead,
             )
             if choice.seconds is not None:
-                self._measured = max(int(_TARGET_SECONDS / choice.seconds), 1)
+                self._measured = max(round(1.5 * _TARGET_SECONDS / choice.seconds), 1)
         self.jit_compile = choice.jit_compile
         self._functions = {key: function for key, function in self._functions.items() if key[1] is choice.jit_compile}
         return choice
