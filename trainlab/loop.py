@@ -1,7 +1,7 @@
 """The compiled loop: many updates in one call, and every call a transaction.
 
     while not at a boundary:
-        run(updates up to the boundary, or as many as fill about a tenth of a second)
+        run(updates up to the boundary, or as many as fill a tenth of a second or two)
 
 Nothing is read back between boundaries, but for one number a call: whether all is finite. Whatever goes wrong in a call, the
 variables go back to what they were before it; what was not finite is then found by halves, with the same program.

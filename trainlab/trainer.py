@@ -90,8 +90,8 @@ class Trainer:
               was compiled with another choice than Keras' own (which is False on a CPU, and True on a GPU).
             run_eagerly: runs Python step by step, for debugging; the compiled model's choice by default.
             steps_per_execution: updates in one compiled call, and so between two batch hooks of callbacks; fewer where so many
-              would take more than 65,536 examples. The compiled model's choice if it is not 1, otherwise as many as take about
-              0.1 s (results do not depend on it).
+              would take more than 65,536 examples. The compiled model's choice if it is not 1, otherwise as many as take 0.1
+              to 0.2 s (results do not depend on it).
             deterministic: True switches TensorFlow's op determinism on, for the whole process, so that two runs on one machine
               are equal to the last bit; call `keras.utils.set_random_seed` before the model is made. None leaves it as it is.
             run_dir: the run's directory. `fit` saves checkpoints there, and goes on from them; without it nothing is written.
