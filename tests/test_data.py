@@ -8,6 +8,7 @@ from small import assert_same, compiled, dense_model, labelled, regression, weig
 
 from trainlab import Accumulate, Trainer
 from trainlab import data as sources
+from trainlab import stream as streams
 from trainlab.data import ArraySource, StreamSource
 
 KINDS = ["resident", "streamed"]
@@ -182,7 +183,7 @@ class TestStreamSource:
             np.testing.assert_array_equal(tf.sparse.to_dense(x["sparse"]), tf.sparse.to_dense(want["sparse"]))
 
     def test_large_batches_are_not_taken_many_at_a_time(self, monkeypatch):
-        monkeypatch.setattr(sources, "_MAX_BLOCK_BYTES", 3 * 8)
+        monkeypatch.setattr(streams, "_MAX_BLOCK_BYTES", 3 * 8)
         source = StreamSource(tf.data.Dataset.range(20).batch(1), None, True)
         assert [len(take(source, n)) for n in (1, 10, 10)] == [1, 3, 3]
         source.next_pass()

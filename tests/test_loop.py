@@ -1,3 +1,5 @@
+import time
+
 import keras
 import numpy as np
 import pytest
@@ -5,6 +7,8 @@ import tensorflow as tf
 from small import assert_same, compiled, dense_model, differ, everything, regression, weights
 
 from trainlab import Accumulate, Heun, Trainer
+from trainlab.pulling import Puller
+from trainlab.stream import Stream
 
 
 def noisy_model():
@@ -266,3 +270,33 @@ def test_an_interrupt_from_a_callback_leaves_a_committed_step(steps_per_executio
     assert trainer.iterations == (8 if steps_per_execution == 4 else 6)
     Trainer(reference).fit(x, y, batch_size=4, steps=trainer.iterations, verbose=0)
     assert_same(everything(model), everything(reference))
+
+
+@pytest.mark.parametrize("reads_ahead", [True, False])
+def test_the_next_batches_are_read_while_a_call_runs(reads_ahead, monkeypatch):
+    reads, calls, found = [], [], []
+    pull = Puller.__call__
+
+    def counted(self, iterator, max_batches):
+        reads.append(max_batches)
+        return pull(self, iterator, max_batches)
+
+    monkeypatch.setattr(Puller, "__call__", counted)
+    if not reads_ahead:
+        monkeypatch.setattr(Stream, "read_ahead", lambda *args: None)
+
+    def wait():
+        calls.append(len(reads))
+        until = time.monotonic() + (30 if reads_ahead else 0.3)
+        while len(reads) <= len(calls) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        found.append(len(reads) > len(calls))
+
+    def loss(y, y_pred):
+        tf.numpy_function(wait, [], [])
+        return keras.losses.mean_squared_error(y, y_pred)
+
+    trainer = Trainer(compiled(loss=loss), jit_compile=False, steps_per_execution=1)
+    trainer.fit(tf.data.Dataset.from_tensor_slices(regression(20)).batch(4), steps=3, verbose=0)
+    assert found == [reads_ahead, reads_ahead, False]  # and nothing is read that will not be used
+    assert reads == [1, 1, 1]

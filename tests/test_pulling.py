@@ -21,13 +21,13 @@ def lists(pulled):
 def test_takes_as_many_as_asked_for_and_no_more():
     data = tf.data.Dataset.range(6).batch(1)
     pull, iterator = puller(), iter(data)
-    pulled, is_over, problem = pull(iterator, 2)
-    assert (lists(pulled), is_over, problem) == ([[0], [1]], False, None)
-    pulled, is_over, _ = pull(iterator, 9)
-    assert (lists(pulled), is_over) == ([[2], [3], [4], [5]], True)
+    pulled = pull(iterator, 2)
+    assert (lists(pulled), pulled.has_more, pulled.problem) == ([[0], [1]], True, None)
+    pulled = pull(iterator, 9)
+    assert (lists(pulled), pulled.has_more) == ([[2], [3], [4], [5]], False)
     assert (pulled.num_batches, pulled.num_bytes) == (4, 32)
-    pulled, is_over, _ = pull(iterator, 9)
-    assert (lists(pulled), is_over) == ([], True)
+    pulled = pull(iterator, 9)
+    assert (lists(pulled), pulled.has_more) == ([], False)
 
 
 def test_batches_of_different_lengths_and_kinds():
@@ -36,7 +36,7 @@ def test_batches_of_different_lengths_and_kinds():
         output_signature=(tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.string)),
     )
     pull = Puller([tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.string)], list)
-    pulled, _, _ = pull(iter(data), 5)
+    pulled = pull(iter(data), 5)
     assert lists(pulled) == [[0, 1], [], [0, 1, 2]]
     texts = tf.raw_ops.TensorListGetItem(input_handle=pulled.lists[1], index=2, element_shape=[], element_dtype=tf.string)
     assert texts.numpy() == b"xxx"
@@ -51,10 +51,10 @@ def test_an_error_costs_none_of_the_batches_before_it(max_batches):
 
     data = tf.data.Dataset.range(6).map(lambda i: tf.ensure_shape(tf.numpy_function(fail, [i], tf.int64), [])).batch(1)
     pull, iterator = puller(), iter(data)
-    pulled, is_over, problem = pull(iterator, max_batches)
-    assert (lists(pulled), is_over) == ([[0], [1], [2]], False)
-    assert (problem is None) == (max_batches == 3)
-    assert problem is None or "unreadable" in str(problem)
-    if problem is not None:  # and what comes after it is clean
-        pulled, is_over, problem = pull(iterator, max_batches)
-        assert (lists(pulled), problem) == ([[4], [5]], None)
+    pulled = pull(iterator, max_batches)
+    assert (lists(pulled), pulled.has_more) == ([[0], [1], [2]], True)
+    assert (pulled.problem is None) == (max_batches == 3)
+    assert pulled.problem is None or "unreadable" in str(pulled.problem)
+    if pulled.problem is not None:  # and what comes after it is clean
+        pulled = pull(iterator, max_batches)
+        assert (lists(pulled), pulled.problem) == ([[4], [5]], None)

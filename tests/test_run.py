@@ -178,6 +178,22 @@ def test_streams_go_on_where_they_were(name, strategy, tmp_path, recwarn):
     assert len(resumed) > 2
 
 
+def test_what_is_read_ahead_does_not_keep_a_checkpoint_by_time_from_being_written(tmp_path):
+    def trained(directory=None, **saving):
+        trainer = small(directory, steps_per_execution=2, **saving)
+        trainer.fit(STREAMS["tf.data without an end"][0](), steps=300, verbose=0)
+        return trainer, everything(trainer.model)
+
+    _, whole = trained()
+    assert_same(trained(tmp_path / "all", save_seconds=1e-6, keep=100)[1], whole)
+    before_the_end = sorted((tmp_path / "all" / "checkpoints").iterdir())[:-1]
+    assert len(before_the_end) >= 4
+    for i, path in enumerate(before_the_end[:: len(before_the_end) // 2]):
+        trainer, values = trained(only(path, tmp_path / str(i)))
+        assert 0 < trainer.resumed_at < 300
+        assert_same(values, whole)
+
+
 def small(directory, strategy=None, seed=0, optimizer=None, **kwargs):
     model = compiled(dense_model(lambda: keras.layers.Dropout(0.2), lambda: keras.layers.Dense(1)), optimizer)
     return tl.Trainer(model, strategy, run_dir=directory, seed=seed, **kwargs)

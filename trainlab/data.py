@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,79 +15,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.blocks import ArrayLayout, Block, Layout, StreamLayout
+from trainlab import iterators
+from trainlab.blocks import ArrayLayout, Block, Layout
 from trainlab.model_function import Batch
 from trainlab.order import shuffled
-from trainlab.pulling import Pulled, Puller
+from trainlab.stream import Stream, pack, unpack
 
 # Arrays that take a larger share of the device's memory are streamed, batch by batch, in the same order.
 RESIDENT_SHARE = 0.25
-# Batches of a stream are taken many at a time; not more than this.
-_MAX_BLOCK_BYTES = 2**28
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of what a container on Linux may use
-
-
-class _Stream:
-    """Batches of a `tf.data.Dataset`, pulled many at a time; those of updates not committed yet stay at hand."""
-
-    def __init__(self, element_spec: Any):
-        """Takes what a batch is: `(x, y, sample_weight)` of specs; elements may be anything that unpacks to it."""
-        self._structure = str(element_spec)
-        self._pack = functools.partial(_pack, element_spec)
-        specs = [spec for spec in tf.nest.flatten(element_spec, expand_composites=True) if spec is not None]
-        self._specs = tuple(tf.TensorSpec(spec.shape, spec.dtype) for spec in specs)
-        self._puller = Puller(self._specs, _leaves)
-        self._batch_bytes = sum(_spec_bytes(spec) for spec in self._specs)  # as far as is known yet
-        self._iterator: Iterator[Any] | None = None
-        self.reset()
-
-    def reset(self, iterator: Iterator[Any] | None = None) -> None:
-        """Goes on with another iterator; what was pulled from the last one is dropped."""
-        self._iterator = iterator
-        self._pulled, self._used = Pulled([], 0, 0), 0
-        self._is_over = False
-        self._problem: BaseException | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is an iterator."""
-        return self._iterator is not None
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether every batch that was pulled is used, so that the iterator stands where training does."""
-        return self._used == self._pulled.num_batches and self._problem is None
-
-    def block(self, max_updates: int, batches: int) -> Block | None:
-        """The next updates of `batches` batches; at the end of the data one of fewer; None after it."""
-        if self._used == self._pulled.num_batches and not self._is_over and self._problem is None:
-            self._pull(max_updates, batches)
-        left = self._pulled.num_batches - self._used
-        if self._problem is not None and left < batches:
-            problem, self._problem = self._problem, None
-            self._used = self._pulled.num_batches
-            raise problem
-        if left == 0:
-            return None
-        num_updates, size = min(max_updates, left // batches), batches
-        if num_updates == 0:
-            num_updates, size = 1, left
-        return Block(self.layout(size), [self._pulled.lists, tf.constant(self._used, tf.int64)], num_updates, num_updates * size)
-
-    def layout(self, batches: int) -> StreamLayout:
-        """Of updates of `batches` batches."""
-        return StreamLayout(self._pack, self._specs, self._structure, batches)
-
-    def advance(self, num_batches: int) -> None:
-        """Says that so many batches were used."""
-        self._used += num_batches
-
-    def _pull(self, max_updates: int, batches: int) -> None:
-        max_updates = max(min(max_updates, int(_MAX_BLOCK_BYTES / max(self._batch_bytes * batches, 1))), 1)
-        pulled, self._is_over, self._problem = self._puller(self._iterator, max_updates * batches)
-        self._pulled, self._used = pulled, 0
-        if pulled.num_batches:
-            self._batch_bytes = pulled.num_bytes // pulled.num_batches
 
 
 class ArraySource:
@@ -116,7 +51,7 @@ class ArraySource:
     def __init__(self, arrays: Batch, batch_size: int, shuffle: bool, seed: int):
         self._leaves = [leaf for leaf in tf.nest.flatten(arrays) if leaf is not None]
         structure = tf.nest.map_structure(lambda leaf: None if leaf is None else True, arrays)
-        self._structure, self._pack = str(structure), functools.partial(_pack, structure)
+        self._structure, self._pack = str(structure), functools.partial(pack, structure)
         self.given = arrays
         self.num_examples = int(self._leaves[0].shape[0])
         self.batch_size = int(batch_size)
@@ -125,12 +60,12 @@ class ArraySource:
         self.epoch = 0
         self.position = 0
         self._arrays: list[tf.Tensor] = []
-        self._stream: _Stream | None = None
+        self._stream: Stream | None = None
         self._stream_at: tuple[int, int] | None = None  # the epoch and position that the stream's next block begins at
         if sum(_num_bytes(leaf) for leaf in self._leaves) <= RESIDENT_SHARE * device_memory():
             self._arrays = [tf.convert_to_tensor(leaf) for leaf in self._leaves]
         else:
-            self._stream = _Stream(self._specs(None))
+            self._stream = Stream(self._specs(None))
 
     @property
     def is_resident(self) -> bool:
@@ -179,6 +114,15 @@ class ArraySource:
         tensors = [self._arrays, tf.constant(self.epoch, tf.int64), tf.constant(self.position, tf.int64)]
         return Block(layout, tensors, num_updates, num_updates * layout.size)
 
+    def read_ahead(self, after: Block, max_updates: int, batches: int) -> None:
+        """Begins to read the updates that come after this block, where they are not on the device; see `Stream`."""
+        position = self.position + after.size * self.batch_size
+        if self._stream is not None and position < self.num_examples:
+            self._stream.read_ahead(after, min(max_updates, self._alike(position, batches)), batches)
+
+    def settle(self) -> None:
+        """Nothing: what was read ahead can be read again."""
+
     def layout(self, batches: int) -> Layout:
         """Of the updates of `batches` batches at the beginning of a pass."""
         return self._layout(self.num_examples, batches) if self._stream is None else self._stream.layout(batches)
@@ -217,13 +161,15 @@ class ArraySource:
     def _specs(self, size: int | None) -> Batch:
         return self._pack([tf.TensorSpec([size, *leaf.shape[1:]], tf.as_dtype(leaf.dtype)) for leaf in self._leaves])
 
-    def _streamed(self, stream: _Stream, max_updates: int, batches: int) -> Block | None:
+    def _streamed(self, stream: Stream, max_updates: int, batches: int) -> Block | None:
         if self._stream_at != (self.epoch, self.position):
             stream.reset(iter(self._dataset(self.epoch, self.position)))
             self._stream_at = self.epoch, self.position
-        # A smaller batch must not share a block with others: in arrays on the device it does not either.
-        whole = (self.num_examples - self.position) // (self.batch_size * batches)
-        return stream.block(min(max_updates, max(whole, 1)), batches)
+        return stream.block(min(max_updates, self._alike(self.position, batches)), batches)
+
+    def _alike(self, position: int, batches: int) -> int:
+        """Updates from there on that may share a block: a smaller batch must not, in arrays on the device it does not either."""
+        return max((self.num_examples - position) // (self.batch_size * batches), 1)
 
     def _dataset(self, epoch: int, position: int) -> tf.data.Dataset:
         """The rest of a pass, batch by batch; NumPy reads the rows, from wherever the arrays are."""
@@ -278,8 +224,8 @@ class StreamSource:
         self._iterator: Any = None  # of the pass under way, or of the last one: its end knows what the next order is
         self._start: tf.Tensor | None = None
         self._why_not = ""
-        self.element_spec = _without_optionals(_unpack(self.dataset.element_spec))
-        self._stream = _Stream(self.element_spec)
+        self.element_spec = unpack(self.dataset.element_spec)
+        self._stream = Stream(self.element_spec)
 
     @property
     def is_endless(self) -> bool:
@@ -297,7 +243,7 @@ class StreamSource:
 
     def first_batch(self) -> Batch:
         """The first batch of a pass."""
-        return _without_optionals(_unpack(next(iter(self.dataset))))
+        return unpack(next(iter(self.dataset)))
 
     def batch_specs(self) -> Batch:
         """What one batch is; unknown sizes are None."""
@@ -319,10 +265,20 @@ class StreamSource:
             self._open()
         return self._stream.block(max_updates, batches)
 
+    def read_ahead(self, after: Block, max_updates: int, batches: int) -> None:
+        """Begins to read the updates that come after this block; see `Stream`."""
+        if self._num_batches is not None:
+            max_updates = min(max_updates, -(-(self._num_batches - self._used - after.size) // batches))
+        self._stream.read_ahead(after, max_updates, batches)
+
     @property
     def is_settled(self) -> bool:
         """Whether the iterator stands where training does."""
         return self._stream.is_settled
+
+    def settle(self) -> None:
+        """Reads nothing ahead until it does."""
+        self._stream.settle()
 
     def layout(self, batches: int) -> Layout:
         """Of updates of `batches` batches."""
@@ -350,9 +306,9 @@ class StreamSource:
         if self._start is None:
             raise ValueError(self._why_not)
         try:
-            return {"start": self._start, "now": _serialize(self._iterator)}
+            return {"start": self._start, "now": iterators.serialize(self._iterator)}
         except tf.errors.OpError as error:
-            raise ValueError(_reason(error)) from error
+            raise ValueError(iterators.reason(error)) from error
 
     def restore(self, state: Mapping[str, Any], serialized: Mapping[str, tf.Tensor]) -> None:
         """Puts it there.
@@ -365,9 +321,9 @@ class StreamSource:
             return
         if serialized:
             self._open()
-            _deserialize(self._iterator, serialized["now"])
+            iterators.deserialize(self._iterator, serialized["now"])
             beginning = iter(self.dataset)
-            _deserialize(beginning, serialized["start"])
+            iterators.deserialize(beginning, serialized["start"])
             self._start = serialized["start"]
         else:
             for _ in range(state["passes"] - 1):
@@ -390,13 +346,13 @@ class StreamSource:
         self._stream.reset(self._iterator)
         self._start = None
         if self.is_to_be_saved:
-            if _repeats_a_shuffle(self.dataset):
+            if iterators.repeats_a_shuffle(self.dataset):
                 self._why_not = "it repeats what it shuffles: leave the repeat out, and epochs will"
                 return
             try:
-                self._start = _serialize(self._iterator)
+                self._start = iterators.serialize(self._iterator)
             except tf.errors.OpError as error:
-                self._why_not = _reason(error)
+                self._why_not = iterators.reason(error)
 
     def advance(self, block: Block) -> None:
         """Says that the block's updates were committed."""
@@ -417,55 +373,5 @@ def device_memory() -> int:
         return everything
 
 
-def _pack(structure: Any, tensors: list[tf.Tensor]) -> Batch:
-    """Plain tensors in this structure, of which some places may be None."""
-    given = iter(tensors)
-    flat = [None if place is None else next(given) for place in tf.nest.flatten(structure, expand_composites=True)]
-    return tf.nest.pack_sequence_as(structure, flat, expand_composites=True)
-
-
-def _serialize(iterator: Any) -> tf.Tensor:
-    policy = 2  # fail where the state of something outside matters, rather than forget it
-    return tf.raw_ops.SerializeIterator(resource_handle=iterator._iterator_resource, external_state_policy=policy)
-
-
-def _deserialize(iterator: Any, serialized: tf.Tensor) -> None:
-    tf.raw_ops.DeserializeIterator(resource_handle=iterator._iterator_resource, serialized=serialized)
-
-
-def _reason(error: Exception) -> str:
-    return re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", str(error).splitlines()[0]) if str(error) else type(error).__name__
-
-
-def _repeats_a_shuffle(dataset: tf.data.Dataset) -> bool:
-    """Whether passes over a shuffle begin out of sight: where TensorFlow does not restore their order."""
-    serialized = tf.raw_ops.DatasetToGraphV2(input_dataset=dataset._variant_tensor, external_state_policy=1)
-    graph = tf.compat.v1.GraphDef.FromString(serialized.numpy())
-    ops = [node.op for node in graph.node]  # inputs come first
-    shuffles = [i for i, op in enumerate(ops) if "Shuffle" in op]
-    inner = [node.op for function in graph.library.function for node in function.node_def]
-    return any("Shuffle" in op for op in inner) or any("Repeat" in op for op in ops[min(shuffles, default=len(ops)) :])
-
-
-def _spec_bytes(spec: tf.TensorSpec) -> int:
-    return int(spec.shape.num_elements() or 0) * max(spec.dtype.size, 1)
-
-
 def _num_bytes(leaf: Any) -> int:
     return int(leaf.nbytes) if hasattr(leaf, "nbytes") else int(np.prod(leaf.shape)) * max(tf.as_dtype(leaf.dtype).size, 1)
-
-
-def _leaves(element: Any) -> list[tf.Tensor]:
-    """The plain tensors that an element of a data set is made of."""
-    batch = _without_optionals(_unpack(element))
-    return [leaf for leaf in tf.nest.flatten(batch, expand_composites=True) if leaf is not None]
-
-
-def _unpack(element: Any) -> Batch:
-    return keras.utils.unpack_x_y_sample_weight(element)
-
-
-def _without_optionals(batch: Any) -> Any:
-    """None where Keras' adapters, which cannot hand out None, say `Optional`."""
-    optional = (tf.experimental.Optional, tf.OptionalSpec)
-    return tf.nest.map_structure(lambda leaf: None if isinstance(leaf, optional) else leaf, batch)

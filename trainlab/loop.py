@@ -98,9 +98,12 @@ class Loop:
             MemoryError: a batch does not fit; one line says what to do.
         """
         started = time.monotonic()  # reading the data counts: a signal waits for it too
-        block = self._block(source, min(max_updates, self._fixed or self._measured))
+        size = self._fixed or self._measured
+        block = self._block(source, min(max_updates, size))
         if block is None:
             return 0
+        if not self._run_eagerly:
+            source.read_ahead(block, min(max_updates - block.num_updates, size), self._batches)
         if block.num_updates > self._reach:
             self._search(source, block.num_updates)
             return block.num_updates

@@ -15,11 +15,18 @@ class Pulled(NamedTuple):
         lists: one variant tensor for each leaf, a list of that leaf of every batch.
         num_batches: how many.
         num_bytes: what they take.
+        has_more: whether there may be more: the data are not known to end here.
+        problem: the error that ended it, if any.
     """
 
     lists: list[tf.Tensor]
     num_batches: int
     num_bytes: int
+    has_more: bool
+    problem: tf.errors.OpError | None
+
+
+NOTHING = Pulled([], 0, 0, True, None)
 
 
 class Puller:
@@ -40,16 +47,16 @@ class Puller:
         self._fill = tf.function(self._fill_queue, autograph=False)
         self._drain = tf.function(self._drain_queue, autograph=False).get_concrete_function(tf.TensorSpec([], tf.int32))
 
-    def __call__(self, iterator: Any, max_batches: int) -> tuple[Pulled, bool, BaseException | None]:
-        """Takes up to `max_batches`; returns them, whether the data ended, and the error that stopped it, if any."""
+    def __call__(self, iterator: Any, max_batches: int) -> Pulled:
+        """Takes up to `max_batches`; not from two threads at once."""
         has_more, problem = True, None
         try:
             has_more = bool(self._fill(iterator, tf.constant(max_batches)))
-        except (tf.errors.OpError, KeyboardInterrupt) as error:
+        except tf.errors.OpError as error:
             problem = error
         num_batches = int(self._queue.size())
         *lists, num_bytes = self._drain(tf.constant(num_batches))
-        return Pulled(lists, num_batches, int(num_bytes)), not has_more, problem
+        return Pulled(lists, num_batches, int(num_bytes), has_more, problem)
 
     def _fill_queue(self, iterator: Any, max_batches: tf.Tensor) -> tf.Tensor:
         def take(i: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -262,16 +262,19 @@ class Run(Keeper):
         self._checkpoints.check()
         parts = self._parts
         assert parts is not None
-        is_best = self._is_best(parts.progress)
         signum = self._signals.received
-        if not parts.source.is_settled:
-            return  # a few batches were read and not used; soon they will be
+        is_settled = parts.source.is_settled
+        is_best = is_settled and self._is_best(parts.progress)
         since, seconds = parts.progress.updates - self._saved_at[0], time.monotonic() - self._saved_at[1]
         is_due = self._must_save or (self._save_steps is not None and since >= self._save_steps)
         # By time one is written only when the last is done: where writing takes long, training does not wait for it.
         is_time = self._save_seconds is not None and seconds >= self._save_seconds and not self._checkpoints.is_busy
-        if signum is not None or is_best or is_due or is_time:
-            self._save(self.capture(), is_finished=False)
+        if not (signum is not None or is_best or is_due or is_time):
+            return
+        if not is_settled:  # a few batches were read and not used; soon they will be
+            parts.source.settle()
+            return
+        self._save(self.capture(), is_finished=False)
         if signum is not None:
             self._checkpoints.wait()
             print(f"stopped by a signal at update {parts.progress.updates}: saved in {self._checkpoints.last}", flush=True)

@@ -1,0 +1,154 @@
+"""A stream of batches, read ahead of training; those of updates that were not committed yet stay at hand."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any, TypeVar
+
+import keras
+import tensorflow as tf
+
+from trainlab.blocks import Block, StreamLayout
+from trainlab.model_function import Batch
+from trainlab.pulling import NOTHING, Puller
+
+# Batches are read many at a time: one such block is trained on while another is read; neither takes more than this.
+_MAX_BLOCK_BYTES = 2**27
+
+T = TypeVar("T")
+
+
+class Stream:
+    """The batches of a `tf.data` iterator, in blocks.
+
+    A block is read in a thread of its own while the one before is trained on: only if it is asked for, since what was read
+    and not used cannot be put back, and a checkpoint needs the iterator where training stands.
+
+    Args:
+        element_spec: what a batch is, `(x, y, sample_weight)` of specs; elements may be anything that unpacks to it.
+    """
+
+    def __init__(self, element_spec: Batch):
+        self._structure = str(element_spec)
+        self._pack = functools.partial(pack, element_spec)
+        specs = [spec for spec in tf.nest.flatten(element_spec, expand_composites=True) if spec is not None]
+        self._specs = tuple(tf.TensorSpec(spec.shape, spec.dtype) for spec in specs)
+        self._puller = Puller(self._specs, _leaves)
+        self._batch_bytes = sum(_spec_bytes(spec) for spec in self._specs)  # as far as is known yet
+        self._iterator: Iterator[Any] | None = None
+        self._ahead: futures.Future[Any] | None = None
+        self.reset()
+
+    def reset(self, iterator: Iterator[Any] | None = None) -> None:
+        """Goes on with another iterator; what was read from the last one is dropped."""
+        if self._ahead is not None:
+            futures.wait([self._ahead])
+        self._iterator, self._ahead = iterator, None
+        self._pulled, self._used = NOTHING, 0
+        self._is_settling = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an iterator."""
+        return self._iterator is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every batch that was read is used, so that the iterator stands where training does."""
+        return self._num_left == 0 and self._pulled.problem is None and self._ahead is None
+
+    @property
+    def _num_left(self) -> int:
+        return self._pulled.num_batches - self._used
+
+    @property
+    def _may_read(self) -> bool:
+        return self._pulled.has_more and self._pulled.problem is None
+
+    def settle(self) -> None:
+        """Reads nothing ahead until all that was read is used."""
+        self._is_settling = True
+
+    def block(self, max_updates: int, batches: int) -> Block | None:
+        """The next updates of `batches` batches; at the end of the data one of fewer; None after it."""
+        if self._num_left == 0 and self._may_read:
+            if self._ahead is None:
+                self._is_settling = False
+                self._ahead = self._read(max_updates, batches)
+            futures.wait([self._ahead])  # which an interrupt may end: nothing is lost
+            read, self._ahead = self._ahead, None
+            self._pulled, self._used = read.result(), 0
+            if self._pulled.num_batches:
+                self._batch_bytes = self._pulled.num_bytes // self._pulled.num_batches
+        left, problem = self._num_left, self._pulled.problem
+        if problem is not None and left < batches:
+            self._pulled, self._used = NOTHING, 0
+            raise problem
+        if left == 0:
+            return None
+        num_updates, size = min(max_updates, left // batches), batches
+        if num_updates == 0:
+            num_updates, size = 1, left
+        return Block(self.layout(size), [self._pulled.lists, tf.constant(self._used, tf.int64)], num_updates, num_updates * size)
+
+    def read_ahead(self, after: Block, max_updates: int, batches: int) -> None:
+        """Begins to read the block that comes after this one, unless it is at hand."""
+        is_next = self._num_left == after.size and self._ahead is None
+        if is_next and max_updates > 0 and self._may_read and not self._is_settling:
+            self._ahead = self._read(max_updates, batches)
+
+    def layout(self, batches: int) -> StreamLayout:
+        """Of updates of `batches` batches."""
+        return StreamLayout(self._pack, self._specs, self._structure, batches)
+
+    def advance(self, num_batches: int) -> None:
+        """Says that so many batches were used."""
+        self._used += num_batches
+
+    def _read(self, max_updates: int, batches: int) -> futures.Future[Any]:
+        max_updates = max(min(max_updates, int(_MAX_BLOCK_BYTES / max(self._batch_bytes * batches, 1))), 1)
+        iterator = self._iterator
+        return _in_thread(lambda: self._puller(iterator, max_updates * batches))
+
+
+def pack(structure: Any, tensors: list[tf.Tensor]) -> Batch:
+    """Plain tensors in this structure, of which some places may be None."""
+    given = iter(tensors)
+    flat = [None if place is None else next(given) for place in tf.nest.flatten(structure, expand_composites=True)]
+    return tf.nest.pack_sequence_as(structure, flat, expand_composites=True)
+
+
+def unpack(element: Any) -> Batch:
+    """`(x, y, sample_weight)` of an element of a data set.
+
+    Where Keras' adapters, which cannot hand out None, say `Optional`, it is None.
+    """
+    optional = (tf.experimental.Optional, tf.OptionalSpec)
+    batch = keras.utils.unpack_x_y_sample_weight(element)
+    return tf.nest.map_structure(lambda leaf: None if isinstance(leaf, optional) else leaf, batch)
+
+
+def _leaves(element: Any) -> list[tf.Tensor]:
+    """The plain tensors that an element of a data set is made of."""
+    return [leaf for leaf in tf.nest.flatten(unpack(element), expand_composites=True) if leaf is not None]
+
+
+def _spec_bytes(spec: tf.TensorSpec) -> int:
+    return int(spec.shape.num_elements() or 0) * max(spec.dtype.size, 1)
+
+
+def _in_thread(fn: Callable[[], T]) -> futures.Future[T]:
+    """What `fn` returns, or raises, in a thread that does not keep the process alive."""
+    future: futures.Future[T] = futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(fn())
+        except BaseException as error:  # raised again where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="trainlab reading ahead").start()
+    return future
