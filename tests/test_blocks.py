@@ -1,12 +1,10 @@
 """The layouts of blocks; that their sources fill them rightly is tested with the sources."""
 
-import itertools
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainlab.blocks import ArrayLayout, StreamLayout, loop
+from trainlab.blocks import ArrayLayout, loop
 
 
 def pack(tensors):
@@ -22,8 +20,6 @@ def test_equal_layouts_share_a_trace_and_others_do_not():
     assert array_layout() == array_layout() and hash(array_layout()) == hash(array_layout())
     others = [array_layout(**{name: 5}) for name in ("batch_size", "full", "rest", "seed")]
     assert len({array_layout(), *others}) == 5
-    streams = [StreamLayout(pack, (tf.TensorSpec([size], tf.int64),), "x", n) for size in (None, 3) for n in (1, 2)]
-    assert len(set(streams + streams)) == 4
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -55,72 +51,18 @@ def test_each_update_reads_its_own_examples(jit_compile, full, rest):
     np.testing.assert_array_equal(seen, want)
 
 
-@pytest.mark.parametrize(
-    ("size", "num_batches", "traces"),
-    [(3, 2, [(2, True)]), (3, 5, [(5, False)]), (None, 2, [(2, True), (2, False)]), (None, 1, [(1, True)])],
-    ids=["few of one size", "many of one size", "of any size", "one of any size"],
-)
-def test_what_xla_is_given_of_a_stream(size, num_batches, traces, monkeypatch):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    layout = StreamLayout(pack, (tf.TensorSpec([size], tf.int64),), "x", num_batches)
-    given, compiled, seen = [], [], tf.Variable(tf.zeros([0], tf.int64), shape=[None])
-
-    def step(batches):
-        (part,) = batches  # no copies of the model, however many batches an update takes
-        given.append((part.num_batches, part.may_unroll))
-        seen.assign(tf.concat([seen, *(part.fetch(tf.constant(i))[0] for i in range(part.num_batches))], 0))
-
-    def jit(fn):
-        def counted(batches):
-            tf.py_function(lambda: compiled.append(True), [], [])
-            fn(batches)
-
-        return tf.function(counted, autograph=False)
-
-    sizes = [3] * 2 * num_batches
-    if size is None and num_batches > 1:
-        sizes[-1] = 2  # the last batch of a pass
-    ends = np.cumsum([1, *sizes])
-    batches = [tf.range(start, end, dtype=tf.int64) for start, end in itertools.pairwise([0, *ends])]
-    flow = tf.function(lambda: variants(batches), autograph=False)()
-    run = tf.function(layout.program(step, jit), autograph=False)
-    assert int(run([flow], tf.constant(1, tf.int64), tf.constant(2, tf.int64))) == 2
-    assert given == traces
-    assert len(compiled) == 2 - (sizes[-1] == 2)
-    np.testing.assert_array_equal(seen, range(1, ends[-1]))
+@pytest.mark.parametrize(("full", "rest", "sizes"), [(2, 0, (2, 3, 0)), (1, 2, (2, 2, 1)), (0, 1, (2, 0, 1))])
+def test_arrays_are_cut_across_batches(full, rest, sizes):
+    layout = array_layout(full=full, rest=rest)
+    cut = layout.cut(2)
+    assert (cut.batch_size, cut.full, cut.rest) == sizes
+    assert (cut.size, cut.max_updates, cut.is_cut) == (layout.size, layout.max_updates, True)
+    assert cut.largest([], 1) == (2 if cut.full else 1)
 
 
-class TestCutting:
-    @pytest.mark.parametrize(("full", "rest", "sizes"), [(2, 0, (2, 3, 0)), (1, 2, (2, 2, 1)), (0, 1, (2, 0, 1))])
-    def test_arrays_are_cut_across_batches(self, full, rest, sizes):
-        layout = array_layout(full=full, rest=rest)
-        cut = layout.cut(2)
-        assert (cut.batch_size, cut.full, cut.rest) == sizes
-        assert (cut.size, cut.max_updates, cut.is_cut) == (layout.size, layout.max_updates, True)
-        assert cut.largest([], 1) == (2 if cut.full else 1)
-
-    def test_no_larger_batches_are_left_alone(self):
-        layout = array_layout()
-        assert layout.cut(3) is layout and layout.largest([], 1) == 3
-        known, unknown = (StreamLayout(pack, (tf.TensorSpec([size], tf.int64),), "x", 1) for size in (3, None))
-        assert known.cut(3) == known != known.cut(2)
-        assert unknown.cut(3) != unknown  # who knows
-
-    def test_the_largest_of_a_stream_is_read(self):
-        batches = [tf.range(size, dtype=tf.int64) for size in (7, 2, 5, 3)]
-        flow = tf.function(lambda: variants(batches), autograph=False)()
-        layout = StreamLayout(pack, (tf.TensorSpec([None], tf.int64),), "x", 1)
-        assert layout.largest([[flow], tf.constant(1, tf.int64)], 3) == 5
-        assert layout.largest([[flow], tf.constant(0, tf.int64)], 4) == 7
-        assert layout.cut(4).largest([[flow], tf.constant(0, tf.int64)], 4) == 4
-        assert layout.cut(4).largest([[flow], tf.constant(3, tf.int64)], 1) == 3
-
-
-def variants(batches):
-    array = tf.TensorArray(tf.int64, len(batches), infer_shape=False, element_shape=[None])
-    for i, batch in enumerate(batches):
-        array = array.write(i, batch)
-    return array.flow
+def test_no_larger_batches_are_left_alone():
+    layout = array_layout()
+    assert layout.cut(3) is layout and layout.largest([], 1) == 3
 
 
 def test_a_block_never_holds_more_updates_than_fit():

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
-from trainlab import cutting
 from trainlab.objective import Batches
 from trainlab.order import shuffled
 
@@ -68,10 +67,10 @@ class Block(NamedTuple):
         return [*self.tensors, tf.constant(self.num_updates, tf.int64)]
 
 
-def _may_unroll(num_batches: int) -> bool:
+def may_unroll(num_batches: int) -> bool:
     """Whether so many batches may be written out: XLA on a CPU is faster with a few, but may keep the activations of several.
 
-    A GPU's memory is not risked for it; nor may that of a layout be that is cut into pieces.
+    That is not risked with a GPU's memory. Nor with batches that are cut into pieces to save memory, which layouts know.
     """
     return num_batches <= _MAX_UNROLLED and not tf.config.list_physical_devices("GPU")
 
@@ -146,9 +145,9 @@ class ArrayLayout:
         """See `Layout`; the whole loop is one XLA program."""
 
         def updates(arrays: list[tf.Tensor], indices: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
-            return loop(num_updates, lambda i: step(self._batches(arrays, indices[i], may_unroll)))
+            return loop(num_updates, lambda i: step(self._batches(arrays, indices[i], is_written_out)))
 
-        may_unroll = jit is not None and not self.is_cut and _may_unroll(self.full)
+        is_written_out = jit is not None and not self.is_cut and may_unroll(self.full)
         compiled = updates if jit is None else jit(updates)
 
         def run(arrays: list[tf.Tensor], epoch: tf.Tensor, position: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
@@ -164,7 +163,7 @@ class ArrayLayout:
 
         return run
 
-    def _batches(self, arrays: list[tf.Tensor], indices: tf.Tensor, may_unroll: bool) -> list[Batches]:
+    def _batches(self, arrays: list[tf.Tensor], indices: tf.Tensor, is_written_out: bool) -> list[Batches]:
         def gather(rows: tf.Tensor) -> Any:
             return self.pack([tf.gather(array, rows) for array in arrays])
 
@@ -172,146 +171,7 @@ class ArrayLayout:
         parts = []
         if self.full:
             rows = tf.reshape(indices[:cut], [self.full, self.batch_size])
-            parts.append(Batches(self.full, lambda i: gather(rows[i]), may_unroll))
+            parts.append(Batches(self.full, lambda i: gather(rows[i]), is_written_out))
         if self.rest:
             parts.append(Batches(1, lambda i: gather(indices[cut:])))
         return parts
-
-
-@dataclasses.dataclass(frozen=True)
-class StreamLayout:
-    """Lists of a stream's batches, one list for each tensor that a batch is made of; shapes may differ in a list.
-
-    Attributes:
-        pack: from a batch's tensors to `(x, y, sample_weight)`.
-        leaf_specs: of the tensors of a batch; sizes may be open.
-        structure: what tells two packs apart.
-        num_batches: batches an update.
-        max_examples: examples a piece, at most; None evaluates each batch whole.
-    """
-
-    pack: Callable[[list[tf.Tensor]], Any] = dataclasses.field(compare=False)
-    leaf_specs: tuple[tf.TensorSpec, ...]
-    structure: str
-    num_batches: int
-    max_examples: int | None = None
-
-    @property
-    def is_static(self) -> bool:
-        """See `Layout`; the first axis, that of the examples, may be open."""
-        shapes = [spec.shape for spec in self.leaf_specs]
-        return all(shape.rank is not None and None not in list(shape[1:]) for shape in shapes)
-
-    @property
-    def specs(self) -> list[Any]:
-        """The lists; then the first batch's place in them, a scalar int64."""
-        return [[tf.TensorSpec([], tf.variant) for _ in self.leaf_specs], tf.TensorSpec([], tf.int64)]
-
-    def cut(self, max_examples: int) -> StreamLayout:
-        """See `Layout`; each batch by itself."""
-        sizes = [spec.shape[0] if spec.shape.rank else None for spec in self.leaf_specs]
-        is_small = all(size is not None and size <= max_examples for size in sizes)
-        return dataclasses.replace(self, max_examples=None if is_small else max_examples)
-
-    def largest(self, tensors: list[Any], num_updates: int) -> int:
-        """See `Layout`."""
-        lists, first = tensors
-        indices = range(num_updates * self.num_batches)
-        largest = max(int(cutting.size_of(self.pack(self._read(lists, first + i)))) for i in indices)
-        return largest if self.max_examples is None else min(largest, self.max_examples)
-
-    def program(self, step: Step, jit: Compile | None) -> Callable[..., tf.Tensor]:
-        """See `Layout`; XLA compiles each update by itself, since it knows neither lists nor open sizes."""
-
-        def update_of(batches: list[list[tf.Tensor]]) -> None:
-            step([self._stacked(batches)] if self.max_examples is None else self._pieces_of(batches, self.max_examples))
-
-        compiled = None if jit is None else jit(update_of)
-
-        def run(lists: list[tf.Tensor], first: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
-            def update(i: tf.Tensor) -> None:
-                start = first + i * self.num_batches
-
-                def read(j: Any) -> list[tf.Tensor]:
-                    leaves = self._read(lists, start + tf.cast(j, tf.int64))
-                    if self.max_examples is not None:
-                        cutting.check(self.pack(leaves))
-                    return leaves
-
-                def as_it_is() -> None:
-                    if self.max_examples is None:
-                        step([Batches(self.num_batches, lambda j: self.pack(read(j)))])
-                    else:
-                        step(self._in_pieces(lambda j: self.pack(read(j))))
-
-                if compiled is None:
-                    as_it_is()
-                    return
-                batches = [read(j) for j in range(self.num_batches)]
-                is_alike = True if self.max_examples is not None else _is_alike(batches)
-                if is_alike is True:
-                    compiled(batches)
-                else:  # the last of a pass may be smaller, and XLA loops over one size only
-                    tf.cond(is_alike, _returning_zero(lambda: compiled(batches)), _returning_zero(as_it_is))
-
-            return loop(num_updates, update)
-
-        return run
-
-    def _stacked(self, batches: list[list[tf.Tensor]]) -> Batches:
-        stacked = [tf.stack(leaves) for leaves in zip(*batches, strict=True)]
-        return Batches(len(batches), lambda j: self.pack([leaf[j] for leaf in stacked]), _may_unroll(len(batches)))
-
-    def _pieces_of(self, batches: list[list[tf.Tensor]], max_examples: int) -> list[Batches]:
-        return [part for leaves in batches for part in cutting.pieces(self.pack(leaves), max_examples)]
-
-    def _in_pieces(self, read: Callable[[Any], Any]) -> list[Batches]:
-        assert self.max_examples is not None
-        with tf.device("CPU:0"):  # where the lists are: only a piece at a time leaves it
-            if self.num_batches == 1:
-                parts = cutting.pieces(read(0), self.max_examples)
-            else:
-                parts = [cutting.pieces_of_all(read, self.num_batches, self.max_examples)]
-        return [Batches(part.num_batches, _on_host(part.fetch)) for part in parts]
-
-    def _read(self, lists: list[tf.Tensor], index: tf.Tensor) -> list[tf.Tensor]:
-        with tf.device("CPU:0"):  # where the lists are
-            return [_item(flow, index, spec) for spec, flow in zip(self.leaf_specs, lists, strict=True)]
-
-
-def _is_alike(batches: list[list[tf.Tensor]]) -> bool | tf.Tensor:
-    """Whether batches have the same shapes: a Python bool where it is known."""
-    first, *others = batches
-    if all(leaf.shape.is_fully_defined() for leaf in first) or not others:
-        return True
-    if any(leaf.shape.rank is None for leaf in first):
-        return tf.constant(False)
-    pairs = [(a, b) for batch in others for a, b in zip(first, batch, strict=True)]
-    return tf.reduce_all([tf.reduce_all(tf.equal(tf.shape(a), tf.shape(b))) for a, b in pairs])
-
-
-def _returning_zero(fn: Callable[[], Any]) -> Callable[[], tf.Tensor]:
-    """What a branch of `tf.cond` is made of: it must return something."""
-
-    def run() -> tf.Tensor:
-        fn()
-        return tf.zeros([])
-
-    return run
-
-
-def _on_host(fetch: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def fetch_there(index: Any) -> Any:
-        with tf.device("CPU:0"):
-            return fetch(index)
-
-    return fetch_there
-
-
-def _item(flow: tf.Tensor, index: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
-    # A list from another call: `tf.TensorArray(flow=...)` would not take its elements' shape.
-    shape = tf.constant(-1 if spec.shape.rank is None else [-1 if size is None else size for size in spec.shape], tf.int32)
-    item = tf.raw_ops.TensorListGetItem(
-        input_handle=flow, index=tf.cast(index, tf.int32), element_shape=shape, element_dtype=spec.dtype
-    )
-    return tf.ensure_shape(item, spec.shape)

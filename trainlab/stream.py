@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import keras
 import tensorflow as tf
 
-from trainlab.blocks import Block, StreamLayout
+from trainlab.blocks import Block
 from trainlab.model_function import Batch
 from trainlab.pulling import NOTHING, Puller
+from trainlab.stream_blocks import StreamLayout
 
 # Batches are read many at a time: one such block is trained on while another is read; neither takes more than this.
 _MAX_BLOCK_BYTES = 2**27
