@@ -39,9 +39,7 @@ def test_each_update_reads_its_own_examples(jit_compile, full, rest):
     jit = (lambda fn: tf.function(fn, jit_compile=True, autograph=False)) if jit_compile else None
     run = tf.function(layout.program(step, jit), autograph=False)
     num_updates = 2
-    done = run(
-        [tf.range(20, dtype=tf.int64)], tf.constant(0, tf.int64), tf.constant(1, tf.int64), tf.constant(num_updates, tf.int64)
-    )
+    done = run([tf.range(20, dtype=tf.int64)], tf.constant(0, tf.int64), tf.constant(1, tf.int64), tf.constant(num_updates))
     assert int(done) == num_updates
     want, batch, position = np.zeros(20), 0, 1
     for size in ([3] * full + [2] * bool(rest)) * num_updates:
@@ -73,5 +71,5 @@ def test_a_block_never_holds_more_updates_than_fit():
 
 def test_loop_counts():
     total = tf.Variable(0, dtype=tf.int64)
-    assert int(loop(tf.constant(4, tf.int64), total.assign_add)) == 4
+    assert int(loop(tf.constant(4), lambda i: total.assign_add(tf.cast(i, tf.int64)))) == 4
     assert int(total) == 6

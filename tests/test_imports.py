@@ -17,7 +17,7 @@ PACKAGE = pathlib.Path(trainlab.__file__).parent
 
 # Each module may import what stands on earlier lines, and nothing else of the package.
 FLOORS = [
-    ["vector", "order", "arrays", "pulling", "iterators", "models", "datasets", "callbacks", "requirements"],
+    ["vector", "order", "arrays", "pulling", "iterators", "resident", "models", "datasets", "callbacks", "requirements"],
     ["encoding", "checkpoint", "lock", "signals"],
     ["run_directory", "callback_state"],
     ["graph_checks", "denominators", "inlining", "backward_order"],

@@ -29,10 +29,6 @@ def lists(batches, dtype=tf.int64):
     return [tf.function(build, autograph=False)()]
 
 
-def int64(number):
-    return tf.constant(number, tf.int64)
-
-
 def test_equal_layouts_share_a_trace_and_others_do_not():
     layouts = [layout_of(size, n) for size in (None, 3) for n in (1, 2)]
     assert len({*layouts, *(layout.cut(2) for layout in layouts), *layouts, layouts[0].cut(1)}) == 9
@@ -66,7 +62,7 @@ def test_what_xla_is_given_of_a_stream(size, num_batches, traces, monkeypatch):
     ends = np.cumsum([1, *sizes])
     batches = [tf.range(start, end, dtype=tf.int64) for start, end in itertools.pairwise([0, *ends])]
     run = tf.function(layout.program(step, jit), autograph=False)
-    assert int(run(lists(batches), int64(1), int64(2))) == 2
+    assert int(run(lists(batches), tf.constant(1), tf.constant(2))) == 2
     assert given == traces
     assert len(compiled) == 2 - (sizes[-1] == 2)
     np.testing.assert_array_equal(seen, range(1, ends[-1]))
@@ -82,7 +78,7 @@ def test_a_batch_is_read_while_the_one_before_it_is_worked_on(monkeypatch):
 
     monkeypatch.setattr(StreamLayout, "_read", spy)
     run = layout_of().program(lambda parts: happened.append(f"step on {int(parts[0].fetch(0)[0][0])}"), None)
-    run(lists([[10], [11], [12], [13]]), int64(1), int64(3))
+    run(lists([[10], [11], [12], [13]]), tf.constant(1), tf.constant(3))
     assert happened == ["read 1", "read 2", "step on 11", "read 3", "step on 12", "read 3", "step on 13"]
 
 
@@ -94,7 +90,7 @@ def test_batches_of_any_kind_are_brought_to_a_device(dtype, monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["one"])
     step = lambda parts: seen.assign(tf.concat([seen, parts[0].fetch(0)[0]], 0))  # noqa: E731
     run = tf.function(layout_of(dtype=dtype).program(step, None), autograph=False)
-    assert int(run(lists(batches, dtype), int64(0), int64(3))) == 3
+    assert int(run(lists(batches, dtype), tf.constant(0), tf.constant(3))) == 3
     np.testing.assert_array_equal(seen, tf.concat(batches, 0))
 
 
@@ -108,7 +104,7 @@ def test_no_larger_batches_are_left_alone():
 def test_the_largest_is_read():
     block = lists([tf.range(size, dtype=tf.int64) for size in (7, 2, 5, 3)])
     layout = layout_of()
-    assert layout.largest([block, int64(1)], 3) == 5
-    assert layout.largest([block, int64(0)], 4) == 7
-    assert layout.cut(4).largest([block, int64(0)], 4) == 4
-    assert layout.cut(4).largest([block, int64(3)], 1) == 3
+    assert layout.largest([block, tf.constant(1)], 3) == 5
+    assert layout.largest([block, tf.constant(0)], 4) == 7
+    assert layout.cut(4).largest([block, tf.constant(0)], 4) == 4
+    assert layout.cut(4).largest([block, tf.constant(3)], 1) == 3

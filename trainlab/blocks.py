@@ -29,7 +29,7 @@ class Layout(Hashable, Protocol):
 
     @property
     def specs(self) -> list[Any]:
-        """Of the block's arguments, but for the last: the number of updates."""
+        """Of the block's arguments, but for the last: the number of updates, a scalar int32."""
 
     def cut(self, max_examples: int) -> Layout:
         """The same block, its batches in pieces of at most so many examples; itself if they are known to be no larger."""
@@ -64,7 +64,7 @@ class Block(NamedTuple):
     @property
     def arguments(self) -> list[Any]:
         """Of the layout's program."""
-        return [*self.tensors, tf.constant(self.num_updates, tf.int64)]
+        return [*self.tensors, tf.constant(self.num_updates)]
 
 
 def may_unroll(num_batches: int) -> bool:
@@ -76,13 +76,16 @@ def may_unroll(num_batches: int) -> bool:
 
 
 def loop(num_updates: tf.Tensor, body: Callable[[tf.Tensor], None]) -> tf.Tensor:
-    """Runs `body(i)` for each i, one after the other; the number is a tensor, so that one trace serves every number."""
+    """Runs `body(i)` for each i, one after the other; the number is a tensor, so that one trace serves every number.
+
+    Both are int32, which TensorFlow keeps on the host: the loop need not wait for a GPU to know whether it goes on.
+    """
 
     def run(i: tf.Tensor) -> list[tf.Tensor]:
         body(i)
         return [i + 1]
 
-    return tf.while_loop(lambda i: i < num_updates, run, [tf.zeros([], tf.int64)], parallel_iterations=1)[0]
+    return tf.while_loop(lambda i: i < num_updates, run, [tf.constant(0)], parallel_iterations=1)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,10 +155,10 @@ class ArrayLayout:
 
         def run(arrays: list[tf.Tensor], epoch: tf.Tensor, position: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
             # All the indices of a call beforehand: the shuffle has no XLA kernel.
-            indices = position + tf.range(num_updates * self.size)
+            indices = position + tf.range(tf.cast(num_updates, tf.int64) * self.size)
             if self.seed is not None:
                 indices = shuffled(self.seed, epoch, indices, tf.shape(arrays[0], tf.int64)[0])
-            indices = tf.reshape(indices, [num_updates, self.size])
+            indices = tf.reshape(indices, [-1, self.size])
             if jit is not None:
                 indices = tf.pad(indices, [[0, self.max_updates - num_updates], [0, 0]])
                 indices.set_shape([self.max_updates, self.size])

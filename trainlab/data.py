@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab import iterators
+from trainlab import iterators, resident
 from trainlab.blocks import ArrayLayout, Block, Layout
 from trainlab.model_function import Batch
 from trainlab.order import shuffled
@@ -51,7 +51,9 @@ class ArraySource:
     def __init__(self, arrays: Batch, batch_size: int, shuffle: bool, seed: int):
         self._leaves = [leaf for leaf in tf.nest.flatten(arrays) if leaf is not None]
         structure = tf.nest.map_structure(lambda leaf: None if leaf is None else True, arrays)
-        self._structure, self._pack = str(structure), functools.partial(pack, structure)
+        self._pack = functools.partial(pack, structure)
+        self._leaf_specs = [tf.TensorSpec([None, *leaf.shape[1:]], tf.as_dtype(leaf.dtype)) for leaf in self._leaves]
+        self._structure = f"{structure} of {self._leaf_specs}"
         self.given = arrays
         self.num_examples = int(self._leaves[0].shape[0])
         self.batch_size = int(batch_size)
@@ -63,7 +65,7 @@ class ArraySource:
         self._stream: Stream | None = None
         self._stream_at: tuple[int, int] | None = None  # the epoch and position that the stream's next block begins at
         if sum(_num_bytes(leaf) for leaf in self._leaves) <= RESIDENT_SHARE * device_memory():
-            self._arrays = [tf.convert_to_tensor(leaf) for leaf in self._leaves]
+            self._arrays = [resident.put(leaf) for leaf in self._leaves]
         else:
             self._stream = Stream(self._specs(None))
 
@@ -150,16 +152,19 @@ class ArraySource:
         """What one batch is."""
         return self._specs(min(self.batch_size, self.num_examples))
 
+    def _pack_rows(self, tensors: list[tf.Tensor]) -> Batch:
+        return self._pack([resident.restored(rows, spec) for rows, spec in zip(tensors, self._leaf_specs, strict=True)])
+
     def _layout(self, left: int, batches: int) -> ArrayLayout:
         full, rest = batches, 0
         if left < self.batch_size * batches:
             full, rest = divmod(left, self.batch_size)
         specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in self._arrays)
         seed = self.seed if self.shuffle else None
-        return ArrayLayout(self._pack, specs, self._structure, self.batch_size, full, rest, seed)
+        return ArrayLayout(self._pack_rows, specs, self._structure, self.batch_size, full, rest, seed)
 
     def _specs(self, size: int | None) -> Batch:
-        return self._pack([tf.TensorSpec([size, *leaf.shape[1:]], tf.as_dtype(leaf.dtype)) for leaf in self._leaves])
+        return self._pack([tf.TensorSpec([size, *spec.shape[1:]], spec.dtype) for spec in self._leaf_specs])
 
     def _streamed(self, stream: Stream, max_updates: int, batches: int) -> Block | None:
         if self._stream_at != (self.epoch, self.position):
@@ -173,7 +178,7 @@ class ArraySource:
 
     def _dataset(self, epoch: int, position: int) -> tf.data.Dataset:
         """The rest of a pass, batch by batch; NumPy reads the rows, from wherever the arrays are."""
-        dtypes = [tf.as_dtype(leaf.dtype) for leaf in self._leaves]
+        dtypes = [spec.dtype for spec in self._leaf_specs]
 
         def rows(indices: np.ndarray) -> list[np.ndarray]:
             return [leaf[indices] if isinstance(leaf, np.ndarray) else tf.gather(leaf, indices).numpy() for leaf in self._leaves]
@@ -184,8 +189,8 @@ class ArraySource:
             if self.shuffle:
                 indices = shuffled(self.seed, tf.constant(epoch, tf.int64), indices, size)
             tensors = tf.numpy_function(rows, [indices], dtypes, stateful=False)
-            for tensor, leaf in zip(tensors, self._leaves, strict=True):
-                tensor.set_shape([None, *leaf.shape[1:]])
+            for tensor, spec in zip(tensors, self._leaf_specs, strict=True):
+                tensor.set_shape(spec.shape)
             return self._pack(tensors)
 
         starts = tf.data.Dataset.range(position, self.num_examples, self.batch_size)

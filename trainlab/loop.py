@@ -219,7 +219,7 @@ class Loop:
                 program(*arguments)
                 return self.guard.watch.is_surely_finite()
 
-            self._functions[key] = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int64))
+            self._functions[key] = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int32))
         return self._functions[key]
 
     def _compiled(self, fn: Callable[..., Any], *specs: Any) -> Callable[..., Any]:

@@ -93,7 +93,7 @@ class Stream:
         num_updates, size = min(max_updates, left // batches), batches
         if num_updates == 0:
             num_updates, size = 1, left
-        return Block(self.layout(size), [self._pulled.lists, tf.constant(self._used, tf.int64)], num_updates, num_updates * size)
+        return Block(self.layout(size), [self._pulled.lists, tf.constant(self._used)], num_updates, num_updates * size)
 
     def read_ahead(self, after: Block, max_updates: int, batches: int) -> None:
         """Begins to read the block that comes after this one, unless it is at hand."""

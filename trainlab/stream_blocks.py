@@ -39,8 +39,8 @@ class StreamLayout:
 
     @property
     def specs(self) -> list[Any]:
-        """The lists; then the first batch's place in them, a scalar int64."""
-        return [[tf.TensorSpec([], tf.variant) for _ in self.leaf_specs], tf.TensorSpec([], tf.int64)]
+        """The lists; then the first batch's place in them, a scalar int32."""
+        return [[tf.TensorSpec([], tf.variant) for _ in self.leaf_specs], tf.TensorSpec([], tf.int32)]
 
     def cut(self, max_examples: int) -> StreamLayout:
         """See `Layout`; each batch by itself."""
@@ -61,7 +61,7 @@ class StreamLayout:
 
         def run(lists: list[tf.Tensor], first: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
             def reader(i: tf.Tensor) -> Read:
-                return lambda j: self._read(lists, first + i * self.num_batches + tf.cast(j, tf.int64))
+                return lambda j: self._read(lists, first + i * self.num_batches + j)
 
             if not self._is_carried:
                 return loop(num_updates, lambda i: update(reader(i)))
@@ -71,7 +71,7 @@ class StreamLayout:
                 update(lambda _: batch)
                 return [i + 1, ahead]
 
-            zero = tf.zeros([], tf.int64)
+            zero = tf.constant(0)  # int32: see `loop`
             return tf.while_loop(
                 lambda i, _: i < num_updates,
                 body,
@@ -197,7 +197,5 @@ def _on_host(fetch: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _item(flow: tf.Tensor, index: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
     # A list from another call: `tf.TensorArray(flow=...)` would not take its elements' shape.
     shape = tf.constant(-1 if spec.shape.rank is None else [-1 if size is None else size for size in spec.shape], tf.int32)
-    item = tf.raw_ops.TensorListGetItem(
-        input_handle=flow, index=tf.cast(index, tf.int32), element_shape=shape, element_dtype=spec.dtype
-    )
+    item = tf.raw_ops.TensorListGetItem(input_handle=flow, index=index, element_shape=shape, element_dtype=spec.dtype)
     return tf.ensure_shape(item, spec.shape)

@@ -1,0 +1,63 @@
+"""Arrays on the device, in a type that can be kept and gathered there.
+
+TensorFlow keeps an int32 argument of a function in a GPU's host memory, and has no kernel that gathers rows of small integers
+on a GPU: either way a loop would copy the whole array for each batch. Such arrays are kept as floats with the same bits, which
+gathering does not look at, and the rows of a batch are turned back.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_WORD = 4  # bytes
+# By what is kept in their place; others need nothing.
+_CARRIERS = {
+    tf.int32: tf.float32,
+    tf.uint32: tf.float32,
+    tf.uint64: tf.float64,
+    tf.int16: tf.float32,
+    tf.uint16: tf.float32,
+    tf.int8: tf.float32,
+    tf.uint8: tf.float32,
+}
+
+
+def put(leaf: Any) -> tf.Tensor:
+    """An array `[n, ...]` or `[n]`, NumPy's or a tensor, on the device: as it is, or as what `restored` takes."""
+    dtype = tf.as_dtype(leaf.dtype)
+    carrier = _carrier(dtype, leaf.shape[1:])
+    if carrier is None:
+        return tf.convert_to_tensor(leaf)
+    array = np.ascontiguousarray(leaf)
+    if dtype.size < _WORD:
+        array = array.reshape(len(array), -1)
+        padding = -array.shape[1] % (_WORD // dtype.size)
+        array = np.pad(array, [(0, 0), (0, padding)]) if padding else array
+    return tf.convert_to_tensor(array.view(carrier.as_numpy_dtype))
+
+
+def restored(rows: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    """Rows that were gathered from what `put` returned, as they were.
+
+    Args:
+        rows: `[q, ...]`.
+        spec: of the array that was put there, `[n, ...]`.
+    """
+    shape = spec.shape[1:]
+    if _carrier(spec.dtype, shape) is None:
+        return rows
+    if spec.dtype.size >= _WORD:
+        return tf.bitcast(rows, spec.dtype)
+    size = math.prod(shape)
+    parts = tf.bitcast(rows, spec.dtype)  # [q, words, parts of a word]
+    flat = tf.reshape(parts, [-1, int(parts.shape[1] * parts.shape[2])])
+    return tf.reshape(flat[:, :size] if flat.shape[1] > size else flat, [-1, *shape])
+
+
+def _carrier(dtype: tf.DType, shape: Any) -> tf.DType | None:
+    has_something = math.prod(shape) > 0
+    return _CARRIERS.get(dtype) if has_something and tf.config.list_physical_devices("GPU") else None
