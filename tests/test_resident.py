@@ -6,6 +6,7 @@ import tensorflow as tf
 from small import assert_same, compiled, differ, everything
 
 from trainlab import Accumulate, Trainer, resident
+from trainlab.data import ArraySource
 
 TYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64", "bool"]
 SHAPES = [(), (1,), (3,), (4,), (5, 2), (2, 3, 4), (0,)]
@@ -36,7 +37,7 @@ def _gathered(spec, there, rows):
     return found
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_rows_come_back_bit_by_bit(dtype, jit_compile, gpu):
     rows = tf.constant([6, 0, 3, 3], tf.int64)
@@ -87,6 +88,8 @@ def test_training_is_the_same(dtype, monkeypatch):
     found = []
     for carriers in ({}, resident._CARRIERS):
         monkeypatch.setattr(resident, "_carrier", lambda dtype, shape, carriers=carriers: carriers.get(dtype))
+        kept = ArraySource((x, y, None), 4, True, 0).layout(1).array_specs
+        assert [spec.dtype for spec in kept] == ([tf.float32, tf.float32] if carriers else [dtype, tf.uint8])
         model = compiled()
         model.optimizer.learning_rate = 1e-5
         before = everything(model)

@@ -289,7 +289,7 @@ def _architecture(model: keras.Model) -> Any:
 def _layer(layer: keras.Layer) -> Any:
     try:
         return {"class": _qualified(type(layer)), **layer.get_config()}
-    except Exception:
+    except Exception:  # whatever a layer's own get_config raises, its variables are compared anyway
         return {"class": _qualified(type(layer)), "name": layer.name}
 
 

@@ -361,7 +361,8 @@ class Trainer:
             progress = progress_of(loaded)
         has_chosen = False
         # What was not worth finding out may be, for a run that is made longer; but a stream would have to be read again.
-        if loaded is None or run is None or not is_resuming or (isinstance(source, ArraySource) and run.is_longer(loaded)):
+        is_longer = run is not None and loaded is not None and run.is_longer(loaded)
+        if not is_resuming or (is_longer and isinstance(source, ArraySource)):
             has_chosen = self._choose_jit(loop, source, plan.updates - progress.updates, verbose)
         self._resumed_at = progress.updates if is_resuming else None
         if run is not None:
@@ -471,7 +472,7 @@ class Trainer:
         return self._update, self._loop
 
     def _choose_jit(self, loop: Loop, source: Any, updates_ahead: int, verbose: int) -> bool:
-        """Whether it has now been found out if XLA compiles the step."""
+        """Finds out, where that may be, whether XLA compiles the step; returns whether it is known now and was not before."""
         if loop.jit_compile is not None:
             return False
         without = [layer.name for layer in self.model._flatten_layers() if not getattr(layer, "supports_jit", True)]

@@ -27,13 +27,13 @@ def ours(
     workload: Workload, strategy: tl.StepStrategy, jit_compile: Any = "auto", optimizer: Any = None, **settings: Any
 ) -> tuple[Run, str]:
     """trainlab, and what it chose; a run goes over the data as often as others do, whatever an update takes of them."""
-    x, y = workload.arrays()
+    given = workload.given()
     trainer = tl.Trainer(workload.compiled(optimizer), strategy, jit_compile=jit_compile, **settings)
     # A long run, as far as the choice of XLA can know.
-    trainer.fit(x, y, batch_size=workload.batch_size, epochs=10**6, verbose=0, callbacks=[_StopAfterOneEpoch()])
+    trainer.fit(**given, epochs=10**6, verbose=0, callbacks=[_StopAfterOneEpoch()])
 
     def run() -> int:
-        trainer.fit(x, y, batch_size=workload.batch_size, epochs=workload.epochs, verbose=0)
+        trainer.fit(**given, epochs=workload.epochs, verbose=0)
         return workload.updates * workload.epochs
 
     return run, "XLA" if trainer.jit_compile else "no XLA"
@@ -62,26 +62,22 @@ def ours_unguarded(workload: Workload, jit_compile: bool, **settings: Any) -> Ru
 
 def keras_fit(workload: Workload, steps_per_execution: int = 1, jit_compile: Any = "auto", accumulate: int | None = None) -> Run:
     """`keras.Model.fit`; with its defaults unless told otherwise."""
-    x, y = workload.arrays()
+    given = workload.given()
     optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=accumulate)
     model = workload.compiled(optimizer, steps_per_execution=steps_per_execution, jit_compile=jit_compile)
 
     def run() -> int:
-        model.fit(x, y, batch_size=workload.batch_size, epochs=workload.epochs, verbose=0)
+        model.fit(**given, epochs=workload.epochs, verbose=0)
         return workload.updates * workload.epochs
 
     return run
 
 
 def by_hand(workload: Workload, step: Callable[[keras.Model, Any, Any], None], steps_a_call: int, jit_compile: bool) -> Run:
-    """A `tf.function` loop over a well-made `tf.data` pipeline: indices shuffled epoch by epoch, batches gathered, prefetched."""
+    """A `tf.function` loop over a well-made `tf.data` pipeline, or over the workload's own."""
     x, y = workload.arrays()
     model = _built(workload, x, y)
-    x, y = tf.constant(x), tf.constant(y)
-    size = workload.updates * workload.batch_size
-    epochs = tf.data.Dataset.from_tensors(tf.range(size)).repeat().map(tf.random.shuffle)
-    batches = epochs.flat_map(lambda i: tf.data.Dataset.from_tensor_slices(tf.reshape(i, [-1, workload.batch_size])))
-    data = iter(batches.map(lambda i: (tf.gather(x, i), tf.gather(y, i))).prefetch(tf.data.AUTOTUNE))
+    data = iter(workload.dataset(x, y).repeat() if workload.is_stream else _well_made(workload, x, y))
     one = tf.function(lambda a, b: step(model, a, b), jit_compile=jit_compile, autograph=False)
 
     @tf.function(autograph=False)
@@ -102,6 +98,14 @@ def by_hand(workload: Workload, step: Callable[[keras.Model, Any, Any], None], s
         return workload.updates // steps_a_call * steps_a_call * workload.epochs
 
     return run
+
+
+def _well_made(workload: Workload, x: Any, y: Any) -> tf.data.Dataset:
+    """Indices shuffled epoch by epoch, batches gathered, prefetched."""
+    x, y = tf.constant(x), tf.constant(y)
+    epochs = tf.data.Dataset.from_tensors(tf.range(len(x))).repeat().map(tf.random.shuffle)
+    batches = epochs.flat_map(lambda i: tf.data.Dataset.from_tensor_slices(tf.reshape(i, [-1, workload.batch_size])))
+    return batches.map(lambda i: (tf.gather(x, i), tf.gather(y, i))).prefetch(tf.data.AUTOTUNE)
 
 
 def limit(workload: Workload, jit_compile: bool) -> Run:

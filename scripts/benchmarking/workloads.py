@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from trainlab.models import cnn, mlp
 
@@ -24,6 +26,7 @@ class Workload:
         batch_size: examples a batch.
         updates: updates an epoch.
         epochs: epochs a timed run.
+        is_stream: whether it is given as a `tf.data.Dataset`, shuffled and batched as people write it; otherwise as arrays.
     """
 
     name: str
@@ -32,12 +35,22 @@ class Workload:
     batch_size: int
     updates: int = 400
     epochs: int = 1
+    is_stream: bool = False
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Inputs, and labels that have nothing to do with them: only the time counts."""
         rng = np.random.default_rng(0)
         size = self.updates * self.batch_size
         return self.examples(size, rng), rng.integers(NUM_CLASSES, size=size)
+
+    def given(self) -> dict[str, Any]:
+        """What `fit` is given."""
+        x, y = self.arrays()
+        return {"x": self.dataset(x, y)} if self.is_stream else {"x": x, "y": y, "batch_size": self.batch_size}
+
+    def dataset(self, x: Any, y: Any) -> tf.data.Dataset:
+        """Batches, shuffled anew each time."""
+        return tf.data.Dataset.from_tensor_slices((x, y)).shuffle(10_000).batch(self.batch_size).prefetch(tf.data.AUTOTUNE)
 
     def compiled(self, optimizer: keras.Optimizer | None = None, **kwargs) -> keras.Model:
         """A fresh model, always with the same weights."""
@@ -98,6 +111,9 @@ def small_mlp(batch_size: int, updates: int, epochs: int) -> Workload:
 WORKLOADS = {
     "mlp_32": small_mlp(32, updates=2000, epochs=2),
     "mlp_256": small_mlp(256, updates=1000, epochs=2),
+    "stream": dataclasses.replace(
+        small_mlp(32, updates=2000, epochs=2), name="MLP 64-64-64-10 from a tf.data.Dataset, batch 32", is_stream=True
+    ),
     "mlp_784": Workload(
         "MLP 784-512-512-10, batch 128", lambda: mlp((784,), NUM_CLASSES, hidden_sizes=(512, 512)), _floats(784), 128, 100, 4
     ),
