@@ -1,4 +1,6 @@
+import itertools
 import time
+import types
 
 import keras
 import numpy as np
@@ -300,3 +302,24 @@ def test_the_next_batches_are_read_while_a_call_runs(reads_ahead, monkeypatch):
     trainer.fit(tf.data.Dataset.from_tensor_slices(regression(20)).batch(4), steps=3, verbose=0)
     assert found == [reads_ahead, reads_ahead, False]  # and nothing is read that will not be used
     assert reads == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("fixed", "first", "others"), [(None, 2, [4, 8, 16, 32, 64, 64, 64]), (64, 64, [64, 64, 62])])
+def test_training_waits_for_few_batches_of_a_stream_and_reads_more_and_more(fixed, first, others, monkeypatch):
+    sizes = []
+    pull = Puller.__call__
+
+    def counted(self, iterator, max_batches):
+        sizes.append(max_batches)
+        return pull(self, iterator, max_batches)
+
+    trainer = Trainer(compiled(), jit_compile=False, steps_per_execution=fixed)
+    data = tf.data.Dataset.from_tensor_slices(regression(1016)).batch(4)
+    trainer.fit(data, steps=1, verbose=0)
+    trainer._loop._measured = 64
+    clock = itertools.count(0.0, 0.15)  # no time tells it to make more of them a call, or fewer
+    monkeypatch.setattr("trainlab.loop.time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(Puller, "__call__", counted)
+    history = trainer.fit(data, epochs=2, verbose=0).history
+    assert trainer.iterations == 1 + 2 * 254 and len(history["loss"]) == 2
+    assert sizes == [first, *others] * 2

@@ -51,7 +51,9 @@ def used(stream, max_updates, batches=1):
 def test_what_was_read_ahead_comes_next(asked):
     stream = opened(tf.data.Dataset.range(12).batch(1))
     found, sizes = [], []
+    assert stream.must_read
     while (block := stream.block(3, 1)) is not None:
+        assert not stream.must_read
         stream.read_ahead(block, 2, 1)
         assert not stream.is_settled
         found += numbers(block)

@@ -116,6 +116,11 @@ class ArraySource:
         tensors = [self._arrays, tf.constant(self.epoch, tf.int64), tf.constant(self.position, tf.int64)]
         return Block(layout, tensors, num_updates, num_updates * layout.size)
 
+    @property
+    def must_read(self) -> bool:
+        """Whether training waits until the next block is read."""
+        return self._stream is not None and self._stream.must_read
+
     def read_ahead(self, after: Block, max_updates: int, batches: int) -> None:
         """Begins to read the updates that come after this block, where they are not on the device; see `Stream`."""
         position = self.position + after.size * self.batch_size
@@ -256,9 +261,15 @@ class StreamSource:
 
     def next_pass(self) -> None:
         """Starts from the beginning."""
-        self.close()
+        self._end_pass()
 
     def close(self) -> None:
+        """Ends a pass that has begun, and lets go of it."""
+        self._end_pass()
+        held, self._iterator = [self._iterator], None
+        iterators.let_go(held)
+
+    def _end_pass(self) -> None:
         """Ends a pass that has begun; its workers stop."""
         if self._stream.is_open:
             self._stream.reset()
@@ -275,6 +286,11 @@ class StreamSource:
         if self._num_batches is not None:
             max_updates = min(max_updates, -(-(self._num_batches - self._used - after.size) // batches))
         self._stream.read_ahead(after, max_updates, batches)
+
+    @property
+    def must_read(self) -> bool:
+        """Whether training waits until the next block is read."""
+        return self._stream.must_read
 
     @property
     def is_settled(self) -> bool:
@@ -335,19 +351,20 @@ class StreamSource:
                 self._open()
                 for _ in self._iterator:
                     pass
-                self.close()
+                self._end_pass()
             self._open()
             for _ in range(state["batches"]):
                 if next(self._iterator, None) is None:
                     raise ValueError(f"x gave fewer than the {state['batches']} batches that it gave before: it is not the same")
         self._passes, self._used = state["passes"], state["batches"]
         if not state["is_open"]:
-            self.close()
+            self._end_pass()
 
     def _open(self) -> None:
         self._adapter.on_epoch_begin()
         self._passes, self._used = self._passes + 1, 0
-        self._iterator = iter(self.dataset)
+        last, self._iterator = [self._iterator], iter(self.dataset)
+        iterators.let_go(last)
         self._stream.reset(self._iterator)
         self._start = None
         if self.is_to_be_saved:

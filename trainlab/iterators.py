@@ -1,8 +1,9 @@
-"""Where a `tf.data` iterator stands, as a tensor."""
+"""Iterators of `tf.data`: where one stands, as a tensor; and how to let go of one."""
 
 from __future__ import annotations
 
 import re
+import threading
 from typing import Any
 
 import tensorflow as tf
@@ -36,3 +37,12 @@ def repeats_a_shuffle(dataset: tf.data.Dataset) -> bool:
     shuffles = [i for i, op in enumerate(ops) if "Shuffle" in op]
     inner = [node.op for function in graph.library.function for node in function.node_def]
     return any("Shuffle" in op for op in inner) or any("Repeat" in op for op in ops[min(shuffles, default=len(ops)) :])
+
+
+def let_go(held: list[Any]) -> None:
+    """Empties a list that holds an iterator, in a thread: TensorFlow may take a third of a second to delete one.
+
+    The process waits for that at its end: it must not end in the middle of TensorFlow's destructors.
+    """
+    if held != [None]:
+        threading.Thread(target=held.clear, name="trainlab letting go of an iterator").start()

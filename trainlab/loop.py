@@ -30,6 +30,8 @@ from trainlab.update import Update
 # once a call (a way back, which costs a copy of the variables) is a small share.
 _TARGET_SECONDS = 0.1
 _MAX_UPDATES_PER_CALL = 2**14
+# Where training waits until a stream's first batches are read, these are fewer: this part of a call's; then more and more.
+_FIRST_SHARE = 32
 # A compiled read of all variables costs a trace that the first step would wait for, and pays off after so many.
 _SNAPSHOTS_TO_COMPILE = 10
 
@@ -99,11 +101,13 @@ class Loop:
         """
         started = time.monotonic()  # reading the data counts: a signal waits for it too
         size = self._fixed or self._measured
-        block = self._block(source, min(max_updates, size))
+        first = max(size // _FIRST_SHARE, 1) if self._fixed is None and source.must_read else size
+        block = self._block(source, min(max_updates, first))
         if block is None:
             return 0
         if not self._run_eagerly:
-            source.read_ahead(block, min(max_updates - block.num_updates, size), self._batches)
+            ahead = size if self._fixed is not None else min(size, 2 * block.num_updates)
+            source.read_ahead(block, min(max_updates - block.num_updates, ahead), self._batches)
         if block.num_updates > self._reach:
             self._search(source, block.num_updates)
             return block.num_updates

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+Flatten = Callable[[Any], list[tf.Tensor]]
 
 
 class Pulled(NamedTuple):
@@ -36,34 +39,37 @@ class Puller:
 
     Args:
         specs: of the tensors of a batch.
-        flatten: from an element of the data set to these tensors.
+        flatten: from an element of the data set to these tensors; a function of a module, since traces are kept by it.
     """
 
-    def __init__(self, specs: Sequence[tf.TensorSpec], flatten: Callable[[Any], list[tf.Tensor]]):
-        self._specs = list(specs)
-        self._flatten = flatten
+    def __init__(self, specs: Sequence[tf.TensorSpec], flatten: Flatten):
         with tf.device("CPU:0"):
-            self._queue = tf.queue.FIFOQueue(2**30, [spec.dtype for spec in self._specs])
-        self._fill = tf.function(self._fill_queue, autograph=False)
-        self._drain = tf.function(self._drain_queue, autograph=False).get_concrete_function(tf.TensorSpec([], tf.int32))
+            self._queue = tf.queue.FIFOQueue(2**30, [spec.dtype for spec in specs])
+        self._fill, self._drain = _fill(flatten), _drain(tuple(specs))
 
     def __call__(self, iterator: Any, max_batches: int) -> Pulled:
         """Takes up to `max_batches`; not from two threads at once."""
+        queue = self._queue.queue_ref
         has_more, problem = True, None
         try:
-            has_more = bool(self._fill(iterator, tf.constant(max_batches)))
+            has_more = bool(self._fill(queue, iterator, tf.constant(max_batches)))
         except tf.errors.OpError as error:
             problem = error
         num_batches = int(self._queue.size())
-        *lists, num_bytes = self._drain(tf.constant(num_batches))
+        *lists, num_bytes = self._drain(queue, tf.constant(num_batches))
         return Pulled(lists, num_batches, int(num_bytes), has_more, problem)
 
-    def _fill_queue(self, iterator: Any, max_batches: tf.Tensor) -> tf.Tensor:
+
+@functools.cache
+def _fill(flatten: Flatten) -> Callable[..., tf.Tensor]:
+    """A function that puts up to so many batches of an iterator into a queue, and returns whether there may be more."""
+
+    def fill(queue: tf.Tensor, iterator: Any, max_batches: tf.Tensor) -> tf.Tensor:
         def take(i: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             batch = iterator.get_next_as_optional()
 
             def put() -> tf.Tensor:
-                with tf.control_dependencies([self._queue.enqueue(self._flatten(batch.get_value()))]):
+                with tf.control_dependencies([tf.raw_ops.QueueEnqueueV2(handle=queue, components=flatten(batch.get_value()))]):
                     return tf.constant(True)
 
             return i + 1, tf.cond(batch.has_value(), put, lambda: tf.constant(False))
@@ -72,16 +78,24 @@ class Puller:
             start = (tf.constant(0), tf.constant(True))
             return tf.while_loop(lambda i, more: more & (i < max_batches), take, start, parallel_iterations=1)[1]
 
-    def _drain_queue(self, num_batches: tf.Tensor) -> list[tf.Tensor]:
+    return tf.function(fill, autograph=False)
+
+
+@functools.cache
+def _drain(specs: tuple[tf.TensorSpec, ...]) -> Callable[..., list[tf.Tensor]]:
+    """A function that takes so many batches out of a queue; returns the lists, and how many bytes these are."""
+
+    def drain(queue: tf.Tensor, num_batches: tf.Tensor) -> list[tf.Tensor]:
         def move(i: tf.Tensor, num_bytes: tf.Tensor, lists: list[tf.TensorArray]) -> list[Any]:
-            leaves = self._queue.dequeue()
-            leaves = leaves if isinstance(leaves, (list, tuple)) else [leaves]
-            for spec, leaf in zip(self._specs, leaves, strict=True):
+            leaves = tf.raw_ops.QueueDequeueV2(handle=queue, component_types=[spec.dtype for spec in specs])
+            for spec, leaf in zip(specs, leaves, strict=True):
                 num_bytes += tf.size(leaf, tf.int64) * max(spec.dtype.size, 1)
             return [i + 1, num_bytes, [a.write(i, leaf) for a, leaf in zip(lists, leaves, strict=True)]]
 
         with tf.device("CPU:0"):
-            lists = [tf.TensorArray(spec.dtype, num_batches, infer_shape=False, element_shape=spec.shape) for spec in self._specs]
+            lists = [tf.TensorArray(spec.dtype, num_batches, infer_shape=False, element_shape=spec.shape) for spec in specs]
             start = [tf.constant(0), tf.zeros([], tf.int64), lists]
             _, num_bytes, lists = tf.while_loop(lambda i, *_: i < num_batches, move, start, parallel_iterations=1)
             return [*(a.flow for a in lists), num_bytes]
+
+    return tf.function(drain, autograph=False)

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from trainlab.blocks import Block
+from trainlab.iterators import let_go
 from trainlab.model_function import Batch
 from trainlab.pulling import NOTHING, Puller
 from trainlab.stream_blocks import StreamLayout
@@ -47,7 +48,8 @@ class Stream:
         """Goes on with another iterator; what was read from the last one is dropped."""
         if self._ahead is not None:
             futures.wait([self._ahead])
-        self._iterator, self._ahead = iterator, None
+        last, self._iterator, self._ahead = [self._iterator], iterator, None
+        let_go(last)
         self._pulled, self._used = NOTHING, 0
         self._is_settling = False
 
@@ -60,6 +62,11 @@ class Stream:
     def is_settled(self) -> bool:
         """Whether every batch that was read is used, so that the iterator stands where training does."""
         return self._num_left == 0 and self._pulled.problem is None and self._ahead is None
+
+    @property
+    def must_read(self) -> bool:
+        """Whether the next block is not at hand, nor being read."""
+        return self._num_left == 0 and self._ahead is None
 
     @property
     def _num_left(self) -> int:
