@@ -1,4 +1,7 @@
+import gc
 import os
+import time
+import weakref
 
 import keras
 import numpy as np
@@ -184,12 +187,11 @@ class TestStreamSource:
 
     def test_large_batches_are_not_taken_many_at_a_time(self, monkeypatch):
         monkeypatch.setattr(streams, "_MAX_BLOCK_BYTES", 3 * 8)
-        source = StreamSource(tf.data.Dataset.range(20).batch(1), None, True)
-        assert [len(take(source, n)) for n in (1, 10, 10)] == [1, 3, 3]
-        source.next_pass()
-        assert len(take(source, 10)) == 3
-        known = StreamSource(tf.data.Dataset.range(20).batch(1, drop_remainder=True), None, True)
-        assert len(take(known, 10)) == 3
+        for drop_remainder in (False, True):
+            source = StreamSource(tf.data.Dataset.range(20).batch(1, drop_remainder=drop_remainder), None, True)
+            assert [len(take(source, n)) for n in (1, 10, 10)] == [1, 3, 3]
+            source.next_pass()
+            assert len(take(source, 10)) == 3
 
     def test_finite_unknown_and_endless(self):
         finite = tf.data.Dataset.range(8).map(lambda i: (tf.ones([1]), tf.ones([1]))).batch(2)
@@ -265,3 +267,37 @@ def test_a_py_dataset_with_workers_is_seen_once_an_epoch_and_hears_of_its_end():
     Trainer(model).fit(data, epochs=3, verbose=0)
     assert model.optimizer.iterations == 12
     assert data.epochs_ended == 3
+
+
+def test_nobody_reads_a_generator_any_more_when_fit_returns():
+    def batches():
+        while True:
+            time.sleep(0.005)
+            yield regression(4)
+
+    generator, trainer = batches(), Trainer(compiled(), jit_compile=False)
+    for _ in range(4):
+        trainer.fit(generator, steps=3, verbose=0)
+        next(generator)
+
+
+def test_data_are_let_go_after_a_fit():
+    trainer = Trainer(compiled(), jit_compile=False)
+    alive = []
+    for size in (64, 65, 66):  # last batches of other sizes are traced anew, and traces stay
+        x, y = regression(size)
+        alive.append(weakref.ref(x))
+        trainer.fit(x, y, batch_size=8, verbose=0)
+        del x, y
+    gc.collect()
+    assert [array() for array in alive] == [None] * 3
+
+
+def test_a_pass_that_is_cut_short_is_gone_when_fit_returns(tmp_path):
+    x, y = regression(400)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4).cache(str(tmp_path / "cache"))  # one writer at a time
+    trainer = Trainer(compiled(), jit_compile=False)
+    for _ in range(3):
+        trainer.fit(data, steps=3, verbose=0)
+    trainer.fit(data, epochs=3, verbose=0)
+    assert trainer.iterations == 9 + 300

@@ -279,9 +279,9 @@ def test_the_next_batches_are_read_while_a_call_runs(reads_ahead, monkeypatch):
     reads, calls, found = [], [], []
     pull = Puller.__call__
 
-    def counted(self, iterator, max_batches):
-        reads.append(max_batches)
-        return pull(self, iterator, max_batches)
+    def counted(self, iterator, *sizes):
+        reads.append(sizes)
+        return pull(self, iterator, *sizes)
 
     monkeypatch.setattr(Puller, "__call__", counted)
     if not reads_ahead:
@@ -301,7 +301,7 @@ def test_the_next_batches_are_read_while_a_call_runs(reads_ahead, monkeypatch):
     trainer = Trainer(compiled(loss=loss), jit_compile=False, steps_per_execution=1)
     trainer.fit(tf.data.Dataset.from_tensor_slices(regression(20)).batch(4), steps=3, verbose=0)
     assert found == [reads_ahead, reads_ahead, False]  # and nothing is read that will not be used
-    assert reads == [1, 1, 1]
+    assert reads == [(1, 1)] * 3
 
 
 @pytest.mark.parametrize(("fixed", "first", "others"), [(None, 2, [4, 8, 16, 32, 64, 64, 64]), (64, 64, [64, 64, 62])])
@@ -309,9 +309,9 @@ def test_training_waits_for_few_batches_of_a_stream_and_reads_more_and_more(fixe
     sizes = []
     pull = Puller.__call__
 
-    def counted(self, iterator, max_batches):
-        sizes.append(max_batches)
-        return pull(self, iterator, max_batches)
+    def counted(self, iterator, max_updates, batches):
+        sizes.append(max_updates)
+        return pull(self, iterator, max_updates, batches)
 
     trainer = Trainer(compiled(), jit_compile=False, steps_per_execution=fixed)
     data = tf.data.Dataset.from_tensor_slices(regression(1016)).batch(4)

@@ -187,7 +187,7 @@ def test_what_is_read_ahead_does_not_keep_a_checkpoint_by_time_from_being_writte
     _, whole = trained()
     assert_same(trained(tmp_path / "all", save_seconds=1e-6, keep=100)[1], whole)
     before_the_end = [p for p in sorted((tmp_path / "all" / "checkpoints").iterdir()) if not p.name.endswith("-300")]
-    assert len(before_the_end) >= 4
+    assert len(before_the_end) >= 2
     for i, path in enumerate(before_the_end[:: len(before_the_end) // 2]):
         trainer, values = trained(only(path, tmp_path / str(i)))
         assert 0 < trainer.resumed_at < 300

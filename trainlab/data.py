@@ -54,6 +54,8 @@ class ArraySource:
         self._pack = functools.partial(pack, structure)
         self._leaf_specs = [tf.TensorSpec([None, *leaf.shape[1:]], tf.as_dtype(leaf.dtype)) for leaf in self._leaves]
         self._structure = f"{structure} of {self._leaf_specs}"
+        # Not a method: traces keep it, and must not keep the arrays.
+        self._restore = functools.partial(_restored, structure, self._leaf_specs)
         self.given = arrays
         self.num_examples = int(self._leaves[0].shape[0])
         self.batch_size = int(batch_size)
@@ -63,6 +65,7 @@ class ArraySource:
         self.position = 0
         self._arrays: list[tf.Tensor] = []
         self._stream: Stream | None = None
+        self._iterator: Any = None  # of the stream
         self._stream_at: tuple[int, int] | None = None  # the epoch and position that the stream's next block begins at
         if sum(_num_bytes(leaf) for leaf in self._leaves) <= RESIDENT_SHARE * device_memory():
             self._arrays = [resident.put(leaf) for leaf in self._leaves]
@@ -148,6 +151,8 @@ class ArraySource:
         if self._stream is not None:
             self._stream.reset()
             self._stream_at = None
+            held, self._iterator = [self._iterator], None
+            iterators.let_go(held)
 
     def first_batch(self) -> Batch:
         """The first batch in the given order."""
@@ -157,23 +162,22 @@ class ArraySource:
         """What one batch is."""
         return self._specs(min(self.batch_size, self.num_examples))
 
-    def _pack_rows(self, tensors: list[tf.Tensor]) -> Batch:
-        return self._pack([resident.restored(rows, spec) for rows, spec in zip(tensors, self._leaf_specs, strict=True)])
-
     def _layout(self, left: int, batches: int) -> ArrayLayout:
         full, rest = batches, 0
         if left < self.batch_size * batches:
             full, rest = divmod(left, self.batch_size)
         specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in self._arrays)
         seed = self.seed if self.shuffle else None
-        return ArrayLayout(self._pack_rows, specs, self._structure, self.batch_size, full, rest, seed)
+        return ArrayLayout(self._restore, specs, self._structure, self.batch_size, full, rest, seed)
 
     def _specs(self, size: int | None) -> Batch:
         return self._pack([tf.TensorSpec([size, *spec.shape[1:]], spec.dtype) for spec in self._leaf_specs])
 
     def _streamed(self, stream: Stream, max_updates: int, batches: int) -> Block | None:
         if self._stream_at != (self.epoch, self.position):
-            stream.reset(iter(self._dataset(self.epoch, self.position)))
+            last, self._iterator = [self._iterator], iter(self._dataset(self.epoch, self.position))
+            stream.reset(self._iterator)
+            iterators.let_go(last)
             self._stream_at = self.epoch, self.position
         return stream.block(min(max_updates, self._alike(self.position, batches)), batches)
 
@@ -265,9 +269,13 @@ class StreamSource:
 
     def close(self) -> None:
         """Ends a pass that has begun, and lets go of it."""
+        is_cut_short = self._stream.is_open
         self._end_pass()
         held, self._iterator = [self._iterator], None
-        iterators.let_go(held)
+        if is_cut_short:
+            held.clear()  # before anybody begins another pass: it may hold a file of a cache that it has not finished
+        else:
+            iterators.let_go(held)
 
     def _end_pass(self) -> None:
         """Ends a pass that has begun; its workers stop."""
@@ -364,8 +372,8 @@ class StreamSource:
         self._adapter.on_epoch_begin()
         self._passes, self._used = self._passes + 1, 0
         last, self._iterator = [self._iterator], iter(self.dataset)
-        iterators.let_go(last)
         self._stream.reset(self._iterator)
+        iterators.let_go(last)
         self._start = None
         if self.is_to_be_saved:
             if iterators.repeats_a_shuffle(self.dataset):
@@ -393,6 +401,11 @@ def device_memory() -> int:
         return min(everything, int(_CONTAINER_LIMIT.read_text()))
     except (OSError, ValueError):  # there is none, or it says "max"
         return everything
+
+
+def _restored(structure: Any, specs: list[tf.TensorSpec], tensors: list[tf.Tensor]) -> Batch:
+    """A batch of rows that were gathered from what is on the device."""
+    return pack(structure, [resident.restored(rows, spec) for rows, spec in zip(tensors, specs, strict=True)])
 
 
 def _num_bytes(leaf: Any) -> int:

@@ -30,7 +30,7 @@ from trainlab.update import Update
 # once a call (a way back, which costs a copy of the variables) is a small share.
 _TARGET_SECONDS = 0.1
 _MAX_UPDATES_PER_CALL = 2**14
-# Where training waits until a stream's first batches are read, these are fewer: this part of a call's; then more and more.
+# Where training waits until batches of a stream are read, these are this part of a call's; then more and more are read ahead.
 _FIRST_SHARE = 32
 # A compiled read of all variables costs a trace that the first step would wait for, and pays off after so many.
 _SNAPSHOTS_TO_COMPILE = 10

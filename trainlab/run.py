@@ -271,7 +271,7 @@ class Run(Keeper):
         is_time = self._save_seconds is not None and seconds >= self._save_seconds and not self._checkpoints.is_busy
         if not (signum is not None or is_best or is_due or is_time):
             return
-        if not is_settled:  # a few batches were read and not used; soon they will be
+        if not is_settled:  # some batches were read and not used; soon they will be
             parts.source.settle()
             return
         self._save(self.capture(), is_finished=False)
@@ -405,7 +405,9 @@ class Run(Keeper):
 
     def _serialized(self) -> Mapping[str, tf.Tensor]:
         assert self._parts is not None
-        if not self._saves_iterators:
+        if (
+            not self._saves_iterators or not self._parts.source.is_settled
+        ):  # the latter where training was told to stop in between
             return {}
         try:
             return self._parts.source.serialized()

@@ -12,12 +12,11 @@ import keras
 import tensorflow as tf
 
 from trainlab.blocks import Block
-from trainlab.iterators import let_go
 from trainlab.model_function import Batch
 from trainlab.pulling import NOTHING, Puller
 from trainlab.stream_blocks import StreamLayout
 
-# Batches are read many at a time: one such block is trained on while another is read; neither takes more than this.
+# Batches are read many at a time: one such block is trained on while another is read; when it takes this much it is large enough.
 _MAX_BLOCK_BYTES = 2**27
 
 T = TypeVar("T")
@@ -38,8 +37,7 @@ class Stream:
         self._pack = functools.partial(pack, element_spec)
         specs = [spec for spec in tf.nest.flatten(element_spec, expand_composites=True) if spec is not None]
         self._specs = tuple(tf.TensorSpec(spec.shape, spec.dtype) for spec in specs)
-        self._puller = Puller(self._specs, _leaves)
-        self._batch_bytes = sum(_spec_bytes(spec) for spec in self._specs)  # as far as is known yet
+        self._puller = Puller(self._specs, _leaves, _MAX_BLOCK_BYTES)
         self._iterator: Iterator[Any] | None = None
         self._ahead: futures.Future[Any] | None = None
         self.reset()
@@ -48,8 +46,7 @@ class Stream:
         """Goes on with another iterator; what was read from the last one is dropped."""
         if self._ahead is not None:
             futures.wait([self._ahead])
-        last, self._iterator, self._ahead = [self._iterator], iterator, None
-        let_go(last)
+        self._iterator, self._ahead = iterator, None
         self._pulled, self._used = NOTHING, 0
         self._is_settling = False
 
@@ -89,8 +86,6 @@ class Stream:
             futures.wait([self._ahead])  # which an interrupt may end: nothing is lost
             read, self._ahead = self._ahead, None
             self._pulled, self._used = read.result(), 0
-            if self._pulled.num_batches:
-                self._batch_bytes = self._pulled.num_bytes // self._pulled.num_batches
         left, problem = self._num_left, self._pulled.problem
         if problem is not None and left < batches:
             self._pulled, self._used = NOTHING, 0
@@ -117,9 +112,8 @@ class Stream:
         self._used += num_batches
 
     def _read(self, max_updates: int, batches: int) -> futures.Future[Any]:
-        max_updates = max(min(max_updates, int(_MAX_BLOCK_BYTES / max(self._batch_bytes * batches, 1))), 1)
         iterator = self._iterator
-        return _in_thread(lambda: self._puller(iterator, max_updates * batches))
+        return _in_thread(lambda: self._puller(iterator, max_updates, batches))
 
 
 def pack(structure: Any, tensors: list[tf.Tensor]) -> Batch:
@@ -144,17 +138,14 @@ def _leaves(element: Any) -> list[tf.Tensor]:
     return [leaf for leaf in tf.nest.flatten(unpack(element), expand_composites=True) if leaf is not None]
 
 
-def _spec_bytes(spec: tf.TensorSpec) -> int:
-    return int(spec.shape.num_elements() or 0) * max(spec.dtype.size, 1)
-
-
 def _in_thread(fn: Callable[[], T]) -> futures.Future[T]:
     """What `fn` returns, or raises, in a thread that does not keep the process alive."""
     future: futures.Future[T] = futures.Future()
+    work = [fn]
 
     def run() -> None:
         try:
-            future.set_result(fn())
+            future.set_result(work.pop()())  # popped: once there is a result, this thread holds nothing that is to be let go
         except BaseException as error:  # raised again where the result is asked for
             future.set_exception(error)
 
