@@ -75,3 +75,40 @@ def test_both_are_the_same_evaluation():
     np.testing.assert_allclose(written_out.loss, looped.loss, rtol=1e-6)
     for a, b in zip(gradient_of(written_out), gradient_of(looped), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def ancestors(operation):
+    """All operations that must be done before this one."""
+    found, left = set(), [operation]
+    while left:
+        for before in (*[tensor.op for tensor in left[-1].inputs], *left.pop().control_inputs):
+            if before not in found:
+                found.add(before)
+                left.append(before)
+    return found
+
+
+@pytest.mark.parametrize("num_batches", [1, 3])
+def test_an_evaluation_waits_for_the_one_before_wherever_it_is(num_batches):
+    model, x = perceptron()
+    data = [(batch, tf.ones([4, 1]), None) for batch in tf.unstack(x)[:num_batches]]
+    function = ModelFunction(build(model, data))
+    waiting = []
+
+    @tf.function(autograph=False)
+    def call():
+        ask, graph, start = objective.KerasObjective(function, batches_of(data)), tf.compat.v1.get_default_graph(), 0
+        for _ in range(2):  # at one point: what is computed for one does not depend on the other
+            evaluation = ask(function.read_parameters())
+            made = graph.get_operations()
+            work = [operation for operation in made[start:] if operation.type in (*LOOPS, "MatMul")]
+            waiting.append([ancestors(operation) for operation in work])
+            waiting.append({leaf.op for leaf in evaluation.gradient.leaves})
+            start = len(made)
+        return evaluation.loss
+
+    call.get_concrete_function()
+    first, gradient, second, _ = waiting
+    assert first and second
+    assert all(gradient <= before for before in second)
+    assert not any(gradient <= before for before in first)

@@ -85,6 +85,7 @@ class KerasObjective:
         self._batches = list(batches)
         self._start = function.read_state()
         self._totals: tf.Tensor | None = None
+        self._last: list[tf.Tensor] = []
         if len(batches) > 1 or not batches[0].is_one:
             self._totals, self._batches = self._survey(function.read_parameters())
 
@@ -95,6 +96,26 @@ class KerasObjective:
             TypeError, ValueError: `parameters` is not a Vector of this model.
         """
         self._function.check_parameters(parameters)
+        evaluation = self._evaluate(self._after_the_last(parameters))
+        self._last = [evaluation.loss, *tf.nest.flatten(evaluation.gradient, expand_composites=True)]
+        return evaluation
+
+    def _after_the_last(self, parameters: Vector) -> Vector:
+        """The same, for an evaluation that waits for the one before it, lest the activations of two are in memory at once.
+
+        Where the point does not depend on the gradient before, nothing else would keep them apart; where it does, one part of
+        a model that is done early would begin anew while others are not done. XLA does not look at it.
+        """
+        if tf.executing_eagerly():
+            return parameters
+        graph = tf.compat.v1.get_default_graph()
+        before = [tensor for tensor in self._last if tensor.graph is graph]  # others are a loop's own
+        if not before:
+            return parameters
+        with tf.control_dependencies(before):
+            return parameters.map(tf.identity)
+
+    def _evaluate(self, parameters: Vector) -> Evaluation:
         if self._totals is None:
             return Evaluation(*self._function(parameters, self._start, self._batches[0].fetch(0)))
         while True:
