@@ -128,7 +128,7 @@ class ArraySource:
         """Begins to read the updates that come after this block, where they are not on the device; see `Stream`."""
         position = self.position + after.size * self.batch_size
         if self._stream is not None and position < self.num_examples:
-            self._stream.read_ahead(after, min(max_updates, self._alike(position, batches)), batches)
+            self._stream.read_ahead(after, min(max_updates, self._num_alike(position, batches)), batches)
 
     def settle(self) -> None:
         """Nothing: what was read ahead can be read again."""
@@ -179,9 +179,9 @@ class ArraySource:
             stream.reset(self._iterator)
             iterators.let_go(last)
             self._stream_at = self.epoch, self.position
-        return stream.block(min(max_updates, self._alike(self.position, batches)), batches)
+        return stream.block(min(max_updates, self._num_alike(self.position, batches)), batches)
 
-    def _alike(self, position: int, batches: int) -> int:
+    def _num_alike(self, position: int, batches: int) -> int:
         """Updates from there on that may share a block: a smaller batch must not, in arrays on the device it does not either."""
         return max((self.num_examples - position) // (self.batch_size * batches), 1)
 

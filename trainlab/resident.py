@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 _WORD = 4  # bytes
-# By what is kept in their place; others need nothing.
+# What is kept in place of each of these; arrays of other types are kept as they are.
 _CARRIERS = {
     tf.int32: tf.float32,
     tf.uint32: tf.float32,

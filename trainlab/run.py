@@ -405,9 +405,8 @@ class Run(Keeper):
 
     def _serialized(self) -> Mapping[str, tf.Tensor]:
         assert self._parts is not None
-        if (
-            not self._saves_iterators or not self._parts.source.is_settled
-        ):  # the latter where training was told to stop in between
+        is_elsewhere = not self._parts.source.is_settled  # training was told to stop while more was read than used
+        if is_elsewhere or not self._saves_iterators:
             return {}
         try:
             return self._parts.source.serialized()
