@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainlab.blocks import ArrayLayout, loop
+from trainlab.blocks import ArrayLayout, loop, may_unroll
 
 
 def pack(tensors):
@@ -67,6 +67,20 @@ def test_a_block_never_holds_more_updates_than_fit():
     assert array_layout().max_updates == 2**11
     assert array_layout(batch_size=2**12, full=4).max_updates == 4
     assert array_layout(batch_size=2**20).max_updates == 1
+
+
+@pytest.mark.parametrize(("by_xla", "gpus", "most"), [(False, [], 16), (False, ["one"], 16), (True, [], 4), (True, ["one"], 0)])
+def test_a_few_batches_may_be_written_out(by_xla, gpus, most, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    assert [n for n in range(1, 20) if may_unroll(n, by_xla)] == list(range(1, most + 1))
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_batches_that_are_cut_to_save_memory_are_never_written_out(is_cut):
+    layout, given = array_layout(is_cut=is_cut), []
+    run = tf.function(layout.program(lambda parts: given.extend(part.may_unroll for part in parts), None), autograph=False)
+    run([tf.range(20, dtype=tf.int64)], tf.constant(0, tf.int64), tf.constant(0, tf.int64), tf.constant(1))
+    assert given == [not is_cut]
 
 
 def test_loop_counts():

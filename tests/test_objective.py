@@ -49,18 +49,38 @@ def test_batches_of_a_small_model_are_written_out_where_they_may_be(limit, monke
     assert num_loops(traced(model, x, may_unroll=False)) == 1
 
 
-def test_batches_of_a_size_that_is_not_known_are_not():
-    """Nobody knows what memory they would take."""
-    model, x = perceptron()
-    data = [(batch, tf.ones([4, 1]), None) for batch in tf.unstack(x)]
-    function = ModelFunction(build(model, data))
+def of_open_size(model, x, may_unroll):
+    """The same where only the data tell how many examples a batch has; the last of each is masked."""
+    y, weight = tf.ones([*x.shape[:2], 1]), tf.concat([tf.ones([3, 3]), tf.zeros([3, 1])], 1)
+    function = ModelFunction(build(model, [(x[0], y[0], weight[0])]))
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([3, None, 3])])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([3, None, *x.shape[2:]])])
     def call(x):
-        batches = [objective.Batches(3, lambda i: (x[i], tf.ones([tf.shape(x)[1], 1]), None), may_unroll=True)]
+        size = tf.shape(x)[1]
+        batches = [objective.Batches(3, lambda i: (x[i], y[i, :size], weight[i, :size]), may_unroll=may_unroll)]
         return objective.KerasObjective(function, batches)(function.read_parameters())
 
-    assert num_loops(call.get_concrete_function()) >= 1
+    return call.get_concrete_function()
+
+
+@pytest.mark.parametrize("num_features", [3, 2**12])
+def test_batches_of_a_size_that_only_the_data_tell_are_if_an_example_is_small(num_features):
+    x = tf.random.stateless_normal([3, 4, num_features], [1, 2])
+    model = compiled(dense_model(lambda: keras.layers.Dense(5, "tanh"), num_features=num_features))
+    written_out, looped = (of_open_size(model, x, may_unroll) for may_unroll in (True, False))
+    assert (num_loops(written_out) == 0) == (num_features == 3) and num_loops(looped) > 0
+    assert_alike(written_out(x), looped(x))
+
+
+def test_batches_that_are_written_out_are_traced_once():
+    calls, numbers = [], []
+    model = compiled(dense_model(lambda: keras.layers.Dense(5, lambda x: calls.append(x) or tf.tanh(x))))
+    _, x = perceptron()
+    for num_batches in (2, 2, 3):  # the first time, the model is built
+        calls.clear()
+        traced(model, x[:num_batches], may_unroll=True)
+        numbers.append(len(calls))
+    assert numbers[1] == numbers[2] > 0
 
 
 def test_batches_of_a_model_with_loops_are_not():
@@ -71,7 +91,10 @@ def test_batches_of_a_model_with_loops_are_not():
 
 def test_both_are_the_same_evaluation():
     model, x = perceptron()
-    written_out, looped = (traced(model, x, may_unroll)() for may_unroll in (True, False))
+    assert_alike(*(traced(model, x, may_unroll)() for may_unroll in (True, False)))
+
+
+def assert_alike(written_out, looped):
     np.testing.assert_allclose(written_out.loss, looped.loss, rtol=1e-6)
     for a, b in zip(gradient_of(written_out), gradient_of(looped), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -86,6 +109,30 @@ def ancestors(operation):
                 found.add(before)
                 left.append(before)
     return found
+
+
+def test_a_batch_that_is_written_out_is_fetched_after_those_before_it_are_done():
+    """Nothing else keeps the activations of both from being in memory."""
+    model, x = perceptron()
+    data = [(batch, tf.ones([4, 1]), None) for batch in tf.unstack(x)]
+    function = ModelFunction(build(model, data))
+    fetched = []
+
+    @tf.function(autograph=False)
+    def call():
+        def fetch(index):
+            fetched.append(tf.identity(x[index]))
+            return fetched[-1], tf.ones([4, 1]), None
+
+        return objective.KerasObjective(function, [objective.Batches(3, fetch, may_unroll=True)])(function.read_parameters())
+
+    graph = call.get_concrete_function().graph
+    made = [operation for operation in graph.get_operations() if operation.type.endswith("PartitionedCall")]
+    first, *others = [batch.op for batch in fetched if batch.graph is graph]
+    assert len(made) == 3 and len(others) == 2
+    assert not set(made) & ancestors(first)
+    for i, batch in enumerate(others, start=1):
+        assert set(made[:i]) <= ancestors(batch) and made[i] not in ancestors(batch)
 
 
 @pytest.mark.parametrize("num_batches", [1, 3])

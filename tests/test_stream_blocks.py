@@ -36,10 +36,10 @@ def test_equal_layouts_share_a_trace_and_others_do_not():
 
 @pytest.mark.parametrize(
     ("size", "num_batches", "traces"),
-    [(3, 2, [(2, True)]), (3, 5, [(5, False)]), (None, 2, [(2, True), (2, False)]), (None, 1, [(1, True)])],
+    [(3, 2, [(2, True)]), (3, 5, [(5, False)]), (None, 2, [(2, False), (2, True)]), (None, 1, [(1, False)])],
     ids=["few of one size", "many of one size", "of any size", "one of any size"],
 )
-def test_what_xla_is_given_of_a_stream(size, num_batches, traces, monkeypatch):
+def test_what_xla_is_given_of_a_stream_and_what_is_left_without(size, num_batches, traces, monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     layout = layout_of(size, num_batches)
     given, compiled, seen = [], [], tf.Variable(tf.zeros([0], tf.int64), shape=[None])

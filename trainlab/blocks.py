@@ -17,7 +17,9 @@ Compile = Callable[[Callable[..., Any]], Callable[..., Any]]  # hands a function
 # XLA compiles for one size, so that its blocks are padded: to so many indices, and no more updates than this.
 _MAX_INDICES = 2**16
 _MAX_UPDATES = 2**11
-_MAX_UNROLLED = 4
+# Batches of an update that may be written out: XLA's time to compile grows with them.
+_MAX_UNROLLED = 16
+_MAX_UNROLLED_BY_XLA = 4
 
 
 class Layout(Hashable, Protocol):
@@ -67,12 +69,15 @@ class Block(NamedTuple):
         return [*self.tensors, tf.constant(self.num_updates)]
 
 
-def may_unroll(num_batches: int) -> bool:
-    """Whether so many batches may be written out: XLA on a CPU is faster with a few, but may keep the activations of several.
+def may_unroll(num_batches: int, by_xla: bool) -> bool:
+    """Whether so many batches may be written out: a few of a small model are faster than a loop over them.
 
-    That is not risked with a GPU's memory. Nor with batches that are cut into pieces to save memory, which layouts know.
+    XLA may keep the activations of several, which is not risked with a GPU's memory. Nor should batches be written out that are
+    cut into pieces to save memory, or, by XLA, of sizes that are not known; layouts know.
     """
-    return num_batches <= _MAX_UNROLLED and not tf.config.list_physical_devices("GPU")
+    if by_xla:
+        return num_batches <= _MAX_UNROLLED_BY_XLA and not tf.config.list_physical_devices("GPU")
+    return num_batches <= _MAX_UNROLLED
 
 
 def loop(num_updates: tf.Tensor, body: Callable[[tf.Tensor], None]) -> tf.Tensor:
@@ -150,7 +155,7 @@ class ArrayLayout:
         def updates(arrays: list[tf.Tensor], indices: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
             return loop(num_updates, lambda i: step(self._batches(arrays, indices[i], is_written_out)))
 
-        is_written_out = jit is not None and not self.is_cut and may_unroll(self.full)
+        is_written_out = not self.is_cut and may_unroll(self.full, jit is not None)
         compiled = updates if jit is None else jit(updates)
 
         def run(arrays: list[tf.Tensor], epoch: tf.Tensor, position: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +15,10 @@ from trainlab.vector import Rows, Vector, dense
 
 # Of a forward pass whose evaluations are written out: multilayer perceptrons have 40 to 60, a transformer of two layers 266.
 _MAX_OPERATIONS = 128
-# What it computes of one batch, at most: XLA keeps that of all the batches that are written out.
+# What it computes of one batch, at most: of those that are written out XLA was seen to keep that of all in memory, TensorFlow
+# that of two. Where it takes longer nothing is gained anyway.
 _MAX_BYTES = 2**22
+_OPEN_SIZE = 256  # what a size that only the data tell is counted as
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,20 +138,29 @@ class KerasObjective:
         """
         total = tf.zeros([self._function.num_losses + 1], wide(parameters))
         written_out: list[Batches] = []
+
+        def count(batch: Batch) -> tf.Tensor:
+            return self._function.denominators(parameters, self._start, batch)
+
         for part in self._batches:
 
-            def count(index: Any, part: Batches = part) -> tf.Tensor:
-                return self._function.denominators(parameters, self._start, part.fetch(index))
+            def first(part: Batches = part) -> tf.Tensor:
+                return count(part.fetch(0))
 
-            def add(index: Any, total: tf.Tensor, count: Callable[[Any], tf.Tensor] = count) -> list[Any]:
-                return [total + count(index)]
+            def add(index: Any, total: tf.Tensor, part: Batches = part) -> list[Any]:
+                return [total + count(part.fetch(index))]
 
-            aside = None if tf.executing_eagerly() else _traced_aside(functools.partial(count, 0))
+            aside = None if tf.executing_eagerly() else _traced_aside(first)
             is_unrolled = part.may_unroll and aside is not None and _is_small(aside.graph)
-            written_out += part.unrolled() if is_unrolled else [part]
-            first = None if aside is None else tf.get_static_value(aside.outputs[0])
-            if first is not None:  # shapes alone decide: nothing is left to compute
-                total += tf.cast(part.num_batches, total.dtype) * tf.constant(first, total.dtype)
+            parts = part.unrolled() if is_unrolled else [part]
+            written_out += parts
+            known = None if aside is None else tf.get_static_value(aside.outputs[0])
+            if known is not None:  # shapes alone decide: nothing is left to compute
+                total += tf.cast(part.num_batches, total.dtype) * tf.constant(known, total.dtype)
+            elif is_unrolled:
+                count_one = _traced_once(count)
+                for one in parts:
+                    total += count_one(one.fetch(0))
             else:
                 (total,) = _loop(part.num_batches, add, [total])
         return total, written_out
@@ -167,24 +179,26 @@ class KerasObjective:
             if i not in function.sparse
         }
         slices: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {i: [] for i in sorted(function.sparse)}
+
+        def add(batch: Any, loss: Any, state: Any, sums: Any) -> tuple[list[Any], Vector]:
+            batch_loss, gradient, after = function(parameters, {**start, **state}, batch, totals)
+            state = {key: after.get(key, value) for key, value in state.items()}
+            sums = {i: total + tf.cast(dense(gradient.leaves[i]), total.dtype) for i, total in sums.items()}
+            return [loss + tf.cast(batch_loss, loss.dtype), state, sums], gradient
+
+        add_one = _traced_once(add) if sum(part.is_one for part in self._batches) > 1 else add
         for part in self._batches:
 
-            def add(index: Any, loss: Any, state: Any, sums: Any, part: Batches = part) -> tuple[list[Any], Vector]:
-                batch_loss, gradient, after = function(parameters, {**start, **state}, part.fetch(index), totals)
-                state = {key: after.get(key, value) for key, value in state.items()}
-                sums = {i: total + tf.cast(dense(gradient.leaves[i]), total.dtype) for i, total in sums.items()}
-                return [loss + tf.cast(batch_loss, loss.dtype), state, sums], gradient
-
-            def body(index: Any, loss: Any, state: Any, sums: Any, arrays: Any, add: Any = add) -> list[Any]:
-                carry, gradient = add(index, loss, state, sums)
+            def body(index: Any, loss: Any, state: Any, sums: Any, arrays: Any, part: Batches = part) -> list[Any]:
+                carry, gradient = add(part.fetch(index), loss, state, sums)
                 return [*carry, {i: _write(arrays[i], index, gradient.leaves[i]) for i in arrays}]
 
             if part.is_one:
-                # After those before it: nothing else keeps their activations and its own apart.
+                # Fetched after those before it are done: nothing else keeps their activations and its own apart.
                 with tf.control_dependencies(
                     [totals, loss, *sums.values(), *(values for s in slices.values() for values, _ in s)]
                 ):
-                    (loss, state, sums), gradient = add(0, loss, state, sums)
+                    (loss, state, sums), gradient = add_one(part.fetch(0), loss, state, sums)
                 for i in slices:
                     leaf = gradient.leaves[i]
                     slices[i].append((leaf.values, tf.cast(leaf.indices, tf.int64)))
@@ -205,19 +219,26 @@ def _traced_aside(fn: Callable[[], tf.Tensor]) -> Any:
     return tf.function(fn, autograph=False).get_concrete_function()
 
 
+def _traced_once(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but a second call with arguments of the same kind is not traced again, which would take as long as the first."""
+    return fn if tf.executing_eagerly() else tf.function(fn, autograph=False)
+
+
 def _is_small(forward: tf.Graph) -> bool:
-    """Whether a few evaluations of this forward pass, written out, are faster under XLA on a CPU than a loop over them.
+    """Whether a few evaluations of this forward pass, written out, are faster on a CPU than a loop over them.
 
     A rule of thumb, by what was timed (scripts/RESULTS.md): perceptrons and an embedding gained by it, a transformer and an LSTM
-    lost. And whether it takes little memory: XLA was seen to keep the activations of all of them.
+    lost. And whether it takes little memory.
     """
     operations = forward.get_operations()
     if len(operations) > _MAX_OPERATIONS or any(op.type in ("While", "StatelessWhile") for op in operations):
         return False
     outputs = [output for op in operations if op.type != "Placeholder" for output in op.outputs]
-    if not all(output.shape.is_fully_defined() for output in outputs):
+    if any(output.shape.rank is None for output in outputs):
         return False
-    return sum(output.shape.num_elements() * output.dtype.size for output in outputs) <= _MAX_BYTES
+    sizes = [[_OPEN_SIZE if size is None else size for size in output.shape] for output in outputs]
+    num_bytes = sum(math.prod(size) * output.dtype.size for size, output in zip(sizes, outputs, strict=True))
+    return num_bytes <= _MAX_BYTES
 
 
 def _loop(num_steps: int | tf.Tensor, body: Callable[..., list[Any]], carry: list[Any]) -> list[Any]:

@@ -89,15 +89,16 @@ class StreamLayout:
 
     def _update(self, step: Step, jit: Compile | None) -> Callable[[Read], None]:
         def as_they_come(read: Read) -> None:
-            step([Batches(self.num_batches, lambda j: self.pack(read(j)))])
+            step([Batches(self.num_batches, lambda j: self.pack(read(j)), may_unroll(self.num_batches, by_xla=False))])
 
         def stacked(batches: list[list[tf.Tensor]]) -> None:
             leaves = [tf.stack(leaf) for leaf in zip(*batches, strict=True)]
-            num_batches = len(batches)
-            step([Batches(num_batches, lambda j: self.pack([leaf[j] for leaf in leaves]), may_unroll(num_batches))])
+            is_written_out = are_known and may_unroll(self.num_batches, by_xla=True)
+            step([Batches(self.num_batches, lambda j: self.pack([leaf[j] for leaf in leaves]), is_written_out)])
 
         if jit is None:
             return as_they_come
+        are_known = all(spec.shape.is_fully_defined() for spec in self.leaf_specs)
         compiled = jit(stacked)
 
         def update(read: Read) -> None:
