@@ -83,6 +83,22 @@ def test_batches_that_are_written_out_are_traced_once():
     assert numbers[1] == numbers[2] > 0
 
 
+@pytest.mark.parametrize(("sizes", "num_calls"), [((4, 2), 0), ((4, 4, 2), 3)], ids=["not written out", "written out"])
+def test_only_batches_that_are_written_out_share_a_trace(sizes, num_calls):
+    """Where one whole batch and a smaller one, pieces perhaps, are all there is, calls would only take memory."""
+    model, _ = perceptron()
+    data = [(tf.ones([size, 3]), tf.ones([size, 1]), None) for size in sizes]
+    function = ModelFunction(build(model, data))
+
+    @tf.function(autograph=False)
+    def call():
+        batches = [part._replace(may_unroll=True) for part in batches_of(data)]
+        return objective.KerasObjective(function, batches)(function.read_parameters())
+
+    operations = call.get_concrete_function().graph.get_operations()
+    assert sum(operation.type.endswith("PartitionedCall") for operation in operations) == num_calls
+
+
 def test_batches_of_a_model_with_loops_are_not():
     model, x = recurrent()
     looped = traced(model, x, may_unroll=False)

@@ -91,6 +91,7 @@ class KerasObjective:
         self._last: list[tf.Tensor] = []
         if len(batches) > 1 or not batches[0].is_one:
             self._totals, self._batches = self._survey(function.read_parameters())
+        self._is_written_out = len(self._batches) > len(batches)
 
     def __call__(self, parameters: Vector) -> Evaluation:
         """Evaluates loss and gradient at `parameters`.
@@ -186,7 +187,8 @@ class KerasObjective:
             sums = {i: total + tf.cast(dense(gradient.leaves[i]), total.dtype) for i, total in sums.items()}
             return [loss + tf.cast(batch_loss, loss.dtype), state, sums], gradient
 
-        add_one = _traced_once(add) if sum(part.is_one for part in self._batches) > 1 else add
+        # Of a small model only: calls that share a trace keep the activations of two.
+        add_one = _traced_once(add) if self._is_written_out else add
         for part in self._batches:
 
             def body(index: Any, loss: Any, state: Any, sums: Any, arrays: Any, part: Batches = part) -> list[Any]:
