@@ -17,7 +17,10 @@ PACKAGE = pathlib.Path(trainlab.__file__).parent
 
 # Each module may import what stands on earlier lines, and nothing else of the package.
 FLOORS = [
-    ["vector", "order", "arrays", "pulling", "iterators", "resident", "models", "datasets", "callbacks", "requirements"],
+    ["same_tensor", "order", "arrays", "pulling", "iterators", "resident", "models", "datasets", "callbacks", "requirements"],
+    ["rows"],
+    ["table"],
+    ["vector", "lookups"],
     ["encoding", "checkpoint", "lock", "signals"],
     ["run_directory", "callback_state"],
     ["graph_checks", "denominators", "inlining", "backward_order"],

@@ -14,14 +14,17 @@ from trainlab import denominators
 from trainlab.backward_order import filters_first
 from trainlab.graph_checks import check_operations
 from trainlab.inlining import functions_inlined
-from trainlab.vector import Rows, Vector
+from trainlab.lookups import Lookups
+from trainlab.rows import Rows
+from trainlab.table import Table
+from trainlab.vector import Vector, dense
 
 Batch = tuple[Any, Any, Any]  # x, y, sample_weight; y and sample_weight may be None
 
 
 def wide(parameters: Vector) -> tf.DType:
     """The dtype that sums over batches are taken in."""
-    return tf.float64 if any(leaf.dtype == tf.float64 for leaf in parameters.leaves) else tf.float32
+    return tf.float64 if any(leaf.dtype == tf.float64 for leaf in parameters.parts) else tf.float32
 
 
 class ModelFunction:
@@ -47,6 +50,7 @@ class ModelFunction:
         self.reports: dict[str, tf.Variable] = {}
         self.num_losses = len(denominators.compiled_losses(model))
         self._state = {id(v): v for v in _state_variables(model)}
+        self._tables = _tables(model)
         self._loss_takes_training = "training" in inspect.signature(model.compute_loss).parameters
         self._metrics_are_custom = type(model).compute_metrics is not keras.Model.compute_metrics
 
@@ -62,7 +66,10 @@ class ModelFunction:
 
     def read_parameters(self) -> Vector:
         """The trainable variables' current values."""
-        return Vector([tf.convert_to_tensor(v.value) for v in self.variables])
+        is_lazy = not tf.executing_eagerly()
+        return Vector(
+            [Table(native(v)) if is_lazy and id(v) in self._tables else tf.convert_to_tensor(v.value) for v in self.variables]
+        )
 
     def read_state(self) -> dict[int, tf.Tensor]:
         """The other variables' current values, by id."""
@@ -85,16 +92,15 @@ class ModelFunction:
               theirs, and the mean of the loss is left to `track_loss`.
         """
         first_operation = _num_operations()
-        scope = _Scope(self._pairs(parameters, state))
         # This tape watches what it meets: a variable met here was not swapped, and would never be trained.
         with tf.GradientTape() as tape:
-            tape.watch(list(parameters.leaves))
+            scope = self._scope(parameters, state, tape)
             with scope, self._shared(batch, totals):
-                y_pred, loss = self._forward(batch, totals)
+                y_pred, loss = self._forward(batch, totals, scope.lookups)
         with scope:
             results = self._update_metrics(batch, y_pred, None if totals is not None else loss)
-        self._check_forward(scope, tape, parameters, first_operation)
-        gradients = tape.gradient(loss, list(parameters.leaves))
+        self._check_forward(scope, tape, first_operation)
+        gradients = self._gradients(tape, loss, scope.lookups, parameters)
         if totals is not None and not tf.executing_eagerly():  # who accumulates is short of memory
             filters_first(tf.compat.v1.get_default_graph().get_operations()[first_operation:])
         return loss, self._vector(gradients, parameters), self._after(scope, state, results)
@@ -102,8 +108,8 @@ class ModelFunction:
     def denominators(self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch) -> tf.Tensor:
         """`[num_losses + 1]`: what each compiled loss divides by on this batch and, last, the number of examples."""
         examples = denominators.num_examples(batch[0])
-        with _Scope(self._pairs(parameters, state)), denominators.counted(self.model, examples, None) as found:
-            self._forward(batch, None)
+        with self._scope(parameters, state) as scope, denominators.counted(self.model, examples, None) as found:
+            self._forward(batch, None, scope.lookups)
         dtype = wide(parameters)
         zero = tf.zeros([], dtype)
         counts = [tf.cast(found.get(index, zero), dtype) for index in range(self.num_losses)]
@@ -126,15 +132,19 @@ class ModelFunction:
             return contextlib.nullcontext()  # one batch differentiates the loss's own mean, untouched
         return denominators.counted(self.model, denominators.num_examples(batch[0]), totals)
 
-    def _pairs(self, parameters: Vector, state: Mapping[int, tf.Tensor]) -> list[tuple[Any, tf.Tensor]]:
-        pairs = list(zip(self.variables, parameters.leaves, strict=True))
-        swapped = [v for v in self.state_variables if id(v) in state and not isinstance(v, tf.Variable)]
-        return pairs + [(v, state[id(v)]) for v in swapped]
+    def _scope(self, parameters: Vector, state: Mapping[int, tf.Tensor], tape: tf.GradientTape | None = None) -> _Scope:
+        values = dict(zip(map(id, self.variables), parameters.parts, strict=True))
+        tables = {key: part for key, part in values.items() if isinstance(part, Table) and not part.is_read}
+        pairs = [(v, dense(values[id(v)])) for v in self.variables if id(v) not in tables]
+        if tape is not None:
+            tape.watch([value for _, value in pairs])
+        swapped = [(v, state[id(v)]) for v in self.state_variables if id(v) in state and not isinstance(v, tf.Variable)]
+        return _Scope([*pairs, *swapped], Lookups(tables, tape))
 
-    def _forward(self, batch: Batch, totals: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
+    def _forward(self, batch: Batch, totals: tf.Tensor | None, lookups: Lookups) -> tuple[Any, tf.Tensor]:
         x, y, sample_weight = batch
         kwargs = {"training": True} if self._loss_takes_training else {}
-        with functions_inlined():
+        with functions_inlined(), lookups.open():
             y_pred = self.model(x, training=True)
             loss = self.model.compute_loss(x, y, y_pred, sample_weight, **kwargs)
         if loss is None:
@@ -159,11 +169,21 @@ class ModelFunction:
         results = self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         return flat_logs(results) if self._metrics_are_custom else {}
 
+    def _gradients(self, tape: tf.GradientTape, loss: tf.Tensor, lookups: Lookups, parameters: Vector) -> list[Any]:
+        """Of each variable, by what was read of it."""
+        pairs = list(zip(self.variables, parameters.parts, strict=True))
+        sources = [lookups.sources(v) if lookups.stand_for(v) else [dense(part)] for v, part in pairs]
+        gradients = tape.gradient(loss, sources)
+        return [
+            lookups.joined(v, found) if lookups.stand_for(v) else found[0]
+            for v, found in zip(self.variables, gradients, strict=True)
+        ]
+
     def _vector(self, gradients: list[Any], parameters: Vector) -> Vector:
         leaves: list[Any] = []
-        for i, (gradient, leaf) in enumerate(zip(gradients, parameters.leaves, strict=True)):
+        for i, (gradient, leaf) in enumerate(zip(gradients, parameters.parts, strict=True)):
             if gradient is None:
-                leaves.append(tf.zeros_like(leaf))
+                leaves.append(tf.zeros(leaf.shape, leaf.dtype))
                 continue
             self.connected.add(i)
             if isinstance(gradient, tf.IndexedSlices):
@@ -196,9 +216,9 @@ class ModelFunction:
             after[id(variable)] = value
         return after
 
-    def _check_forward(self, scope: _Scope, tape: Any, parameters: Vector, first_operation: int) -> None:
-        for variable, leaf in zip(self.variables, parameters.leaves, strict=True):
-            if scope.get_current_value(variable) is not leaf:
+    def _check_forward(self, scope: _Scope, tape: Any, first_operation: int) -> None:
+        for variable in self.variables:
+            if id(variable) in scope.updated:
                 raise ValueError(
                     f"layer {_owners(self.model, variable)} assigns its trainable variable {variable.path!r} in its forward pass "
                     "(as SpectralNormalization does), which has no gradient of its own: train this model without that layer"
@@ -222,15 +242,20 @@ class ModelFunction:
 
 
 class _Scope(keras.StatelessScope):
-    """Keras' stateless scope, remembering which variables were assigned in it."""
+    """Keras' stateless scope, remembering which variables were assigned in it; tables are read when they are asked for."""
 
-    def __init__(self, pairs: list[tuple[Any, tf.Tensor]]):
+    def __init__(self, pairs: list[tuple[Any, tf.Tensor]], lookups: Lookups | None = None):
         super().__init__(state_mapping=pairs, collect_losses=True)
         self.updated: dict[int, Any] = {}
+        self.lookups = Lookups({}) if lookups is None else lookups
 
     def add_update(self, update: tuple[Any, Any]) -> None:
         super().add_update(update)
         self.updated[id(update[0])] = update[0]
+
+    def get_current_value(self, variable: Any) -> Any:
+        value = super().get_current_value(variable)
+        return self.lookups.whole(variable) if value is None else value
 
 
 def _is_reachable(value: Any) -> bool:
@@ -262,17 +287,23 @@ def check_vector(vector: Any, variables: list[Any], what: str) -> None:
     """Raises TypeError or ValueError, in one line that starts with `what`, unless `vector` has these variables' shapes."""
     if not isinstance(vector, Vector):
         raise TypeError(f"{what} {type(vector).__name__}; it must be a Vector, such as state.parameters")
-    if len(vector.leaves) != len(variables):
+    if len(vector.parts) != len(variables):
         raise ValueError(
-            f"{what} a Vector of {len(vector.leaves)} leaves, but this model has {len(variables)} trainable variables: "
+            f"{what} a Vector of {len(vector.parts)} leaves, but this model has {len(variables)} trainable variables: "
             "is it another model's?"
         )
-    for leaf, variable in zip(vector.leaves, variables, strict=True):
+    for leaf, variable in zip(vector.parts, variables, strict=True):
         if not leaf.shape.is_compatible_with(variable.shape):
             raise ValueError(
                 f"{what} a Vector whose leaf for {variable.path!r} has shape {leaf.shape}, not {tuple(variable.shape)}: "
                 "is it another model's?"
             )
+
+
+def _tables(model: keras.Model) -> set[int]:
+    """Variables of which rows are looked up, by id."""
+    embeddings = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
+    return {id(v) for layer in embeddings for v in layer.trainable_variables}
 
 
 def _state_variables(model: keras.Model) -> list[Any]:

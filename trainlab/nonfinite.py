@@ -16,8 +16,9 @@ from trainlab import checks
 from trainlab.blocks import Block
 from trainlab.model_function import native
 from trainlab.objective import Batches
+from trainlab.rows import Rows
 from trainlab.update import Update
-from trainlab.vector import Rows, Vector
+from trainlab.vector import Vector
 
 # So many updates in a row are skipped; one more stops the run, for then it is not the data that are bad here and there.
 MAX_SKIPS = 10

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from trainlab.model_function import Batch, ModelFunction, wide
-from trainlab.vector import Rows, Vector, dense
+from trainlab.rows import Rows
+from trainlab.table import Table
+from trainlab.vector import Vector, dense
 
 # Of a forward pass whose evaluations are written out: multilayer perceptrons have 40 to 60, a transformer of two layers 266.
 _MAX_OPERATIONS = 128
@@ -117,7 +119,8 @@ class KerasObjective:
         if not before:
             return parameters
         with tf.control_dependencies(before):
-            return parameters.map(tf.identity)
+            parts = [p.waiting_for(before) if isinstance(p, Table) else tf.identity(p) for p in parameters.parts]
+        return Vector(parts)
 
     def _evaluate(self, parameters: Vector) -> Evaluation:
         if self._totals is None:
@@ -176,7 +179,7 @@ class KerasObjective:
         state = {key: start[key] for key in function.changing}
         sums = {
             i: tf.zeros(leaf.shape, leaf.dtype if leaf.dtype.size >= 4 else tf.float32)  # bfloat16 sums stick
-            for i, leaf in enumerate(parameters.leaves)
+            for i, leaf in enumerate(parameters.parts)
             if i not in function.sparse
         }
         slices: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {i: [] for i in sorted(function.sparse)}
@@ -205,12 +208,12 @@ class KerasObjective:
                     leaf = gradient.leaves[i]
                     slices[i].append((leaf.values, tf.cast(leaf.indices, tf.int64)))
                 continue
-            arrays = {i: _new_arrays(parameters.leaves[i], part.num_batches) for i in slices}
+            arrays = {i: _new_arrays(parameters.parts[i], part.num_batches) for i in slices}
             loss, state, sums, arrays = _loop(part.num_batches, body, [loss, state, sums, arrays])
             for i, (values, indices) in arrays.items():
                 slices[i].append((values.concat(), indices.concat()))
         leaves = [
-            _join(slices[i], leaf) if i in slices else tf.cast(sums[i], leaf.dtype) for i, leaf in enumerate(parameters.leaves)
+            _join(slices[i], part) if i in slices else tf.cast(sums[i], part.dtype) for i, part in enumerate(parameters.parts)
         ]
         after = function.track_loss(loss, totals[-1], state)
         return Evaluation(loss, Vector(leaves), {**state, **after})

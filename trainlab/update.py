@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from trainlab.model_function import ModelFunction, check_vector, native
 from trainlab.objective import Batches, Evaluation, KerasObjective
+from trainlab.rows import Rows
 from trainlab.strategies import State, Step, StepStrategy
-from trainlab.vector import Rows, Vector, dense
+from trainlab.vector import Vector, dense
 
 
 class Update:
