@@ -90,8 +90,8 @@ class Table:
                 indices, values = self._moved.indices, self._moved.values
                 number = tf.shape(indices, tf.int64)[0]  # int32 would live in a GPU's host memory
                 slots = tf.fill([self.shape[0]], number)
-                # Of the places that name a row the first; any would do, but always the same.
-                slots = tf.tensor_scatter_nd_min(slots, indices[:, None], tf.range(number))
+                # Of the places that name a row whichever is written last: the sum is the same.
+                slots = tf.tensor_scatter_nd_update(slots, indices[:, None], tf.range(number))
                 sums = tf.math.unsorted_segment_sum(values, tf.gather(slots, indices), number + 1)
                 self._found = slots, sums
         return self._found
