@@ -163,7 +163,7 @@ def _embedding():
     return keras.Sequential(
         [
             keras.Input([4], dtype="int32"),
-            layers.Embedding(4000, 3, embeddings_initializer=keras.initializers.RandomUniform(-1, 1, seed=5), name="table"),
+            layers.Embedding(4000, 4, embeddings_initializer=keras.initializers.RandomUniform(-1, 1, seed=5), name="table"),
             layers.Dense(3, activation="tanh", name="hidden"),
             layers.Flatten(),
             layers.Dense(3, name="logits"),

@@ -6,9 +6,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from evaluating import batches_of, build
 from small import differ, weights
 
 from trainlab import Accumulate, Heun, Step, StepStrategy, Trainer, Vector, model_function
+from trainlab.model_function import ModelFunction
+from trainlab.objective import KerasObjective
 from trainlab.rows import Rows
 from trainlab.table import Table
 
@@ -68,6 +71,20 @@ class Tied(Own):
         return ops.matmul(self.inner(ids), ops.transpose(self.inner.embeddings)[:, :3])
 
 
+class Vectorized(Own):
+    def call(self, ids):
+        return tf.vectorized_map(self.inner, ids) + self.inner(ids + 1)
+
+
+class Stateless(Own):
+    """Calls the table's layer with other values too, as a mean teacher does."""
+
+    def call(self, ids):
+        zeros = [tf.zeros([NUM_ROWS, 4])]
+        other, _ = self.inner.stateless_call(zeros, [], ids)
+        return self.inner(ids) + ops.cos(other)
+
+
 class Doubly(Own):
     def call(self, ids):
         return ops.take(self.inner(ids), ops.convert_to_tensor([0, 0, 3]), axis=0)[:1] + self.inner(ids)
@@ -112,6 +129,8 @@ MODELS = {
     "in a loop": (of(InALoop), True),
     "in a branch": (of(InABranch), True),
     "LoRA": (adapted, True),
+    "in a vectorized map": (of(Vectorized), True),
+    "called with other values": (of(Stateless), False),
 }
 
 
@@ -154,7 +173,37 @@ class Slow(StepStrategy):
         return Step(here.gradient + 0.1 * back, at=here, memory={"before": state.parameters})
 
 
+class FromRows(StepStrategy):
+    """Evaluates where only some rows of the table are not zero."""
+
+    evaluations = 2
+
+    def step(self, objective, state):
+        here = objective(state.parameters)
+        return Step(objective(0.5 * here.gradient).gradient + here.gradient, at=here)
+
+
+class LearnsItsRate(StepStrategy):
+    """A derivative with respect to the length of a step, by a tape of its own round a point that moved."""
+
+    evaluations = 3
+
+    def step(self, objective, state):
+        here = objective(state.parameters)
+        length = tf.constant(0.5)
+        with tf.GradientTape() as tape:
+            tape.watch(length)
+            point = state.parameters - length * here.gradient
+            with tape.stop_recording():
+                point.norm()
+            there = objective(point)
+        inner = tape.gradient(list(point.leaves), length, output_gradients=list(there.gradient.map(tf.identity).leaves))
+        return Step(here.gradient * (1.0 + inner), at=here)
+
+
 STRATEGIES = {
+    "from rows": FromRows,
+    "learns its rate": LearnsItsRate,
     "heun": Heun,
     "accumulate": lambda: Accumulate(2),
     "accumulate_heun": lambda: Accumulate(3, Heun()),
@@ -164,12 +213,12 @@ STRATEGIES = {
 }
 
 
-def trained(build, strategy=None, optimizer=None, jit_compile=False, batch_size=8, **kwargs):
+def trained(make, strategy=None, optimizer=None, jit_compile=False, batch_size=8, **kwargs):
     keras.utils.set_random_seed(1)
-    model = build()
+    model = make()
     model.compile(optimizer or keras.optimizers.SGD(0.2), keras.losses.SparseCategoricalCrossentropy(from_logits=True), **kwargs)
     trainer = Trainer(model, strategy, jit_compile=jit_compile)
-    size = 24 if build is MODELS["in a loop"][0] else batch_size
+    size = 24 if make is MODELS["in a loop"][0] else batch_size
     trainer.fit(IDS, LABELS, batch_size=size, epochs=2, verbose=0)
     return weights(model)
 
@@ -199,14 +248,14 @@ def made(monkeypatch):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_is_as_if_the_whole_had_been_read(name, monkeypatch, made):
-    build, is_made = MODELS[name]
-    ours = trained(build)
+    make, is_made = MODELS[name]
+    ours = trained(make)
     assert (len(made) > 0) == is_made
     whole_tables(monkeypatch)
-    theirs = trained(build)
+    theirs = trained(make)
     assert_close(ours, theirs)
     keras.utils.set_random_seed(1)
-    assert differ(ours, weights(build()))  # something was learnt
+    assert differ(ours, weights(make()))  # something was learnt
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -261,6 +310,32 @@ def test_an_id_that_is_none_of_the_tables_is_an_error():
     model.compile("sgd", "mse")
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=rf"{NUM_ROWS}\]? (is not in|does not index into)"):
         Trainer(model, Heun(), jit_compile=False).fit(ids, np.ones((24, 3)), verbose=0)
+
+
+def test_a_loop_that_discovers_what_it_carries_does_not_run_for_nothing():
+    """Without XLA a loop that looks up rows is not pruned, even if nobody needs what it finds."""
+    model = MODELS["an embedding"][0]()
+    model.compile("sgd", "mse", metrics=["mae"])
+    data = [(tf.constant(IDS[:8]), tf.ones([8, 3]), None)] * 3
+    function = ModelFunction(build(model, data))
+
+    def call():
+        evaluation = KerasObjective(function, batches_of(data))(function.read_parameters())
+        return evaluation.loss, evaluation.gradient.leaves[0].values
+
+    graph = tf.function(call, autograph=False).get_concrete_function().graph
+    assert sum(op.type in ("While", "StatelessWhile") for op in graph.get_operations()) == 1
+    assert function.sparse == {0} and len(function.changing) > 2  # there was something to discover
+
+
+def test_to_print_a_vector_reads_nothing(made):
+    class Prints(Heun):
+        def step(self, objective, state):
+            assert repr(state.parameters).startswith("Vector(3 leaves")
+            return super().step(objective, state)
+
+    trained(MODELS["an embedding"][0], Prints())
+    assert not made
 
 
 def test_other_threads_take_as_ever(monkeypatch):

@@ -18,6 +18,7 @@ OTHER = {
     "another argument": lambda x, i: (tf.cast(x, tf.int64), tf.cast(i, tf.int64)),
     "another output": lambda x, i: (tf.unstack(x, 3)[1], tf.unstack(x, 3)[2]),
     "deep down": lambda x, i: (tf.exp(tf.sin(x + 1.0)), tf.exp(tf.sin(x + 3.0))),
+    "another argument with a default": lambda x, i: tuple(tf.raw_ops.PlaceholderWithDefault(input=x, shape=[3]) for _ in "ab"),
     "drawn": lambda x, i: (tf.random.uniform([2]), tf.random.uniform([2])),
     "a variable, which may be assigned between": lambda x, i: (VARIABLE + 1.0, VARIABLE + 1.0),
 }

@@ -10,14 +10,15 @@ from trainlab.table import Table
 from trainlab.vector import Vector
 
 NUM_ROWS = 100
-START = np.random.default_rng(0).normal(size=(NUM_ROWS, 2)).astype("float32")
+COLUMNS = 4
+START = np.random.default_rng(0).normal(size=(NUM_ROWS, COLUMNS)).astype("float32")
 NAMED = [[3, 7, 3, 99, 0], [7, 50, 3]]  # some rows twice, some in both
 IDS = [[3, 3, 7], [1, 99, 50]]
 RUNNERS = {"graph": {}, "xla": {"jit_compile": True}}
 
 
 def moves(which, dtype="float32"):
-    values = np.random.default_rng(which + 1).normal(size=(len(NAMED[which]), 2))
+    values = np.random.default_rng(which + 1).normal(size=(len(NAMED[which]), COLUMNS))
     return values.astype(dtype)
 
 
@@ -81,7 +82,7 @@ def test_what_moved_is_found_in_a_loop_too():
     def looked_up(start):
         probe = start.plus(rows(0))
         body = lambda i, total: (i + 1, total + tf.reduce_sum(probe.lookup(tf.constant(IDS)), [0, 1]))  # noqa: E731
-        _, total = tf.while_loop(lambda i, _: i < 3, body, (0, tf.zeros([2])))
+        _, total = tf.while_loop(lambda i, _: i < 3, body, (0, tf.zeros([COLUMNS])))
         return total, tf.reduce_sum(probe.lookup(tf.constant(IDS)), [0, 1])
 
     (thrice, once), types = run(looked_up)
@@ -100,10 +101,39 @@ def test_a_small_table_is_copied(monkeypatch):
     np.testing.assert_allclose(found, moved(0), rtol=1e-6)
 
 
+def test_a_narrow_table_is_copied():
+    seen = []
+    variable = tf.Variable(tf.zeros([NUM_ROWS, 3]))
+    move = Rows(tf.ones([1, 3]), tf.constant([5]), NUM_ROWS)
+    tf.function(lambda: seen.append(Table(variable).plus(move)), autograph=False)()
+    assert isinstance(seen[-1], tf.Tensor)
+
+
+def test_a_tape_sees_a_moved_table_made():
+    def kind(start):
+        with tf.GradientTape():
+            return isinstance(start.plus(rows(0)), Table)
+
+    seen = []
+    run(lambda start: seen.append((kind(start), isinstance(start.plus(rows(0)), Table))) or tf.zeros([]))
+    assert seen[-1][0] is False
+    run(lambda start: seen.append(isinstance(start.plus(rows(0)), Table)) or tf.zeros([]))
+    assert seen[-1] is True
+
+
+def test_under_xla_an_index_that_is_none_of_the_tables_moves_nothing():
+    def looked_up(start):
+        beyond = Rows(tf.constant([[1.0] * COLUMNS, [5.0] * COLUMNS, [7.0] * COLUMNS]), tf.constant([3, NUM_ROWS, -1]), NUM_ROWS)
+        return start.plus(beyond).lookup(tf.constant([3, 50, NUM_ROWS - 2, NUM_ROWS - 1]))
+
+    found, _ = run(looked_up, "xla")
+    np.testing.assert_allclose(found - START[[3, 50, -2, -1]], np.outer([1, 0, 0, 0], np.ones(COLUMNS)), atol=1e-6)
+
+
 def test_where_only_the_data_tell_how_many_move_a_number_is_supposed(monkeypatch):
     def kind(start):
         number = tf.cast(tf.random.uniform([]) * 0, tf.int32) + 2
-        return isinstance(start.plus(Rows(tf.zeros([number, 2]), tf.zeros([number], tf.int32), NUM_ROWS)), Table)
+        return isinstance(start.plus(Rows(tf.zeros([number, COLUMNS]), tf.zeros([number], tf.int32), NUM_ROWS)), Table)
 
     seen = []
     run(lambda start: seen.append(kind(start)) or tf.zeros([]))

@@ -9,7 +9,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.tensorflow import numpy as backend_numpy  # where keras.ops.take, and so keras.layers.Embedding, ends
+from tensorflow.python.ops.parallel_for import control_flow_ops as parallel_for  # where tf.vectorized_map ends
 
 from trainlab.table import Table
 
@@ -30,23 +32,31 @@ class Lookups:
         self._graph = tf.compat.v1.get_default_graph()
         self._wholes: dict[int, tf.Tensor] = {}
         self._rows: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {key: [] for key in tables}
+        self._is_vectorizing = False
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
         """While open, rows that this thread takes of a table's variable are looked up."""
         with _lock:
-            original = backend_numpy.take
-            thread = threading.get_ident()
+            take, pfor, thread = backend_numpy.take, parallel_for.pfor, threading.get_ident()
 
-            def take(x: Any, indices: Any, axis: int | None = None) -> Any:
+            def taken(x: Any, indices: Any, axis: int | None = None) -> Any:
                 rows = self._take(x, indices) if axis == 0 and threading.get_ident() == thread else None
-                return original(x, indices, axis=axis) if rows is None else rows
+                return take(x, indices, axis=axis) if rows is None else rows
 
-            backend_numpy.take = take
+            def vectorized(*args: Any, **kwargs: Any) -> Any:
+                before = self._is_vectorizing
+                self._is_vectorizing = before or threading.get_ident() == thread
+                try:
+                    return pfor(*args, **kwargs)
+                finally:
+                    self._is_vectorizing = before
+
+            backend_numpy.take, parallel_for.pfor = taken, vectorized
             try:
                 yield
             finally:
-                backend_numpy.take = original
+                backend_numpy.take, parallel_for.pfor = take, pfor
 
     def stand_for(self, variable: Any) -> bool:
         """Whether a table stands for a variable."""
@@ -85,9 +95,14 @@ class Lookups:
         return tf.add_n([tf.convert_to_tensor(gradient) for gradient in found])
 
     def _take(self, variable: Any, indices: Any) -> tf.Tensor | None:
-        """None where the whole table must do: who reads it already, or in a loop or a branch, would not be told from rows."""
+        """The rows; None where it must be done as ever, with the whole table or with another value."""
         key = id(variable)
-        if key not in self._tables or key in self._wholes or tf.compat.v1.get_default_graph() is not self._graph:
+        if key not in self._tables or key in self._wholes:
+            return None
+        if getattr(get_stateless_scope(), "lookups", None) is not self:  # a stateless call inside, with values of its own
+            return None
+        # The tape follows nothing from rows that are looked up in a loop or a branch, or that pfor then writes anew.
+        if self._is_vectorizing or tf.compat.v1.get_default_graph() is not self._graph:
             return None
         if isinstance(indices, (tf.SparseTensor, tf.RaggedTensor)):
             return None

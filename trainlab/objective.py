@@ -102,7 +102,9 @@ class KerasObjective:
             TypeError, ValueError: `parameters` is not a Vector of this model.
         """
         self._function.check_parameters(parameters)
-        evaluation = self._evaluate(self._after_the_last(parameters))
+        # A point may be some rows, the rest zero: made whole once, so that what is watched is what is used.
+        point = Vector([part if isinstance(part, Table) else dense(part) for part in parameters.parts])
+        evaluation = self._evaluate(self._after_the_last(point))
         self._last = [evaluation.loss, *tf.nest.flatten(evaluation.gradient, expand_composites=True)]
         return evaluation
 
@@ -125,11 +127,13 @@ class KerasObjective:
     def _evaluate(self, parameters: Vector) -> Evaluation:
         if self._totals is None:
             return Evaluation(*self._function(parameters, self._start, self._batches[0].fetch(0)))
+        if not self._function.connected and not tf.executing_eagerly():  # nothing was ever evaluated
+            _traced_aside(lambda: self._function(parameters, self._start, self._batches[0].fetch(0), self._totals)[0])
         while True:
             known = self._function.num_discoveries
             evaluation = self._accumulate(parameters)
             # A loop must know beforehand what it carries. If tracing its body discovered a variable that changes, or a
-            # gradient that is row-sparse, trace once more; the first loop is pruned.
+            # gradient that is row-sparse, that a first batch did not, trace once more.
             if self._function.num_discoveries == known:
                 return evaluation
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import tensorflow as tf
+from tensorflow.python.eager import record  # whether any tape is recording: tf has no public way to ask
 
 from trainlab.rows import Rows
 
 # To find the moved rows takes about as long as to copy a table of so many times as many.
 _WORTH_IT = 8
 _OPEN_SIZE = 2048  # what a number of rows that only the data tell is counted as
+_FEWEST_COLUMNS = 4  # of narrower tables the search itself is no less than a copy
 
 
 class Table:
@@ -56,16 +58,18 @@ class Table:
         return self._whole
 
     def plus(self, rows: Rows) -> Table | tf.Tensor:
-        """The table with these rows added; as a whole where that is no dearer."""
+        """The table with these rows added; as a whole where that is no dearer, or a strategy's own tape is to see it made."""
         rows = Rows(tf.cast(rows.values, self.dtype), rows.indices, rows.num_rows)
         moved = rows if self._moved is None else self._moved.plus(rows)
         num_moved = moved.indices.shape[0]
-        if self.is_read or self.shape[0] < _WORTH_IT * (_OPEN_SIZE if num_moved is None else num_moved):
+        is_small = self.shape[0] < _WORTH_IT * (_OPEN_SIZE if num_moved is None else num_moved)
+        is_narrow = self.shape[1:].num_elements() < _FEWEST_COLUMNS
+        if self.is_read or is_small or is_narrow or record.could_possibly_record():
             return tf.tensor_scatter_nd_add(self.to_dense(), rows.indices[:, None], rows.values)
         return Table(self._variable, moved, self._after)
 
     def waiting_for(self, tensors: Sequence[tf.Tensor]) -> Table | tf.Tensor:
-        """The same, but nothing more of it is read before these are done."""
+        """The same, but nothing more of it is read before these are done, but for rows inside a loop or a branch."""
         if self.is_read:
             with tf.control_dependencies(tensors):
                 return tf.identity(self.to_dense())
@@ -92,6 +96,8 @@ class Table:
                 slots = tf.fill([self.shape[0]], number)
                 # Of the places that name a row whichever is written last: the sum is the same.
                 slots = tf.tensor_scatter_nd_update(slots, indices[:, None], tf.range(number))
-                sums = tf.math.unsorted_segment_sum(values, tf.gather(slots, indices), number + 1)
+                is_row = (indices >= 0) & (indices < self.shape[0])  # under XLA others name nothing, and here neither
+                segments = tf.where(is_row, tf.gather(slots, indices), -1)
+                sums = tf.math.unsorted_segment_sum(values, segments, number + 1)
                 self._found = slots, sums
         return self._found

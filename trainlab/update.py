@@ -138,11 +138,13 @@ class Update:
             warnings.warn(f"the loss does not depend on {', '.join(idle)}: not trained", stacklevel=2)
         summed = not _sums_duplicates(self._optimizer)
         gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i], summed) for i in connected]
+        # Before the variables change: a strategy may remember a point that nobody has read yet.
+        memory = {name: value.leaves if isinstance(value, Vector) else (value,) for name, value in (step.memory or {}).items()}
         self._optimizer.apply(gradients, [function.variables[i] for i in connected])
         for key, value in step.at.after.items():
             function.changing[key].assign(value)
-        for name, value in (step.memory or {}).items():
-            self._remember(name, value)
+        for name, leaves in memory.items():
+            self._remember(name, leaves)
         for name, value in step.logs.items():
             value = tf.cast(value, tf.float32)
             if name not in self.logs:
@@ -150,8 +152,7 @@ class Update:
                     self.logs[name] = tf.Variable(tf.zeros([2]), trainable=False, name=name)
             self.logs[name].assign_add(tf.stack([value, 1.0]))
 
-    def _remember(self, name: str, value: Any) -> None:
-        leaves = value.leaves if isinstance(value, Vector) else [value]
+    def _remember(self, name: str, leaves: Sequence[Any]) -> None:
         for variable, leaf in zip(tf.nest.flatten(self.memory[name]), leaves, strict=True):
             variable.assign(tf.cast(dense(leaf), variable.dtype))
 

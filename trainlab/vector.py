@@ -135,7 +135,7 @@ class Vector:
     def __repr__(self) -> str:
         sizes = [part.shape.num_elements() for part in self.parts]
         total = "?" if None in sizes else f"{sum(sizes):,}"
-        return f"Vector({len(self.leaves)} leaves, {total} elements)"
+        return f"Vector({len(self.parts)} leaves, {total} elements)"
 
     def __tf_flatten__(self) -> tuple[tuple[()], tuple[Leaf, ...]]:
         return (), self.leaves

@@ -74,8 +74,9 @@ class StepStrategy:
 
     Within a step, every call of `objective` sees the same data (all batches of the update, under `Accumulate`) and starts
     from the same dropout seeds and BatchNorm statistics. What a strategy does not use (a loss without its gradient, the
-    metrics of a second evaluation) is never computed in compiled mode. A step is traced once and compiled: a Python
-    `if` on a tensor does not work in it; use `tf.where`, `tf.cond` or `tf.while_loop` (a `Vector` passes through them).
+    metrics of a second evaluation) is never computed in compiled mode (but for an evaluation of several batches that looks
+    up rows of an embedding, which without XLA runs whole). A step is traced once and compiled: a Python `if` on a tensor
+    does not work in it; use `tf.where`, `tf.cond` or `tf.while_loop` (a `Vector` passes through them).
 
     A strategy that remembers something between steps shapes its memory in `init` and returns it in `Step.memory`:
 
