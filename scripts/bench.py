@@ -176,7 +176,15 @@ class Race:
             ("trainlab Heun / trainlab SGD", ours, plain, "" if is_sparse else "<= 2.0"),
             ("Heun by hand / trainlab Heun", by_hand, ours, ">= 0.9" if is_sparse else ">= 0.98"),
         ]
-        self._table("Heun", {by_hand: by_hand_run, ours: heun, **self._ours}, ratios)
+        limits = {}
+        if not is_sparse:  # whose limit would read and write the table
+            bare = [f"{name} (fixed batch, {choice})" for name in ("the limit of Heun", "the limit of SGD")]
+            limits = {
+                name: contestants.limit(self._workload, choice == "XLA", is_heun)
+                for name, is_heun in zip(bare, (True, False), strict=True)
+            }
+            ratios.append(("the limit of Heun / the limit of SGD", *bare, ""))
+        self._table("Heun", {by_hand: by_hand_run, ours: heun, **self._ours, **limits}, ratios)
 
     def accumulate(self) -> None:
         """Four batches an update."""

@@ -108,24 +108,37 @@ def _well_made(workload: Workload, x: Any, y: Any) -> tf.data.Dataset:
     return batches.map(lambda i: (tf.gather(x, i), tf.gather(y, i))).prefetch(tf.data.AUTOTUNE)
 
 
-def limit(workload: Workload, jit_compile: bool) -> Run:
-    """One fixed batch in a compiled loop that does nothing else: no data, no metrics."""
+def limit(workload: Workload, jit_compile: bool, is_heun: bool = False) -> Run:
+    """One fixed batch in a compiled loop that does nothing else: no data, no metrics; a plain step's arithmetic, or Heun's."""
     x, y = workload.arrays()
     model = _built(workload, x, y)
     x, y = tf.constant(x[: workload.batch_size]), tf.constant(y[: workload.batch_size])
+    variables = model.trainable_variables
+
+    def gradient(values: list[tf.Tensor]) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape, keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
+            tape.watch(values)
+            loss = model.compute_loss(x, y, model(x, training=True))
+        return tape.gradient(loss, values)
 
     def body(i: tf.Tensor) -> list[tf.Tensor]:
-        variables = model.trainable_variables
-        with tf.GradientTape() as tape:
-            loss = model.compute_loss(x, y, model(x, training=True))
-        model.optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+        values = [tf.convert_to_tensor(v.value) for v in variables]
+        found = gradient(values)
+        if is_heun:
+            rate = tf.convert_to_tensor(model.optimizer.learning_rate)
+            ahead = gradient([_euler(value, rate, g) for value, g in zip(values, found, strict=True)])
+            found = [_mean(a, b) for a, b in zip(found, ahead, strict=True)]
+        model.optimizer.apply(found, variables)
         return [i + 1]
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def steps(number: tf.Tensor) -> tf.Tensor:
         return tf.while_loop(lambda i: i < number, body, [tf.constant(0)], parallel_iterations=1)[0]
 
-    return lambda: int(steps(tf.constant(workload.updates * workload.epochs)))
+    def run() -> int:
+        return int(steps(tf.constant(workload.updates * workload.epochs)))
+
+    return run
 
 
 def plain_step(model: keras.Model, x: Any, y: Any) -> None:
@@ -161,13 +174,23 @@ def heun_step(model: keras.Model, x: Any, y: Any) -> None:
     for variable, value, a, b in zip(variables, before, here, ahead, strict=True):
         if value is None:
             variable.scatter_add(tf.IndexedSlices(rate * a.values, a.indices))
-            values, indices = tf.concat([a.values, b.values], 0) / 2, tf.concat([a.indices, b.indices], 0)
-            means.append(tf.IndexedSlices(values, indices, a.dense_shape))
         else:
             variable.assign(value)
-            means.append((a + b) / 2)
+        means.append(_mean(a, b))
     model.optimizer.apply(means, model.trainable_variables)
     _update_metrics(model, x, y, y_pred, loss)
+
+
+def _euler(value: tf.Tensor, rate: tf.Tensor, gradient: Any) -> tf.Tensor:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.tensor_scatter_nd_sub(value, gradient.indices[:, None], rate * gradient.values)
+    return value - rate * gradient
+
+
+def _mean(a: Any, b: Any) -> Any:
+    if isinstance(a, tf.IndexedSlices):
+        return tf.IndexedSlices(tf.concat([a.values, b.values], 0) / 2, tf.concat([a.indices, b.indices], 0), a.dense_shape)
+    return (a + b) / 2
 
 
 def _update_metrics(model: keras.Model, x: Any, y: Any, y_pred: Any, loss: Any) -> None:
