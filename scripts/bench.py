@@ -91,7 +91,8 @@ class Report:
 
     def times(self, name: str, title: str, seconds: Any, pairs: list[tuple[str, str, str, str]]) -> None:
         """A table of times and one of ratios: what, whose time, over whose, what is wanted."""
-        self.say(f"\n## {title}\n\n| who | us a batch | least | most |\n|---|---:|---:|---:|")
+        num_pairs = len(next(iter(seconds.values())))
+        self.say(f"\n## {title}\n\n{num_pairs} pairs.\n\n| who | us a batch | least | most |\n|---|---:|---:|---:|")
         for who, values in seconds.items():
             us = [value * 1e6 for value in values]
             self.say(f"| {who} | {statistics.median(us):,.1f} | {min(us):,.1f} | {max(us):,.1f} |")
@@ -144,7 +145,7 @@ class Race:
         (ours,) = self._ours
         by_hand, by_hand_run = self._best_by_hand(contestants.plain_step, "by hand")
         defaults = "Keras fit, defaults"
-        limits = {LIMIT: contestants.limit(self._workload, True)} if self._name == "mlp_32" else {}
+        limits = {LIMIT: contestants.limit(self._workload, contestants.bare_step, True)} if self._name == "mlp_32" else {}
         # On a GPU, where neither is known to be the better one, both are of interest.
         ways = {"trainlab, XLA": True, "trainlab, no XLA": False} if tf.config.list_physical_devices("GPU") else {}
         runs = {
@@ -179,9 +180,9 @@ class Race:
         limits = {}
         if not is_sparse:  # whose limit would read and write the table
             bare = [f"{name} (fixed batch, {choice})" for name in ("the limit of Heun", "the limit of SGD")]
+            steps = contestants.bare_heun_step, contestants.bare_step
             limits = {
-                name: contestants.limit(self._workload, choice == "XLA", is_heun)
-                for name, is_heun in zip(bare, (True, False), strict=True)
+                name: contestants.limit(self._workload, step, choice == "XLA") for name, step in zip(bare, steps, strict=True)
             }
             ratios.append(("the limit of Heun / the limit of SGD", *bare, ""))
         self._table("Heun", {by_hand: by_hand_run, ours: heun, **self._ours, **limits}, ratios)

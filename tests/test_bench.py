@@ -1,16 +1,22 @@
 """The benchmark's own arithmetic; and, among the longer tests, that all of it runs."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
+
+import trainlab as tl
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from benchmarking import timing  # noqa: E402
+from benchmarking import contestants, timing  # noqa: E402
+from benchmarking.workloads import WORKLOADS  # noqa: E402
 
 
 class Clock:
@@ -55,6 +61,35 @@ def test_the_fastest_of_many_is_found_in_two_heats(clock):
     assert timing.fastest(runs) == "a"
     counts = {name: clock.order.count(name) for name in "abcde"}
     assert counts == {"a": 4, "b": 4, "c": 4, "d": 2, "e": 1}  # nobody waits for e again
+
+
+STEPS = {
+    "SGD": (tl.SGD(), [contestants.plain_step, contestants.bare_step]),
+    "Heun": (tl.Heun(), [contestants.heun_step, contestants.bare_heun_step]),
+}
+
+
+@pytest.mark.parametrize("strategy", STEPS)
+@pytest.mark.parametrize("name", ["mlp_32", "transformer"])  # dense, and with a table
+def test_all_contestants_make_the_same_step(name, strategy):
+    workload = dataclasses.replace(WORKLOADS[name], updates=1)
+    x, y = workload.arrays()
+    start = [v.numpy() for v in contestants.built(workload, x, y).trainable_variables]
+
+    def moves(step):
+        model = contestants.built(workload, x, y)
+        step(model, tf.constant(x), tf.constant(y))
+        return np.concatenate([np.ravel(v - w) for v, w in zip(model.trainable_variables, start, strict=True)])
+
+    def ours(model, x, y):
+        tl.Trainer(model, STEPS[strategy][0]).fit(x, y, batch_size=workload.batch_size, shuffle=False, verbose=0)
+
+    expected = moves(ours)
+    for same in STEPS[strategy][1]:
+        np.testing.assert_allclose(moves(same), expected, atol=1e-4 * np.abs(expected).max())
+    (another,) = set(STEPS) - {strategy}
+    for other in STEPS[another][1]:
+        assert np.abs(moves(other) - expected).max() > 1e-3 * np.abs(expected).max()
 
 
 @pytest.mark.slow

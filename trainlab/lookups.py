@@ -18,8 +18,64 @@ from trainlab.table import Table
 _lock = threading.RLock()
 
 
+class Reading:
+    """What a forward pass reads of the table that stands for a variable: rows of it, or its whole."""
+
+    def __init__(self, table: Table, tape: tf.GradientTape | None):
+        self._table, self._tape = table, tape
+        self._whole: tf.Tensor | None = None
+        self._rows: list[tuple[tf.Tensor, tf.Tensor]] = []  # with their ids
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole was asked for."""
+        return self._whole is not None
+
+    def whole(self) -> tf.Tensor:
+        """The table, `[num_rows, ...]`."""
+        if self._whole is None:
+            self._whole = self._watched(self._table.to_dense())
+        return self._whole
+
+    def rows(self, ids: tf.Tensor) -> tf.Tensor:
+        """The rows of `ids`, int32 or int64 of any shape; negative ones count from the end, as `keras.ops.take` has it."""
+        ids = tf.where(ids < 0, ids + tf.constant(self._table.shape[0], ids.dtype), ids)
+        rows = self._watched(self._table.lookup(ids))
+        self._rows.append((rows, ids))
+        return rows
+
+    @property
+    def sources(self) -> list[tf.Tensor]:
+        """What was read: that to take gradients with respect to."""
+        return [*([] if self._whole is None else [self._whole]), *(rows for rows, _ in self._rows)]
+
+    def joined(self, gradients: list[Any]) -> Any:
+        """The variable's gradient, a tensor, `tf.IndexedSlices` or None, of those with respect to `sources`."""
+        shape = self._table.shape
+        found = []
+        if self._whole is not None:
+            whole, *gradients = gradients
+            found += [whole] if whole is not None else []
+        for (_, ids), gradient in zip(self._rows, gradients, strict=True):
+            if gradient is not None:
+                values = tf.reshape(tf.convert_to_tensor(gradient), [-1, *shape[1:]])
+                found.append(tf.IndexedSlices(values, tf.reshape(ids, [-1]), tf.constant(shape.as_list(), ids.dtype)))
+        if len(found) < 2:
+            return found[0] if found else None
+        if all(isinstance(gradient, tf.IndexedSlices) for gradient in found):
+            values = tf.concat([gradient.values for gradient in found], axis=0)
+            indices = tf.concat([tf.cast(gradient.indices, tf.int64) for gradient in found], axis=0)
+            return tf.IndexedSlices(values, indices, found[0].dense_shape)
+        return tf.add_n([tf.convert_to_tensor(gradient) for gradient in found])
+
+    def _watched(self, tensor: tf.Tensor) -> tf.Tensor:
+        if self._tape is not None:
+            self._tape.watch(tensor)
+        return tensor
+
+
 class Lookups:
-    """Answers for the variables that tables stand for, and knows afterwards what the loss was made of."""
+    """Answers for the variables that tables stand for, and knows afterwards what was read of each."""
 
     def __init__(self, tables: Mapping[int, Table], tape: tf.GradientTape | None = None):
         """Belongs to the graph being built.
@@ -28,10 +84,8 @@ class Lookups:
             tables: by their Keras variable's id.
             tape: that is to see what is read.
         """
-        self._tables, self._tape = tables, tape
+        self._readings = {key: Reading(table, tape) for key, table in tables.items()}
         self._graph = tf.compat.v1.get_default_graph()
-        self._wholes: dict[int, tf.Tensor] = {}
-        self._rows: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {key: [] for key in tables}
         self._is_vectorizing = False
 
     @contextlib.contextmanager
@@ -58,46 +112,14 @@ class Lookups:
             finally:
                 backend_numpy.take, parallel_for.pfor = take, pfor
 
-    def stand_for(self, variable: Any) -> bool:
-        """Whether a table stands for a variable."""
-        return id(variable) in self._tables
-
-    def whole(self, variable: Any) -> tf.Tensor | None:
-        """The whole table that stands for a variable, if any does."""
-        key = id(variable)
-        if key in self._tables and key not in self._wholes:
-            self._wholes[key] = self._watched(self._tables[key].to_dense())
-        return self._wholes.get(key)
-
-    def sources(self, variable: Any) -> list[tf.Tensor]:
-        """What was read of a variable's table: that to take gradients with respect to."""
-        key = id(variable)
-        return [*([self._wholes[key]] if key in self._wholes else []), *(rows for rows, _ in self._rows[key])]
-
-    def joined(self, variable: Any, gradients: list[Any]) -> Any:
-        """A variable's gradient, a tensor, `tf.IndexedSlices` or None, of those with respect to its `sources`."""
-        key = id(variable)
-        shape = self._tables[key].shape
-        found = []
-        if key in self._wholes:
-            whole, *gradients = gradients
-            found += [whole] if whole is not None else []
-        for (_, ids), gradient in zip(self._rows[key], gradients, strict=True):
-            if gradient is not None:
-                values = tf.reshape(tf.convert_to_tensor(gradient), [-1, *shape[1:]])
-                found.append(tf.IndexedSlices(values, tf.reshape(ids, [-1]), tf.constant(shape.as_list(), ids.dtype)))
-        if len(found) < 2:
-            return found[0] if found else None
-        if all(isinstance(gradient, tf.IndexedSlices) for gradient in found):
-            values = tf.concat([gradient.values for gradient in found], axis=0)
-            indices = tf.concat([tf.cast(gradient.indices, tf.int64) for gradient in found], axis=0)
-            return tf.IndexedSlices(values, indices, found[0].dense_shape)
-        return tf.add_n([tf.convert_to_tensor(gradient) for gradient in found])
+    def of(self, variable: Any) -> Reading | None:
+        """What is read of the table that stands for a variable; None if none does."""
+        return self._readings.get(id(variable))
 
     def _take(self, variable: Any, indices: Any) -> tf.Tensor | None:
         """The rows; None where it must be done as ever, with the whole table or with another value."""
-        key = id(variable)
-        if key not in self._tables or key in self._wholes:
+        reading = self.of(variable)
+        if reading is None or reading.is_whole:
             return None
         if getattr(get_stateless_scope(), "lookups", None) is not self:  # a stateless call inside, with values of its own
             return None
@@ -107,15 +129,4 @@ class Lookups:
         if isinstance(indices, (tf.SparseTensor, tf.RaggedTensor)):
             return None
         ids = keras.ops.convert_to_tensor(indices)
-        if ids.dtype not in (tf.int32, tf.int64):
-            return None
-        table = self._tables[key]
-        ids = tf.where(ids < 0, ids + tf.constant(table.shape[0], ids.dtype), ids)  # as keras.ops.take counts
-        rows = self._watched(table.lookup(ids))
-        self._rows[key].append((rows, ids))
-        return variable._maybe_autocast(rows)
-
-    def _watched(self, tensor: tf.Tensor) -> tf.Tensor:
-        if self._tape is not None:
-            self._tape.watch(tensor)
-        return tensor
+        return variable._maybe_autocast(reading.rows(ids)) if ids.dtype in (tf.int32, tf.int64) else None

@@ -171,12 +171,11 @@ class ModelFunction:
 
     def _gradients(self, tape: tf.GradientTape, loss: tf.Tensor, lookups: Lookups, parameters: Vector) -> list[Any]:
         """Of each variable, by what was read of it."""
-        pairs = list(zip(self.variables, parameters.parts, strict=True))
-        sources = [lookups.sources(v) if lookups.stand_for(v) else [dense(part)] for v, part in pairs]
-        gradients = tape.gradient(loss, sources)
+        readings = [lookups.of(v) for v in self.variables]
+        pairs = zip(readings, parameters.parts, strict=True)
+        gradients = tape.gradient(loss, [[dense(part)] if reading is None else reading.sources for reading, part in pairs])
         return [
-            lookups.joined(v, found) if lookups.stand_for(v) else found[0]
-            for v, found in zip(self.variables, gradients, strict=True)
+            found[0] if reading is None else reading.joined(found) for reading, found in zip(readings, gradients, strict=True)
         ]
 
     def _vector(self, gradients: list[Any], parameters: Vector) -> Vector:
@@ -255,7 +254,8 @@ class _Scope(keras.StatelessScope):
 
     def get_current_value(self, variable: Any) -> Any:
         value = super().get_current_value(variable)
-        return self.lookups.whole(variable) if value is None else value
+        reading = self.lookups.of(variable) if value is None else None
+        return value if reading is None else reading.whole()
 
 
 def _is_reachable(value: Any) -> bool:

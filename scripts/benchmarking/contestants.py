@@ -76,7 +76,7 @@ def keras_fit(workload: Workload, steps_per_execution: int = 1, jit_compile: Any
 def by_hand(workload: Workload, step: Callable[[keras.Model, Any, Any], None], steps_a_call: int, jit_compile: bool) -> Run:
     """A `tf.function` loop over a well-made `tf.data` pipeline, or over the workload's own."""
     x, y = workload.arrays()
-    model = _built(workload, x, y)
+    model = built(workload, x, y)
     data = iter(workload.dataset(x, y).repeat() if workload.is_stream else _well_made(workload, x, y))
     one = tf.function(lambda a, b: step(model, a, b), jit_compile=jit_compile, autograph=False)
 
@@ -108,37 +108,44 @@ def _well_made(workload: Workload, x: Any, y: Any) -> tf.data.Dataset:
     return batches.map(lambda i: (tf.gather(x, i), tf.gather(y, i))).prefetch(tf.data.AUTOTUNE)
 
 
-def limit(workload: Workload, jit_compile: bool, is_heun: bool = False) -> Run:
-    """One fixed batch in a compiled loop that does nothing else: no data, no metrics; a plain step's arithmetic, or Heun's."""
+def limit(workload: Workload, step: Callable[[keras.Model, Any, Any], None], jit_compile: bool) -> Run:
+    """One fixed batch in a compiled loop that does nothing else, no data and no metrics: a bare step's arithmetic."""
     x, y = workload.arrays()
-    model = _built(workload, x, y)
+    model = built(workload, x, y)
     x, y = tf.constant(x[: workload.batch_size]), tf.constant(y[: workload.batch_size])
-    variables = model.trainable_variables
-
-    def gradient(values: list[tf.Tensor]) -> list[tf.Tensor]:
-        with tf.GradientTape() as tape, keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
-            tape.watch(values)
-            loss = model.compute_loss(x, y, model(x, training=True))
-        return tape.gradient(loss, values)
 
     def body(i: tf.Tensor) -> list[tf.Tensor]:
-        values = [tf.convert_to_tensor(v.value) for v in variables]
-        found = gradient(values)
-        if is_heun:
-            rate = tf.convert_to_tensor(model.optimizer.learning_rate)
-            ahead = gradient([_euler(value, rate, g) for value, g in zip(values, found, strict=True)])
-            found = [_mean(a, b) for a, b in zip(found, ahead, strict=True)]
-        model.optimizer.apply(found, variables)
+        step(model, x, y)
         return [i + 1]
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def steps(number: tf.Tensor) -> tf.Tensor:
         return tf.while_loop(lambda i: i < number, body, [tf.constant(0)], parallel_iterations=1)[0]
 
-    def run() -> int:
-        return int(steps(tf.constant(workload.updates * workload.epochs)))
+    return lambda: int(steps(tf.constant(workload.updates * workload.epochs)))
 
-    return run
+
+def bare_step(model: keras.Model, x: Any, y: Any) -> None:
+    """A plain step and nothing else."""
+    values = [tf.convert_to_tensor(v.value) for v in model.trainable_variables]
+    model.optimizer.apply(_bare_gradient(model, values, x, y), model.trainable_variables)
+
+
+def bare_heun_step(model: keras.Model, x: Any, y: Any) -> None:
+    """Heun and nothing else: no variable is assigned but by the optimizer."""
+    values = [tf.convert_to_tensor(v.value) for v in model.trainable_variables]
+    rate = tf.convert_to_tensor(model.optimizer.learning_rate)
+    here = _bare_gradient(model, values, x, y)
+    ahead = _bare_gradient(model, [_euler(value, rate, g) for value, g in zip(values, here, strict=True)], x, y)
+    model.optimizer.apply([_mean(a, b) for a, b in zip(here, ahead, strict=True)], model.trainable_variables)
+
+
+def _bare_gradient(model: keras.Model, values: list[tf.Tensor], x: Any, y: Any) -> list[Any]:
+    swapped = zip(model.trainable_variables, values, strict=True)
+    with tf.GradientTape() as tape, keras.StatelessScope(state_mapping=swapped):
+        tape.watch(values)
+        loss = model.compute_loss(x, y, model(x, training=True))
+    return tape.gradient(loss, values)
 
 
 def plain_step(model: keras.Model, x: Any, y: Any) -> None:
@@ -198,7 +205,8 @@ def _update_metrics(model: keras.Model, x: Any, y: Any, y_pred: Any, loss: Any) 
     model.compute_metrics(x, y, y_pred)
 
 
-def _built(workload: Workload, x: Any, y: Any) -> keras.Model:
+def built(workload: Workload, x: Any, y: Any) -> keras.Model:
+    """The workload's compiled model with all of its variables, for a loop by hand."""
     model = workload.compiled()
     model._symbolic_build(data_batch=(x[: workload.batch_size], y[: workload.batch_size]))
     model.optimizer.build(model.trainable_variables)
