@@ -116,7 +116,8 @@ def machine() -> str:
     model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = f"TensorFlow {tf.__version__}, Keras {keras.__version__}, Python {platform.python_version()}"
-    return f"{cores} cores of {model}, {device}; {versions}"
+    kernels = " with oneDNN" if memory.counting_device() == "CPU:0" else ""
+    return f"{cores} cores of {model}, {device}; {versions}{kernels}"
 
 
 def _cpuinfo() -> list[str]:
@@ -280,42 +281,50 @@ def peak_memory(report: Report, rounds: int) -> None:
         "whole:sgd": "SGD on the four batches as one",
     }
     what = f"four 3x3 convolutions of 32 on 32x32, batch {memory.BATCH_SIZE}, no XLA"
-    _peak_memory_table(report, rounds, "memory", what, titles, by_default=3)
-    titles = {"xla:sgd": "SGD", "xla:heun": "Heun", "xla:accumulate": "Accumulate(4)"}
+    _peak_memory_table(report, rounds, "memory", what, titles)
+    titles = {
+        "xla:sgd": "SGD",
+        "xla:heun": "Heun",
+        "xla:accumulate": "Accumulate(4)",
+        "xla:accumulate_heun": "Accumulate(4, Heun())",
+        "xla_whole:sgd": "SGD on the four batches as one",
+    }
     what = f"MLP 64-512-512-512-512-10, batch {memory.BATCH_SIZE_XLA}, XLA"
-    _peak_memory_table(report, rounds, "memory, XLA", what, titles, by_default=0)
+    _peak_memory_table(report, rounds, "memory, XLA", what, titles)
 
 
-def _peak_memory_table(report: Report, rounds: int, key: str, what: str, titles: dict[str, str], by_default: int) -> None:
-    """A process for each measurement, in turns; the first title is the plain step."""
+def _peak_memory_table(report: Report, rounds: int, key: str, what: str, titles: dict[str, str]) -> None:
+    """A process for each measurement, in turns; the first title is the plain step.
+
+    As it runs by default, where an allocator counts; and, on a CPU, with all memory returned at once, as Linux counts.
+    """
     plain = next(iter(titles))
-    peaks: dict[str, list[float]] = {name: [] for name in titles}
-    defaults: dict[str, list[float]] = {name: [] for name in titles}
-    for i in range(rounds):
+    found: dict[str, dict[str, list[float]]] = {}
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    for _ in range(rounds):
         for name in titles:
-            found = memory.measure(name, memory.RETURNING)
-            peaks[name].append(found["peak_mb"])
-            if i < by_default:
-                defaults[name].append(memory.measure(name)["peak_mb"])
-    gradient = found["gradient_mb"]
-    allowed = {plain: [peak + gradient for peak in peaks[plain]]}
+            for environment in ({},) if on_gpu else ({}, memory.RETURNING):
+                one = memory.measure(name, environment)
+                counted_by = one["counted_by"]
+                if counted_by != "Linux" or environment:  # by default the resident set has what is kept for later, too
+                    found.setdefault(counted_by, {}).setdefault(name, []).append(one["peak_mb"])
+    gradient = one["gradient_mb"]
     report.say(f"\n## Peak memory: {what} (a gradient: {gradient:.1f} MB)\n")
+    report.say(f"Above that of the model and its data; in {rounds} processes each, in turns.")
     settings = " ".join(f"{name}={value}" for name, value in memory.RETURNING.items())
-    report.say(
-        f"Above that of the model and its data; on a CPU the resident set, under {settings}, in {rounds} processes each, in turns"
-        + ("; and without that setting.\n" if by_default else ".\n")
-    )
-    last = (" MB by default |", "---:|") if by_default else ("", "")
-    report.say("| step | MB | least | most | of a plain batch and a gradient | least | most | wanted |" + last[0])
-    report.say("|---|---:|---:|---:|---:|---:|---:|---|" + last[1])
-    for name, title in titles.items():
-        shares = [] if name == plain else ratio({**allowed, name: peaks[name]}, name, plain)
-        shares_in_words = " | ".join(f"{share:.2f}" for share in shares) or "| | "
-        wanted = "<= 1.10" if title == "Accumulate(4)" else ""
-        values = f"{statistics.median(peaks[name]):,.0f} | {min(peaks[name]):,.0f} | {max(peaks[name]):,.0f}"
-        default = f" {statistics.median(defaults[name]):,.0f} |" if by_default else ""
-        report.say(f"| {title} | {values} | {shares_in_words} | {wanted} |{default}")
-    report.keep(key, {"peak_mb": peaks, "peak_mb_by_default": defaults, "gradient_mb": gradient})
+    for counted_by, peaks in found.items():
+        allocated = f"What TensorFlow's allocator of {counted_by} gave out"
+        report.say(f"\n{f'The resident set, under {settings}' if counted_by == 'Linux' else allocated}:\n")
+        report.say("| step | MB | least | most | of a plain batch and a gradient | least | most | wanted |")
+        report.say("|---|---:|---:|---:|---:|---:|---:|---|")
+        allowed = {plain: [peak + gradient for peak in peaks[plain]]}
+        for name, title in titles.items():
+            shares = [] if name == plain else ratio({**allowed, name: peaks[name]}, name, plain)
+            shares_in_words = " | ".join(f"{share:.2f}" for share in shares) or "| | "
+            wanted = "<= 1.10" if title == "Accumulate(4)" else ""
+            values = f"{statistics.median(peaks[name]):,.0f} | {min(peaks[name]):,.0f} | {max(peaks[name]):,.0f}"
+            report.say(f"| {title} | {values} | {shares_in_words} | {wanted} |")
+    report.keep(key, {"peak_mb": found, "gradient_mb": gradient})
 
 
 def checkpoints(report: Report, pairs: int, scale: float) -> None:

@@ -100,7 +100,12 @@ def test_it_runs(tmp_path):
     subprocess.run(command, check=True, capture_output=True, text=True, cwd=SCRIPTS.parent)
     results = json.loads((tmp_path / "results.json").read_text())
     tables = {"mlp_32: SGD", "mlp_32: Heun", "mlp_32: Accumulate(4)", "nonfinite: SGD, XLA"}
-    assert tables | {"memory", "first_step", "checkpoints", "machine"} <= set(results)
+    assert tables | {"memory", "memory, XLA", "first_step", "checkpoints", "machine"} <= set(results)
+    for key, kinds in {"memory": ("batch:sgd", "whole:sgd"), "memory, XLA": ("xla:sgd", "xla_whole:sgd")}.items():
+        assert "Linux" in results[key]["peak_mb"] or tf.config.list_physical_devices("GPU")
+        for peaks in results[key]["peak_mb"].values():
+            (batch,), (four_batches,) = (peaks[kind] for kind in kinds)
+            assert batch > 50 and four_batches > 2 * batch  # the peaks are seen: 17 MB a layer's activations of a batch
     ratios = results["mlp_32: SGD"]["ratios"]
     assert len(ratios) == 4 and all(least <= middle <= most for middle, least, most in ratios.values())
     assert "| trainlab / the limit |" in (tmp_path / "results.md").read_text()

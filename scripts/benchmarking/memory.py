@@ -17,9 +17,13 @@ from typing import Any
 BATCH_SIZE = 128
 BATCH_SIZE_XLA = 8192
 
-# glibc keeps large blocks that were freed for later, tens of megabytes of them, and how many depends on their order more than
-# on the step. So told, it returns them at once, and the resident set is what is alive.
-RETURNING = {"MALLOC_MMAP_THRESHOLD_": "262144"}
+# Memory that was freed is kept for later, tens of megabytes of it, by glibc and, where TensorFlow turns oneDNN on (by the kind of
+# CPU), by a pool besides, which the second run of a step fills without asking for more. So told, all is returned at once,
+# and the resident set is what is alive.
+RETURNING = {"MALLOC_MMAP_THRESHOLD_": "262144", "TF_ENABLE_ONEDNN_OPTS": "0"}
+
+# What is measured: how many batches one evaluation takes, and whether under XLA.
+KINDS = {"batch": (1, False), "whole": (4, False), "xla": (1, True), "xla_whole": (4, True)}
 
 
 def measure(what: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -48,10 +52,9 @@ def _perceptron() -> Any:
 
 
 def _peak_memory(strategy_name: str, batches: int, with_xla: bool) -> dict[str, Any]:
-    """Peak memory above that of the built model and its data, in MB; and one gradient's."""
+    """Peak memory above that of the built model and its data, in MB, who counted it, and one gradient's."""
     import keras
     import numpy as np
-    import tensorflow as tf
 
     import trainlab as tl
 
@@ -72,16 +75,42 @@ def _peak_memory(strategy_name: str, batches: int, with_xla: bool) -> dict[str, 
     trainer = tl.Trainer(model, strategies[strategy_name], jit_compile=with_xla)
     trainer.fit(x, y, batch_size=batch_size, steps=1, verbose=0)  # builds and traces: what that takes is not the step's
     gradient = sum(float(np.prod(v.shape)) * 4 for v in model.trainable_variables) / 1e6
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    if on_gpu:
-        tf.config.experimental.reset_memory_stats("GPU:0")
-        before = tf.config.experimental.get_memory_info("GPU:0")["current"] / 1e6
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is from now on
-        before = _resident("VmRSS")
+    device = counting_device()
+    before = _restart_peak(device)
     trainer.fit(x, y, batch_size=batch_size, steps=4, verbose=0)
-    peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6 if on_gpu else _resident("VmHWM")
-    return {"peak_mb": peak - before, "gradient_mb": gradient}
+    return {"peak_mb": _peak(device) - before, "counted_by": device or "Linux", "gradient_mb": gradient}
+
+
+def counting_device() -> str | None:
+    """The device whose allocator counts what it gave out: a GPU; the CPU, where TensorFlow has oneDNN's pool; or none."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return "GPU:0"
+    try:
+        tf.config.experimental.get_memory_info("CPU:0")
+    except ValueError:
+        return None
+    return "CPU:0"
+
+
+def _restart_peak(device: str | None) -> float:
+    """What is taken now, in MB; the peak is from now on."""
+    import tensorflow as tf
+
+    if device is None:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux
+        return _resident("VmRSS")
+    tf.config.experimental.reset_memory_stats(device)
+    return tf.config.experimental.get_memory_info(device)["current"] / 1e6
+
+
+def _peak(device: str | None) -> float:
+    import tensorflow as tf
+
+    if device is None:
+        return _resident("VmHWM")
+    return tf.config.experimental.get_memory_info(device)["peak"] / 1e6
 
 
 def _resident(name: str) -> float:
@@ -113,5 +142,5 @@ if __name__ == "__main__":
     if kind == "first_step":
         found = _first_step(name)
     else:
-        found = _peak_memory(name, 4 if kind == "whole" else 1, kind == "xla")  # "whole": the four batches as one
+        found = _peak_memory(name, *KINDS[kind])
     print(json.dumps(found))
