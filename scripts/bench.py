@@ -300,14 +300,14 @@ def _peak_memory_table(report: Report, rounds: int, key: str, what: str, titles:
     """
     plain = next(iter(titles))
     found: dict[str, dict[str, list[float]]] = {}
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    environments: list[dict[str, str]] = [{}] if memory.counting_device() else []
+    if not tf.config.list_physical_devices("GPU"):
+        environments.append(memory.RETURNING)
     for _ in range(rounds):
         for name in titles:
-            for environment in ({},) if on_gpu else ({}, memory.RETURNING):
+            for environment in environments:
                 one = memory.measure(name, environment)
-                counted_by = one["counted_by"]
-                if counted_by != "Linux" or environment:  # by default the resident set has what is kept for later, too
-                    found.setdefault(counted_by, {}).setdefault(name, []).append(one["peak_mb"])
+                found.setdefault(one["counted_by"], {}).setdefault(name, []).append(one["peak_mb"])
     gradient = one["gradient_mb"]
     report.say(f"\n## Peak memory: {what} (a gradient: {gradient:.1f} MB)\n")
     report.say(f"Above that of the model and its data; in {rounds} processes each, in turns.")
