@@ -180,7 +180,9 @@ class KerasObjective:
         # What an earlier evaluation discovered was not read at the start; nothing has been assigned since.
         start = self._start if function.changing.keys() <= self._start.keys() else {**function.read_state(), **self._start}
         loss = tf.zeros([], wide(parameters))
-        state = {key: start[key] for key in function.changing}
+        # In the order of their discovery: by id, where variables lie in memory would decide the order in the program.
+        keys = list(function.changing)
+        state = [start[key] for key in keys]
         sums = {
             i: tf.zeros(leaf.shape, leaf.dtype if leaf.dtype.size >= 4 else tf.float32)  # bfloat16 sums stick
             for i, leaf in enumerate(parameters.parts)
@@ -189,8 +191,9 @@ class KerasObjective:
         slices: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {i: [] for i in sorted(function.sparse)}
 
         def add(batch: Any, loss: Any, state: Any, sums: Any) -> tuple[list[Any], Vector]:
-            batch_loss, gradient, after = function(parameters, {**start, **state}, batch, totals)
-            state = {key: after.get(key, value) for key, value in state.items()}
+            before = dict(zip(keys, state, strict=True))
+            batch_loss, gradient, after = function(parameters, {**start, **before}, batch, totals)
+            state = [after.get(key, value) for key, value in before.items()]
             sums = {i: total + tf.cast(dense(gradient.leaves[i]), total.dtype) for i, total in sums.items()}
             return [loss + tf.cast(batch_loss, loss.dtype), state, sums], gradient
 
@@ -219,8 +222,8 @@ class KerasObjective:
         leaves = [
             _join(slices[i], part) if i in slices else tf.cast(sums[i], part.dtype) for i, part in enumerate(parameters.parts)
         ]
-        after = function.track_loss(loss, totals[-1], state)
-        return Evaluation(loss, Vector(leaves), {**state, **after})
+        left = dict(zip(keys, state, strict=True))
+        return Evaluation(loss, Vector(leaves), {**left, **function.track_loss(loss, totals[-1], left)})
 
 
 def _traced_aside(fn: Callable[[], tf.Tensor]) -> Any:
