@@ -334,7 +334,7 @@ def checkpoints(report: Report, pairs: int, scale: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = {
             without: contestants.ours(workload, tl.SGD(), True)[0],
-            saving: contestants.ours(workload, tl.SGD(), True, run_dir=Path(folder) / "run", save_seconds=1.0)[0],
+            saving: contestants.ours(workload, tl.SGD(), True, run=tl.Run(Path(folder) / "run", save_seconds=1.0))[0],
         }
         seconds = in_turns(runs, pairs)
     report.times(

@@ -33,9 +33,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from trainlab import train
-from trainlab.checkpoint import read
-from trainlab.loop import Loop
+from trainlab.cli import command as train
+from trainlab.loop.loop import Loop
+from trainlab.runs.checkpoint import read
 
 CONFIG = Path(__file__).parent.parent / "configs" / "accumulate_heun.gin"
 SETTINGS = {

@@ -5,8 +5,8 @@ import itertools
 import tensorflow as tf
 
 import trainlab as tl
-from trainlab.model_function import ModelFunction
-from trainlab.objective import Batches, KerasObjective
+from trainlab.objective.evaluation import Batches, KerasObjective
+from trainlab.objective.model_function import ModelFunction
 
 
 def batches_of(data):

@@ -25,8 +25,8 @@ import tensorflow as tf
 from tables import MODELS, STRATEGIES
 
 import trainlab as tl
-from trainlab import loop as loop_module
-from trainlab.loop import Loop
+from trainlab.loop import loop as loop_module
+from trainlab.loop.loop import Loop
 
 STORED = pathlib.Path(__file__).with_suffix(".json")
 PAIRS = [

@@ -59,3 +59,17 @@ def assert_same(a, b):
 def differ(a, b):
     """Whether two lists of arrays differ anywhere."""
     return any(not np.array_equal(left, right) for left, right in zip(a, b, strict=True))
+
+
+def close(a, b, rtol=1e-5):
+    """Two lists of arrays are equal, but for rounding."""
+    for left, right in zip(a, b, strict=True):
+        np.testing.assert_allclose(left, right, rtol=rtol, atol=1e-6)
+
+
+def two_outputs(as_dict):
+    """An uncompiled model with the outputs "number" and "label", in a list or a dict."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input([3])
+    number, label = keras.layers.Dense(1, name="number")(inputs), keras.layers.Dense(4, name="label")(inputs)
+    return keras.Model(inputs, {"number": number, "label": label} if as_dict else [number, label])

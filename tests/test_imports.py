@@ -1,113 +1,63 @@
-"""Who may import whom, and what importing trainlab costs."""
+"""Who may know gin, and what importing trainlab costs; that imports run one way is a contract in pyproject.toml."""
 
-import ast
 import json
-import pathlib
-import pkgutil
+import shutil
 import statistics
 import subprocess
 import sys
 import textwrap
 
 import pytest
+from sources import PACKAGE, imports, modules
 
 import trainlab
 
-PACKAGE = pathlib.Path(trainlab.__file__).parent
 
-# Each module may import what stands on earlier lines, and nothing else of the package.
-FLOORS = [
-    ["same_tensor", "order", "arrays", "pulling", "iterators", "resident", "models", "datasets", "callbacks", "requirements"],
-    ["rows"],
-    ["table"],
-    ["vector", "lookups"],
-    ["encoding", "checkpoint", "lock", "signals"],
-    ["run_directory", "callback_state"],
-    ["graph_checks", "denominators", "inlining", "backward_order"],
-    ["checks"],
-    ["model_function"],
-    ["objective"],
-    ["strategies.base"],
-    ["strategies.sgd"],
-    ["strategies.accumulate", "strategies.heun"],
-    ["strategies"],
-    ["cutting"],
-    ["update", "blocks", "manifest", "recipe", "plan"],
-    ["stream_blocks", "jit", "nonfinite", "micro_batches"],
-    ["stream"],
-    ["data"],
-    ["inputs", "loop"],
-    ["epochs"],
-    ["run"],
-    ["trainer"],
-    ["settings"],
-    ["config"],
-    ["train"],
-]
-FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
-CONFIG_SIDE = {"config", "train"}  # the only ones that may know gin and absl
-
-
-def modules():
-    names = [module.name.removeprefix("trainlab.") for module in pkgutil.walk_packages([str(PACKAGE)], "trainlab.")]
-    return {name: source_of(name) for name in names}
-
-
-def source_of(name):
-    path = PACKAGE.joinpath(*name.split("."))
-    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
-
-
-def imports(source):
-    """Every module that a source imports, at the top or inside a function; `from a import b` may mean `a` or `a.b`."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports are not read here"
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
-def own(source):
-    """The modules of this package that a source imports."""
-    names = {name.removeprefix("trainlab.") for name in imports(source) if name.startswith("trainlab.")}
-    # `from trainlab.strategies import SGD` names the module, not an attribute of it.
-    return {name for name in names if name in FLOOR}
-
-
-def upward(name, source):
-    return {other for other in own(source) if FLOOR[other] >= FLOOR[name]}
-
-
-def test_every_module_has_its_place():
-    assert set(modules()) == set(FLOOR)
-
-
-def test_imports_run_one_way():
-    assert {name: upward(name, source) for name, source in modules().items() if upward(name, source)} == {}
-
-
-def test_the_reading_of_imports_can_fail():
-    assert upward("vector", "from trainlab import objective") == {"objective"}
-    assert upward("vector", "from trainlab.objective import Evaluation") == {"objective"}
-    assert upward("strategies.heun", "def f():\n    import trainlab.trainer") == {"trainer"}
-    assert upward("update", "from trainlab.vector import Vector") == set()
-    assert own(source_of("trainer")) >= {"loop", "epochs", "strategies"}
-    assert imports(source_of("config")) >= {"gin"}
+def knows_gin_or_absl(source):
+    return bool({name.split(".")[0] for name in imports(source)} & {"gin", "absl"})
 
 
 def test_only_the_command_line_knows_gin_and_absl():
-    knows = {name for name, source in modules().items() if {i.split(".")[0] for i in imports(source)} & {"gin", "absl"}}
-    assert knows == CONFIG_SIDE
+    knows = {name for name, source in modules().items() if knows_gin_or_absl(source)}
+    assert knows and all(name.startswith("cli.") for name in knows)
     for name, source in modules().items():
-        if name not in CONFIG_SIDE:
-            assert not own(source) & CONFIG_SIDE, name
+        if name != "train" and not name.startswith("cli"):
+            assert not any(imported.startswith("trainlab.cli") for imported in imports(source)), name
+
+
+def test_knowing_gin_would_be_found():
+    assert knows_gin_or_absl("def f():\n    from gin import config")
+    assert not knows_gin_or_absl("import begin")
+
+
+@pytest.mark.parametrize("arrow", [("parameters", "objective"), ("data", "loop"), ("objective", "strategies"), ("runs", "cli")])
+def test_an_import_against_the_arrows_breaks_the_contract(arrow, tmp_path):
+    copy = tmp_path / "trainlab"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.npz"))
+    shutil.copy(PACKAGE.parent / "pyproject.toml", tmp_path)
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    low, high = arrow
+    with open(copy / low / "__init__.py", "a") as file:
+        file.write(f"\n\ndef against():\n    import trainlab.{high}\n")
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1 and f"trainlab.{low} is not allowed to import trainlab.{high}" in result.stdout
 
 
 def test_the_public_names():
-    names = {"Trainer", "StepStrategy", "State", "Step", "Evaluation", "Vector", "SGD", "Accumulate", "Heun", "NonFiniteError"}
+    names = {
+        "Trainer",
+        "StepStrategy",
+        "State",
+        "Step",
+        "Evaluation",
+        "Vector",
+        "SGD",
+        "Accumulate",
+        "Heun",
+        "NonFiniteError",
+        "Run",
+    }
     assert set(trainlab.__all__) == names
     assert all(getattr(trainlab, name) for name in names)
 
@@ -131,7 +81,7 @@ def test_importing_is_quiet_and_has_no_side_effects():
         from absl import flags
         print(json.dumps({
             "gin": "gin" in sys.modules,
-            "config": "trainlab.config" in sys.modules,
+            "cli": "trainlab.cli" in sys.modules,
             "initialised": context.context()._initialized,
             "parsed": flags.FLAGS.is_parsed(),
             "touched": bool(tf.zeros([]) == 0) and context.context()._initialized,  # the control
@@ -145,7 +95,7 @@ def test_importing_is_quiet_and_has_no_side_effects():
     assert end == "end"
     found = json.loads(line)
     assert found.pop("new") == []
-    assert found == {"gin": False, "config": False, "initialised": False, "parsed": False, "touched": True}
+    assert found == {"gin": False, "cli": False, "initialised": False, "parsed": False, "touched": True}
 
 
 @pytest.mark.slow

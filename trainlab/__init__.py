@@ -1,10 +1,11 @@
 """trainlab: train Keras models with a step that can be swapped."""
 
-from trainlab.nonfinite import NonFiniteError
+from trainlab.loop import NonFiniteError
 from trainlab.objective import Evaluation
+from trainlab.parameters import Vector
+from trainlab.runs import Run
 from trainlab.strategies import SGD, Accumulate, Heun, State, Step, StepStrategy
 from trainlab.trainer import Trainer
-from trainlab.vector import Vector
 
 __all__ = [
     "SGD",
@@ -12,10 +13,11 @@ __all__ = [
     "Evaluation",
     "Heun",
     "NonFiniteError",
+    "Run",
     "State",
     "Step",
     "StepStrategy",
     "Trainer",
     "Vector",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 import trainlab as tl
 from benchmarking.workloads import Workload
-from trainlab.loop import Loop
-from trainlab.nonfinite import Watch
+from trainlab.loop.loop import Loop
+from trainlab.loop.nonfinite import Watch
 
 Run = Callable[[], int]  # trains, and returns on how many batches; everything is built, traced, compiled and chosen before
 

@@ -6,8 +6,8 @@ from evaluating import batches_of, build
 from tables import MODELS, STRATEGIES, cut
 
 import trainlab as tl
-from trainlab.model_function import ModelFunction
-from trainlab.objective import KerasObjective
+from trainlab.objective.evaluation import KerasObjective
+from trainlab.objective.model_function import ModelFunction
 
 
 class Fake:

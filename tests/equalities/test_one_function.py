@@ -9,8 +9,8 @@ from evaluating import batches_of, build, gradient_of, objective_on
 from tables import PLAIN_STRATEGIES, RANDOM_MODELS, STRATEGIES, Sam
 
 import trainlab as tl
-from trainlab.model_function import ModelFunction
-from trainlab.objective import KerasObjective
+from trainlab.objective.evaluation import KerasObjective
+from trainlab.objective.model_function import ModelFunction
 
 MODES = {"eager": {"run_eagerly": True}, "graph": {}, "xla": {"jit_compile": True}}
 N, BATCH_SIZE = 8, 4

@@ -10,7 +10,7 @@ from by_hand import loss_and_gradients, parameters, relative
 from tables import EXACT_MODELS, MODELS, STRATEGIES, ModelCase
 
 import trainlab as tl
-from trainlab import data as sources
+from trainlab.data import array_source
 
 # Of the gradient's norm.
 TOLERANCE = {"float64": 1e-13, "float32": 1e-6}
@@ -63,12 +63,12 @@ def train(case, strategy, size, mode="graph", kind="arrays", num_examples=None, 
     trainer = tl.Trainer(model, Recorded(STRATEGIES[strategy].make()), micro_batch_size=size, **MODES[mode], **kwargs)
     if kind in ("arrays", "streamed"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sources, "RESIDENT_SHARE", 0.0 if kind == "streamed" else 1.0)
+            patch.setattr(array_source, "RESIDENT_SHARE", 0.0 if kind == "streamed" else 1.0)
             trainer.fit(x, y, sample_weight=weights, batch_size=batch_size, shuffle=False, epochs=epochs, verbose=0)
     else:
         data = tf.data.Dataset.from_tensor_slices((x, y, weights) if weights is not None else (x, y))
         trainer.fit(data.batch(batch_size, drop_remainder=kind == "static"), epochs=epochs, verbose=0)
-    memory = trainer._update.memory
+    memory = trainer._made[1].update.memory
     return trainer, *(list(memory[name].leaves) for name in ("direction", "gradient")), float(memory["loss"])
 
 
@@ -151,7 +151,7 @@ def test_the_gradient_is_that_of_the_whole_batch_and_not_the_mean_of_the_pieces(
     ]
     trainer = tl.Trainer(model, Recorded(tl.SGD()), micro_batch_size=4, run_eagerly=True)
     trainer.fit(x, y, sample_weight=weights, batch_size=10, shuffle=False, verbose=0)
-    found = list(trainer._update.memory["gradient"].leaves)
+    found = list(trainer._made[1].update.memory["gradient"].leaves)
     assert relative(found, whole) < 1e-13
     assert relative(mean, whole) > 1e-3
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
+from trainlab.parameters import Vector
 from trainlab.strategies.base import Objective, State, Step, StepStrategy
 from trainlab.strategies.sgd import SGD
-from trainlab.vector import Vector
 
 
 @keras.saving.register_keras_serializable(package="trainlab")

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from trainlab.objective import Evaluation
-from trainlab.vector import Vector
+from trainlab.parameters import Vector
 
 Objective = Callable[[Vector], Evaluation]
 

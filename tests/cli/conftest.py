@@ -1,0 +1,14 @@
+import sys
+
+import gin
+import pytest
+
+
+@pytest.fixture
+def clean(monkeypatch, tmp_path):
+    """A directory of its own, and nothing left in gin or on the import path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    gin.clear_config()
+    yield
+    gin.clear_config()

@@ -1,0 +1,121 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from drawing import flat, rest_of_pass, take, updates
+from small import assert_same, compiled, dense_model, regression, weights
+
+from trainlab import Accumulate, Trainer
+from trainlab.data import array_source
+from trainlab.data.array_source import ArraySource
+from trainlab.data.blocks import ArrayLayout
+
+KINDS = ["resident", "streamed"]
+
+
+@pytest.fixture
+def kind(request, monkeypatch):
+    """Whether arrays fit on the device."""
+    if request.param == "streamed":
+        monkeypatch.setattr(array_source, "RESIDENT_SHARE", 0.0)
+    return request.param
+
+
+class TestArraySource:
+    def test_specs_positions_and_passes(self):
+        x, y = regression(10)
+        source = ArraySource((x, y, None), 4, True, 0)
+        assert (source.num_examples, source.at_end, source.is_endless) == (10, False, False)
+        assert [source.updates_per_pass(n) for n in (1, 2, 3, 4)] == [3, 2, 1, 1]
+        assert source.batch_specs() == (tf.TensorSpec([4, 3]), tf.TensorSpec([4, 1]), None)
+        source.position = 10
+        assert source.at_end
+        source.next_pass()
+        assert (source.epoch, source.position, source.at_end) == (1, 0, False)
+
+    def test_nests_keep_their_structure(self):
+        x, y = regression(6)
+        source = ArraySource(({"a": x, "b": [y, y]}, None, y), 2, False, 0)
+        packed = take(source, 1)[0][0]
+        tf.nest.assert_same_structure(packed, ({"a": 0, "b": [0, 0]}, None, 0))
+        np.testing.assert_array_equal(packed[0]["b"][1], y[:2])
+        tf.nest.assert_same_structure(source.first_batch(), packed)
+
+    def test_a_batch_larger_than_the_data(self):
+        x, y = regression(3)
+        assert ArraySource((x, y, None), 32, True, 0).batch_specs()[0].shape == (3, 3)
+
+    @pytest.mark.parametrize("batch_size", [1, 4, 7, 10, 64])
+    @pytest.mark.parametrize("num_batches", [1, 3])
+    def test_every_example_is_seen_once_an_epoch(self, batch_size, num_batches):
+        # The gradient of sum(w * x) is the sum of a batch's one-hot examples: each weight counts how often its example came.
+        x = np.eye(10, dtype="float32")
+        model = dense_model(lambda: keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros"), num_features=10)
+        compiled(model, keras.optimizers.SGD(1.0), loss=keras.losses.MeanAbsoluteError("sum"))
+        trainer = Trainer(model, Accumulate(num_batches))
+        target = np.full((10, 1), 1e6, "float32")
+        for epoch in range(1, 4):
+            trainer.fit(x, target, batch_size=batch_size, verbose=0)
+            np.testing.assert_array_equal(model.get_weights()[0], np.full((10, 1), epoch))
+
+    @pytest.mark.parametrize("kind", KINDS, indirect=True)
+    def test_a_block_is_there_until_its_updates_are_committed(self, kind):
+        source = ArraySource((np.arange(20), None, None), 3, True, 0)
+        assert isinstance(source.layout(1), ArrayLayout) is (kind == "resident")
+        first = [updates(source.block(2, 2)) for _ in range(3)]
+        assert source.position == 0
+        for again in first[1:]:
+            assert_same(flat(again), flat(first[0]))
+        source.advance(source.block(2, 2))
+        assert source.position == 12
+        assert sorted(np.concatenate(flat(rest_of_pass(source, 2, 2) + first[0]))) == list(range(20))
+        assert source.at_end and source.block(1, 2) is None
+
+    @pytest.mark.parametrize("kind", KINDS, indirect=True)
+    @pytest.mark.parametrize("shuffle", [True, False])
+    def test_an_order_is_that_of_seed_and_epoch_alone(self, kind, shuffle):
+        x = np.arange(23)
+        orders = []
+        for max_updates, batch_size, batches in [(1, 4, 1), (7, 1, 2), (3, 4, 3), (100, 5, 1)]:
+            source = ArraySource((x, None, None), batch_size, shuffle, 3)
+            source.next_pass()
+            orders.append(np.concatenate(flat(rest_of_pass(source, max_updates, batches))))
+        resident = ArraySource((x, None, None), 23, shuffle, 3)
+        resident.epoch = 1
+        orders.append(np.concatenate(flat(take(resident, 1))))
+        for order in orders[1:]:
+            np.testing.assert_array_equal(order, orders[0])
+        assert (list(orders[0]) == list(x)) is not shuffle
+        assert sorted(orders[0]) == list(x)
+        resident.next_pass()  # control
+        assert (list(take(resident, 1)[0][0][0].numpy()) == list(orders[0])) is not shuffle
+
+    @pytest.mark.parametrize("kind", ["streamed"], indirect=True)
+    def test_goes_on_wherever_it_is_put(self, kind):
+        source = ArraySource((np.arange(20), None, None), 3, True, 0)
+        whole = flat(rest_of_pass(source, 2))
+        source.epoch, source.position = 0, 9
+        assert_same(flat(rest_of_pass(source, 5)), whole[3:])
+
+    @pytest.mark.parametrize("kind", ["streamed"], indirect=True)
+    @pytest.mark.parametrize("make", [np.asarray, tf.constant, "memmap"])
+    def test_arrays_too_large_for_the_device_train_the_same(self, kind, make, monkeypatch, tmp_path):
+        x, y = regression(46)
+        if make == "memmap":
+            np.save(tmp_path / "x.npy", x)
+            given = np.load(tmp_path / "x.npy", mmap_mode="r")
+        else:
+            given = make(x)
+        results = []
+        for share, arrays in [(0.0, given), (0.25, x)]:
+            monkeypatch.setattr(array_source, "RESIDENT_SHARE", share)
+            model = compiled()
+            trainer = Trainer(model, Accumulate(2))
+            history = trainer.fit(arrays, y, batch_size=4, epochs=2, verbose=0)
+            results.append(weights(model) + history.history["loss"])
+        for streamed, resident in zip(*results, strict=True):
+            np.testing.assert_allclose(streamed, resident, rtol=1e-5)
+
+    def test_strings(self):
+        source = ArraySource((np.array(["a", "bc"]), None, None), 2, False, 0)
+        assert list(take(source, 1)[0][0][0].numpy()) == [b"a", b"bc"]

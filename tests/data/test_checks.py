@@ -1,0 +1,224 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small import classifier, compiled, dense_model
+
+from trainlab.data import checks
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+class TestLengths:
+    @pytest.mark.parametrize(
+        "arrays",
+        [
+            (np.ones([4, 2]), np.ones([4]), None),
+            ([np.ones([4, 2]), tf.ones([4])], {"a": np.ones([4, 1])}, np.ones(4)),
+            (np.ones([4]), None, None),
+        ],
+    )
+    def test_equal_ones_are_returned(self, arrays):
+        assert checks.check_lengths(*arrays) == 4
+
+    @pytest.mark.parametrize(
+        ("arrays", "message"),
+        [
+            ((np.ones([4]), np.ones([5]), None), "x has 4 examples but y has 5: they must be the same number"),
+            ((np.ones([4]), np.ones([4]), np.ones([3])), "x has 4 examples but sample_weight has 3"),
+            (([np.ones([4]), np.ones([2])], None, None), r"x\[0\] has 4 examples but x\[1\] has 2"),
+            (({"a": np.ones([4])}, {"b": [np.ones([2])]}, None), r"x\['a'\] has 4 examples but y\['b'\]\[0\] has 2"),
+            ((np.ones([0, 3]), np.ones([0]), None), "x has 0 examples: there is nothing to train on"),
+            ((None, None, None), "x is empty: give at least one array"),
+            (([], None, None), "x is empty"),
+        ],
+    )
+    def test_others_are_named(self, arrays, message):
+        with pytest.raises(ValueError, match=message) as error:
+            checks.check_lengths(*arrays)
+        one_line(error)
+
+
+class TestValues:
+    @pytest.mark.parametrize("make", [np.array, tf.constant], ids=["numpy", "tensor"])
+    @pytest.mark.parametrize(
+        ("value", "word"), [(np.nan, "NaN"), (np.inf, "an infinite number"), (-np.inf, "an infinite number")]
+    )
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+    def test_the_first_bad_number_is_named(self, make, value, word, dtype):
+        array = np.zeros([5, 3], dtype)
+        array[3, 1] = value
+        with pytest.raises(ValueError, match=f"^y\\['b'\\] holds {word} in example 3: clean the data") as error:
+            checks.check_values(np.zeros([5]), {"a": make(np.zeros([5])), "b": make(array)}, None)
+        one_line(error)
+        with pytest.raises(ValueError, match=f"^sample_weight holds {word} in example 3"):
+            checks.check_values(np.zeros([5]), None, make(array))
+
+    @pytest.mark.parametrize(
+        "array", [np.zeros([4]), np.array([1, 2]), np.array([True]), np.array(["NaN"]), tf.constant(["inf"])]
+    )
+    def test_good_numbers_and_strings_pass(self, array):
+        checks.check_values(array, [array], None)
+
+    def test_extreme_numbers_pass(self):
+        checks.check_values(np.array([np.finfo("float32").max, np.finfo("float32").tiny, -0.0], "float32"), None, None)
+
+
+def functional(*shapes, names=None):
+    inputs = [keras.Input(shape, name=names and names[i]) for i, shape in enumerate(shapes)]
+    flat = [keras.layers.Flatten()(x) if len(x.shape) > 2 else x for x in inputs]
+    joined = keras.layers.Concatenate()(flat) if len(flat) > 1 else flat[0]
+    model_inputs = dict(zip(names, inputs, strict=True)) if names else inputs if len(inputs) > 1 else inputs[0]
+    return keras.Model(model_inputs, keras.layers.Dense(1)(joined))
+
+
+class TestShapes:
+    @pytest.mark.parametrize(
+        ("shape", "x"),
+        [((3,), np.ones([2, 3])), ((8, 8, 1), np.ones([2, 8, 8, 1])), ((8, 8, 1), np.ones([2, 8, 8])), ((1,), np.ones([2]))],
+        ids=lambda value: str(getattr(value, "shape", value)),
+    )
+    def test_what_fits_passes(self, shape, x):
+        model = functional(shape)
+        checks.check_shapes(model, x)
+        assert model(x).shape == (2, 1)  # and Keras thinks so too
+
+    @pytest.mark.parametrize(
+        ("shape", "x"),
+        [((3,), np.ones([2, 4])), ((8, 8, 1), np.ones([2, 64])), ((8, 8, 3), np.ones([2, 8, 8])), ((3,), np.ones([2, 3, 3]))],
+        ids=lambda value: str(getattr(value, "shape", value)),
+    )
+    def test_what_does_not_is_named(self, shape, x):
+        with pytest.raises(ValueError) as error:
+            checks.check_shapes(functional(shape), x)
+        message = one_line(error)
+        assert message.startswith(f"x has examples of shape {x.shape[1:]} but the model's input")
+        assert message.endswith(f"takes {shape}: reshape the data")
+
+    def test_several_inputs(self):
+        model = functional((3,), (2,))
+        checks.check_shapes(model, [np.ones([5, 3]), np.ones([5, 2])])
+        with pytest.raises(ValueError, match=r"^x\[1\] has examples of shape \(3,\).*takes \(2,\)"):
+            checks.check_shapes(model, [np.ones([5, 3]), np.ones([5, 3])])
+
+    def test_inputs_by_name(self):
+        model = functional((3,), (2,), names=["wide", "narrow"])
+        checks.check_shapes(model, {"narrow": np.ones([5, 2]), "wide": np.ones([5, 3])})
+        with pytest.raises(ValueError, match=r"^x\['narrow'\] has examples of shape \(3,\) but the model's input 'narrow'"):
+            checks.check_shapes(model, {"narrow": np.ones([5, 3]), "wide": np.ones([5, 3])})
+
+    def test_open_axes_and_unbuilt_models_take_anything(self):
+        inputs = keras.Input((None, 4))
+        checks.check_shapes(keras.Model(inputs, keras.layers.LSTM(2)(inputs)), np.ones([2, 7, 4]))
+        checks.check_shapes(keras.Sequential([keras.layers.Dense(1)]), np.ones([2, 7, 4]))
+
+
+def built(model, x, y):
+    model._symbolic_build(data_batch=(x, y, None))
+    return model
+
+
+class TestLabels:
+    X = np.zeros([5, 3], "float32")
+
+    @pytest.mark.parametrize(
+        "y",
+        [[0, 1, 2, 3, 0], [[0], [1], [2], [3], [0]], [0.0, 1.0, 2.0, 3.0, 3.0]],
+        ids=["labels", "column", "whole floats"],
+    )
+    def test_classes_of_the_model_pass(self, y):
+        y = np.array(y)
+        checks.check_labels(built(classifier(), self.X, y), self.X, y)
+
+    @pytest.mark.parametrize("label", [4, -1, 100, 1.5, np.nan], ids=str)
+    @pytest.mark.parametrize("is_column", [False, True], ids=["flat", "column"])
+    def test_others_are_named(self, label, is_column):
+        y = np.array([0, 1, label, 99, 3])
+        y = y[:, None] if is_column else y
+        with pytest.raises(ValueError, match=f"^y holds the label {label}(\\.0)? in example 2: labels must be whole") as error:
+            checks.check_labels(built(classifier(), self.X, y), self.X, y)
+        assert one_line(error).endswith("from 0 to 3, the model's output having 4 classes")
+
+    def test_a_loss_given_by_name_or_function_is_checked_too(self):
+        y = np.array([0, 1, 4, 0, 0])
+        for loss in ("sparse_categorical_crossentropy", keras.losses.sparse_categorical_crossentropy):
+            model = compiled(dense_model(lambda: keras.layers.Dense(4, activation="softmax")), loss=loss)
+            with pytest.raises(ValueError, match="label 4 in example 2"):
+                checks.check_labels(built(model, self.X, y), self.X, y)
+
+    @pytest.mark.parametrize("loss", ["mse", "categorical_crossentropy", lambda y, p: keras.ops.mean((y - p) ** 2, axis=-1)])
+    def test_other_losses_take_any_target(self, loss):
+        y = np.full([5, 4], -7.5)
+        checks.check_labels(built(compiled(dense_model(lambda: keras.layers.Dense(4)), loss=loss), self.X, y), self.X, y)
+
+    def test_an_ignored_class_passes_and_no_other(self):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+        y = np.array([0, -1, 2, 3, 0])
+        model = built(compiled(dense_model(lambda: keras.layers.Dense(4)), loss=loss), self.X, y)
+        checks.check_labels(model, self.X, y)
+        with pytest.raises(ValueError, match="label -2"):
+            checks.check_labels(model, self.X, np.array([0, -2, 2, 3, 0]))
+
+    def test_a_subclassed_model(self):
+        class Net(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.dense = keras.layers.Dense(4)
+
+            def call(self, x):
+                return self.dense(x)
+
+        y = np.array([0, 1, 2, 3, 4])
+        model = compiled(Net(), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model._symbolic_build(data_batch=(self.X, y, None))
+        with pytest.raises(ValueError, match="label 4 in example 4"):
+            checks.check_labels(model, self.X, y)
+
+    @pytest.mark.parametrize("as_dict", [False, True], ids=["list", "dict"])
+    def test_each_output_has_its_own_classes(self, as_dict):
+        inputs = keras.Input([3])
+        outputs = {
+            "small": keras.layers.Dense(2, name="small")(inputs),
+            "number": keras.layers.Dense(1, name="number")(inputs),
+            "large": keras.layers.Dense(9, name="large")(inputs),
+        }
+        sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        losses = {"small": sparse, "number": "mse", "large": sparse}
+        y = {"large": np.array([8] * 5), "number": np.full([5, 1], -3.0), "small": np.array([1] * 5)}
+        if not as_dict:
+            outputs, losses, y = (list(v.values()) for v in (outputs, losses, {name: y[name] for name in outputs}))
+        model = built(compiled(keras.Model(inputs, outputs), loss=losses), self.X, y)
+        checks.check_labels(model, self.X, y)
+        bad = {**y, "small": np.array([0, 0, 0, 2, 0])} if as_dict else [np.array([0, 0, 0, 2, 0]), *y[1:]]
+        place = r"y\['small'\]" if as_dict else r"y\[0\]"
+        with pytest.raises(ValueError, match=f"^{place} holds the label 2 in example 3: .*from 0 to 1"):
+            checks.check_labels(model, self.X, bad)
+
+    def test_labels_of_tokens(self):
+        inputs = keras.Input([3])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model = compiled(keras.Model(inputs, keras.layers.Embedding(5, 4)(inputs)), loss=loss)
+        y = np.zeros([5, 3], "int64")
+        checks.check_labels(built(model, self.X, y), self.X, y)
+        y[3, 1] = 4
+        with pytest.raises(ValueError, match="^y holds the label 4 in example 3"):
+            checks.check_labels(model, self.X, y)
+
+
+class TestCount:
+    @pytest.mark.parametrize("value", [1, 2, 10**9, np.int32(1), np.int64(7)])
+    def test_whole_numbers_pass(self, value):
+        checks.check_count("epochs", value, 1)
+
+    @pytest.mark.parametrize("value", [1.0, "1", None, True, np.float32(2), [1]])
+    def test_other_things_are_named(self, value):
+        with pytest.raises(TypeError, match="^epochs must be a whole number, not ") as error:
+            checks.check_count("epochs", value, 0)
+        assert one_line(error).endswith(repr(value))
+
+    def test_too_small_ones_are_named(self):
+        with pytest.raises(ValueError, match="^epochs must be at least 0, not -1$"):
+            checks.check_count("epochs", -1, 0)

@@ -1,0 +1,194 @@
+"""The law of accumulation for every loss, reduction, mask and weight."""
+
+import keras
+import numpy as np
+import pytest
+from accumulating import check_law, data_of, float64, mean_of_means, merge
+from by_hand import relative
+from evaluating import evaluate, gradient_of
+from keras import layers, losses
+from tables import MODELS, ModelCase, cut, in_floatx, pad
+
+
+class Mixture(losses.Loss):
+    """Somebody's own loss: one value for each token."""
+
+    def call(self, y_true, y_pred):
+        return keras.ops.mean(keras.ops.abs(y_pred - y_true) ** 1.5, axis=-1)
+
+
+def absolute_error(y_true, y_pred):
+    return keras.ops.mean(keras.ops.abs(y_pred - y_true), axis=-1)
+
+
+LOSSES = {
+    "mse": lambda: "mse",
+    "function": lambda: absolute_error,
+    "own class": Mixture,
+    "sum": lambda: losses.MeanSquaredError(reduction="sum"),
+    "mean": lambda: losses.MeanSquaredError(reduction="mean"),
+    "mean_with_sample_weight": lambda: losses.Huber(0.7, reduction="mean_with_sample_weight"),
+    "cosine": lambda: losses.CosineSimilarity(),
+}
+WEIGHTS = {
+    "unweighted": lambda rng, n: None,
+    "by example": lambda rng, n: rng.uniform(0.1, 4, (n, 1)),
+    "by token": lambda rng, n: rng.uniform(0.1, 4, (n, 4)),
+    "some zero": lambda rng, n: rng.uniform(0.1, 4, (n, 4)) * (np.arange(n)[:, None] >= 4),
+}
+
+
+def tokens(masked):
+    """A model of sequences with two outputs a token."""
+    mask = [layers.Masking(name="masking")] if masked else []
+    return keras.Sequential([keras.Input([4, 3]), *mask, layers.Dense(5, activation="tanh"), layers.Dense(2)])
+
+
+@float64
+@pytest.mark.parametrize("weigh", WEIGHTS.values(), ids=WEIGHTS)
+@pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_every_reduction_with_weights_and_masks(loss, masked, weigh, precision):
+    case = ModelCase(
+        lambda: tokens(masked),
+        lambda rng, n: (pad(rng, rng.normal(size=(n, 4, 3))), rng.normal(size=(n, 4, 2))),
+        lambda: {"loss": loss()},
+        weigh,
+    )
+    model = case.compiled()
+    # The first batch has weights of zero only where some are; still it counts where the loss counts elements.
+    data = data_of(case, [4, 3, 2], True)
+    _, whole = check_law(model, data, precision)
+    is_sum = getattr(model.loss, "reduction", None) == "sum"
+    assert relative(mean_of_means(model, data), gradient_of(whole)) > 1e-3
+    if is_sum:
+        total = [3 * g for g in mean_of_means(model, data)]
+        assert relative(total, gradient_of(whole)) < 1e-13
+
+
+@float64
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
+def test_labels_to_ignore(reduction, precision):
+    case = ModelCase(
+        lambda: tokens(False),
+        lambda rng, n: (rng.normal(size=(n, 4, 3)), rng.integers(-1, 2, size=(n, 4))),
+        lambda: {"loss": losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1, reduction=reduction)},
+        lambda rng, n: rng.uniform(0.1, 4, (n, 4)),
+    )
+    for weighted in (False, True):
+        check_law(case.compiled(), data_of(case, [4, 3, 2], weighted), precision)
+
+
+@float64
+def test_a_batch_that_is_masked_whole_counts_for_nothing(precision):
+    model = ModelCase(lambda: tokens(True), None, lambda: {"loss": "mse"}).compiled()
+    rng = np.random.default_rng(0)
+    x, y = in_floatx((rng.normal(size=(6, 4, 3)), rng.normal(size=(6, 4, 2))))
+    x[2:4] = 0
+    data = cut((x, y, None), [2, 2, 2])
+    parts, _ = check_law(model, data, precision)
+    without = evaluate(model, [data[0], data[2]])
+    assert relative(gradient_of(parts), gradient_of(without)) < 1e-13
+
+
+class WithAddedLoss(layers.Layer):
+    """Adds a loss that is a mean over examples."""
+
+    def call(self, x):
+        self.add_loss(keras.ops.mean(keras.ops.logsumexp(x, axis=-1)))
+        return x
+
+
+@float64
+def test_added_losses_are_averaged_over_examples_and_penalties_count_once(precision):
+    penalty = keras.regularizers.L2(0.3)
+    case = ModelCase(
+        lambda: keras.Sequential(
+            [keras.Input([5]), layers.Dense(4, kernel_regularizer=penalty), WithAddedLoss(), layers.Dense(3)]
+        ),
+        MODELS["mlp_with_penalties"].data,
+        lambda: {"loss": losses.SparseCategoricalCrossentropy(from_logits=True)},
+    )
+    for weighted in (False, True):
+        check_law(case.compiled(), data_of(case, [4, 3, 2], weighted), precision)
+    # Control: counted once a batch, the penalty is three times itself.
+    model = case.compiled()
+    data = data_of(case, [3, 3, 3], False)
+    whole = gradient_of(evaluate(model, [merge(data)]))
+    once_a_batch = [g + 2 * 2 * 0.3 * v.value if v.name == "kernel" and v.shape[0] == 5 else g
+                    for g, v in zip(whole, model.trainable_variables, strict=True)]  # fmt: skip
+    assert relative(gradient_of(evaluate(model, data)), whole) < 1e-13
+    assert relative(once_a_batch, whole) > 1e-3
+
+
+class OwnLoss(keras.Model):
+    """Overrides compute_loss with a mean over examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.1))
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True)
+        return keras.ops.mean(loss if sample_weight is None else loss * sample_weight) + sum(self.losses)
+
+
+@float64
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+def test_a_loss_inside_compute_loss_is_averaged_over_examples(weighted, precision):
+    case = ModelCase(OwnLoss, MODELS["mlp_with_penalties"].data, dict)
+    check_law(case.compiled(), data_of(case, [4, 3, 2], weighted), precision)
+
+
+@float64
+def test_outputs_with_denominators_of_their_own(precision):
+    """One output sums, one is masked, one is weighted: each divides by what is its own."""
+
+    def make():
+        x = keras.Input([4, 3])
+        hidden = layers.Dense(5, activation="tanh")(layers.Masking()(x))
+        pooled = layers.Dense(4)(layers.Flatten()(x))
+        outputs = {"summed": layers.Dense(2, name="summed")(pooled), "masked": layers.Dense(2, name="masked")(hidden)}
+        return keras.Model(x, {**outputs, "weighted": layers.Dense(1, name="weighted")(pooled)})
+
+    case = ModelCase(
+        make,
+        lambda rng, n: (
+            pad(rng, rng.normal(size=(n, 4, 3))),
+            {"summed": rng.normal(size=(n, 2)), "masked": rng.normal(size=(n, 4, 2)), "weighted": rng.normal(size=(n, 1))},
+        ),
+        lambda: {
+            "loss": {
+                "summed": losses.MeanSquaredError(reduction="sum"),
+                "masked": "mae",
+                "weighted": losses.LogCosh(reduction="mean_with_sample_weight"),
+            },
+            "loss_weights": {"summed": 0.3, "masked": 2.5, "weighted": 1.1},
+        },
+        lambda rng, n: {
+            "summed": rng.uniform(0.1, 3, n),
+            "masked": rng.uniform(0.1, 3, (n, 4)),
+            "weighted": rng.uniform(0.1, 3, n),
+        },
+    )
+    model = case.compiled()
+    data = data_of(case, [4, 3, 2], True)
+    _, whole = check_law(model, data, precision)
+    assert relative(mean_of_means(model, data), gradient_of(whole)) > 1e-3
+
+
+def test_a_loss_that_is_no_sum_over_elements_is_named_once():
+    case = ModelCase(
+        lambda: keras.Sequential([keras.Input([4]), layers.Dense(3, activation="sigmoid")]),
+        lambda rng, n: (rng.normal(size=(n, 4)), rng.integers(2, size=(n, 3)).astype("float64")),
+        lambda: {"loss": losses.Dice(name="dice_of_this_test")},
+    )
+    model, data = case.compiled(), data_of(case, [3, 3], False)
+    with pytest.warns(UserWarning, match="dice_of_this_test.*not exact") as record:
+        parts = evaluate(model, data)
+    assert sum("dice_of_this_test" in str(warning.message) for warning in record) == 1
+    whole = evaluate(model, [merge(data)])
+    assert relative(gradient_of(parts), gradient_of(whole)) > 1e-6  # no law holds for it

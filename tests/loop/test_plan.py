@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from trainlab.loop.plan import plan_of
+
+
+def plan(initial_epoch=0, epochs=1, steps=None, steps_per_epoch=None):
+    return plan_of(initial_epoch, epochs, steps, steps_per_epoch)
+
+
+def test_epochs_are_passes_unless_they_have_a_size():
+    assert plan(epochs=5, initial_epoch=2).on(10, False).updates == 30
+    assert plan(epochs=5, initial_epoch=2).on(10, False).last_epoch == 5
+    assert plan(epochs=5, steps_per_epoch=4).on(10, False).updates == 20
+    assert plan(epochs=5).on(None, False).updates == 0  # nobody knows
+
+
+def test_steps_take_the_place_of_epochs():
+    of_steps = plan(steps=25, initial_epoch=1).on(10, False)
+    assert (of_steps.epochs, of_steps.updates, of_steps.last_epoch) == (None, 25, 4)
+    assert plan(steps=25).on(None, True).last_epoch == 1
+    assert plan(steps=0).on(None, True).last_epoch == 0
+
+
+def test_numbers_of_numpy_become_python_s():
+    of_steps = plan(steps=np.int32(2**30), steps_per_epoch=np.int32(7)).on(None, True)
+    assert (type(of_steps.steps), type(of_steps.steps_per_epoch)) == (int, int)
+
+
+def test_what_is_wrong_is_said_in_a_line():
+    for given, message in [
+        ({"epochs": -1}, "epochs"),
+        ({"epochs": 1.5}, "epochs"),
+        ({"initial_epoch": -1}, "initial_epoch"),
+        ({"steps": -1}, "steps"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch"),
+        ({"steps": 3, "epochs": 2}, "give epochs or steps, not both: epochs=2, steps=3"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=message) as error:
+            plan(**given)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="x never ends: give steps_per_epoch, or steps"):
+        plan(epochs=3).on(None, True)
+    plan(epochs=3, steps_per_epoch=5).on(None, True)  # controls
+    plan(steps=3).on(None, True)

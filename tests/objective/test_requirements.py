@@ -1,0 +1,129 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small import compiled, dense_model, regression
+
+from trainlab import Trainer
+from trainlab.objective import requirements
+
+
+def refusal(model, exception=ValueError):
+    with pytest.raises(exception) as error:
+        requirements.check_compiled(model)
+    assert "\n" not in str(error.value)
+    # The Trainer says it at once, not at the first fit.
+    with pytest.raises(exception) as again:
+        Trainer(model)
+    assert str(again.value) == str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        keras.optimizers.SGD(0.0),
+        keras.optimizers.Adam(1e-3, clipnorm=1.0, weight_decay=0.1),
+        keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.0, 1, 0.5)),  # a schedule may start at 0
+        keras.optimizers.AdamW(use_ema=True),
+        "adam",
+    ],
+    ids=lambda optimizer: getattr(optimizer, "name", optimizer),
+)
+def test_ordinary_models_pass(optimizer):
+    requirements.check_compiled(compiled(optimizer=optimizer))
+
+
+@pytest.mark.parametrize("model", [None, "model", keras.layers.Dense(1), keras.Model, 3], ids=lambda m: type(m).__name__)
+def test_what_is_no_model(model):
+    assert refusal(model, TypeError).startswith("model must be a keras.Model, not ")
+
+
+def test_an_uncompiled_model():
+    message = refusal(dense_model())
+    assert "is not compiled: call model.compile(optimizer=..., loss=...)" in message
+
+
+def test_no_optimizer():
+    model = dense_model()
+    model.compile(optimizer=None, loss="mse")
+    if model.optimizer is None:
+        assert "without an optimizer" in refusal(model)
+
+
+def test_a_model_with_its_own_train_step():
+    class Own(keras.Sequential):
+        def train_step(self, data):
+            return {"loss": 0.0}
+
+    keras.utils.set_random_seed(0)
+    assert "Own defines its own train_step" in refusal(compiled(Own([keras.Input([3]), keras.layers.Dense(1)])))
+    # Control: another method of the same class is no matter.
+    Own.train_step = keras.Model.train_step
+    requirements.check_compiled(compiled(Own([keras.Input([3]), keras.layers.Dense(1)])))
+
+
+def test_a_train_step_set_on_the_object():
+    model = compiled()
+    model.train_step = lambda data: {"loss": 0.0}
+    assert "defines its own train_step" in refusal(model)
+
+
+@pytest.mark.parametrize("rate", [-0.1, np.nan, np.inf, -np.inf], ids=str)
+def test_a_learning_rate_that_is_none(rate):
+    model = compiled()
+    model.optimizer.learning_rate = rate
+    assert refusal(model) == f"the learning rate must be finite and at least 0, not {rate:g}"
+
+
+def test_options_that_would_be_ignored_or_done_twice():
+    assert "loss_scale_factor=128" in refusal(compiled(optimizer=keras.optimizers.SGD(0.1, loss_scale_factor=128.0)))
+    message = refusal(compiled(optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=4)))
+    assert "gradient_accumulation_steps=4" in message
+    assert "strategy=Accumulate(4)" in message
+    model = compiled(optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)))
+    assert refusal(model).startswith("LossScaleOptimizer is not supported yet")
+
+
+def test_mixed_float16():
+    model = compiled(dense_model(lambda: keras.layers.Dense(1, dtype="mixed_float16", name="half")), auto_scale_loss=False)
+    assert refusal(model).startswith("layer 'half' has the dtype policy mixed_float16")
+    requirements.check_compiled(compiled(dense_model(lambda: keras.layers.Dense(1, dtype="mixed_bfloat16"))))
+
+
+def test_mixed_float16_as_the_global_policy():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = compiled()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert "LossScaleOptimizer" in refusal(model) or "mixed_float16" in refusal(model)
+
+
+def test_a_tf_distribute_scope():
+    model = compiled()
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        assert refusal(model).startswith("tf.distribute is not supported yet")
+        inside = compiled()
+    assert refusal(inside).startswith("tf.distribute is not supported yet")
+    requirements.check_compiled(model)
+
+
+class TestBuilt:
+    def test_nothing_to_train(self):
+        model = dense_model(lambda: keras.layers.Dense(1, trainable=False))
+        with pytest.raises(ValueError, match="has no trainable variables: set layer.trainable=True somewhere") as error:
+            requirements.check_built(compiled(model))
+        assert "\n" not in str(error.value)
+
+    def test_a_layer_unfrozen_after_the_optimizer_was_built(self):
+        model = dense_model(lambda: keras.layers.Dense(2, name="first", trainable=False), lambda: keras.layers.Dense(1))
+        compiled(model)
+        x, y = regression()
+        Trainer(model).fit(x, y, verbose=0)
+        model.get_layer("first").trainable = True
+        with pytest.raises(ValueError, match="first/kernel' became trainable after the optimizer was built: call model.compile"):
+            requirements.check_built(model)
+        compiled(model)
+        model.optimizer.build(model.trainable_variables)
+        requirements.check_built(model)

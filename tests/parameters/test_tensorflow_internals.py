@@ -1,0 +1,122 @@
+"""What is used of TensorFlow that is not public: that it still does what it is used for, and what would replace it."""
+
+import inspect
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainlab.parameters import tensorflow_internals
+
+# The public name that would replace a function of ours, and where it would be; none of them is there yet.
+REPLACEMENTS = {
+    "may_record": (tf, ["is_recording", "may_record_gradients"]),
+    "is_stateful": (tf.Operation, ["is_stateful"]),
+    "run_before": (tf.Operation, ["add_control_input"]),
+    "function_of": (tf.Graph, ["get_function"]),
+    "is_op_determinism_enabled": (tf.config.experimental, ["is_op_determinism_enabled"]),
+    "gpu_memory": (tf.config.experimental, ["get_memory_limit"]),
+    "iterator_handle": (tf.data.Iterator, ["resource", "handle"]),
+    "dataset_variant": (tf.data.Dataset, ["variant", "variant_tensor"]),
+    "vectorized_maps_replaced": (tf, ["is_vectorizing"]),
+    "function_calls_replaced": (tf.config, ["run_functions_inline"]),
+    "call_python": (tf.autograph, ["convert_as"]),
+}
+
+
+@pytest.mark.parametrize("name", REPLACEMENTS)
+def test_nothing_public_replaces_it_yet(name):
+    owner, names = REPLACEMENTS[name]
+    assert [name for name in names if hasattr(owner, name)] == [], f"use this in place of tensorflow_internals.{name}"
+
+
+def test_every_function_is_in_the_table_and_gives_its_reason():
+    functions = {name: fn for name, fn in vars(tensorflow_internals).items() if inspect.isfunction(fn)}
+    own = {name: fn for name, fn in functions.items() if fn.__module__ == tensorflow_internals.__name__}
+    assert set(own) == set(REPLACEMENTS)
+    assert all(len(inspect.getdoc(fn)) > 60 for fn in own.values())
+
+
+def test_whether_a_tape_may_record():
+    assert not tensorflow_internals.may_record()
+    with tf.GradientTape():
+        assert tensorflow_internals.may_record()
+
+
+def test_operations_of_a_graph():
+    with tf.Graph().as_default() as graph:
+        a, b = tf.constant(1.0), tf.constant(2.0)
+        noise = tf.random.uniform([])
+        assert tensorflow_internals.is_stateful(noise.op) and not tensorflow_internals.is_stateful(a.op)
+        tensorflow_internals.run_before(a.op, b.op)
+        assert a.op in b.op.control_inputs and b.op not in a.op.control_inputs
+        inner = tf.function(lambda: tf.constant(3.0)).get_concrete_function()
+        call = inner()
+        name = call.op.get_attr("f").name
+        assert tensorflow_internals.function_of(graph, name) is not None
+        assert tensorflow_internals.function_of(graph, "no such function") is None
+
+
+def test_determinism_and_memory():
+    assert not tensorflow_internals.is_op_determinism_enabled()
+    tf.config.experimental.enable_op_determinism()
+    assert tensorflow_internals.is_op_determinism_enabled()
+    assert (tensorflow_internals.gpu_memory() > 0) is bool(tf.config.list_physical_devices("GPU"))
+
+
+def test_handles_of_data():
+    data = tf.data.Dataset.range(3)
+    iterator = iter(data)
+    next(iterator)
+    saved = tf.raw_ops.SerializeIterator(resource_handle=tensorflow_internals.iterator_handle(iterator))
+    other = iter(data)
+    tf.raw_ops.DeserializeIterator(resource_handle=tensorflow_internals.iterator_handle(other), serialized=saved)
+    assert int(next(other)) == 1
+    variant = tensorflow_internals.dataset_variant(data)
+    assert int(tf.raw_ops.DatasetCardinality(input_dataset=variant)) == 3
+
+
+def test_vectorized_maps_end_there():
+    calls = []
+
+    def make(pfor):
+        def counted(*args, **kwargs):
+            calls.append(args)
+            return pfor(*args, **kwargs)
+
+        return counted
+
+    with tensorflow_internals.vectorized_maps_replaced(make):
+        doubled = tf.vectorized_map(lambda x: 2 * x, tf.constant([1.0, 2.0]))
+    tf.vectorized_map(lambda x: x, tf.constant([1.0]))
+    np.testing.assert_array_equal(doubled, [2.0, 4.0])
+    assert len(calls) == 1
+
+
+@tf.function
+def with_an_if(x):
+    if x > 0:
+        return x
+    return -x
+
+
+def test_calls_of_functions_end_there_and_are_converted_as_ever():
+    calls = []
+
+    def make(original):
+        def call(function, *args, **kwargs):
+            calls.append(function)
+            return tensorflow_internals.call_python(function, args, kwargs)
+
+        return call
+
+    @tf.function(autograph=False)
+    def outer(x):
+        with tensorflow_internals.function_calls_replaced(make):
+            return with_an_if(x)
+
+    concrete = outer.get_concrete_function(tf.TensorSpec([]))
+    assert calls == [with_an_if]
+    assert not any("PartitionedCall" in op.type and "with_an_if" in str(op.node_def) for op in concrete.graph.get_operations())
+    assert float(concrete(tf.constant(-3.0))) == 3.0
+    assert float(with_an_if(tf.constant(-2.0))) == 2.0 and len(calls) == 1

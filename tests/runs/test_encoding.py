@@ -1,0 +1,55 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainlab.runs.encoding import decode, encode
+
+VALUES = [
+    None,
+    True,
+    -3,
+    2**70,
+    0.1,
+    float("inf"),
+    "text",
+    [1, [2.5, None]],
+    (1, ("a", [2])),
+    {"a": 1, 2: (3,), None: {"b": []}},
+    np.float32(0.1),
+    np.int64(5),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_value_comes_back_as_it_was(value):
+    arrays = {}
+    back = decode(json.loads(json.dumps(encode(value, arrays, "x"))), arrays)
+    assert back == value and type(back) is type(value)
+
+
+def test_arrays_go_aside_and_come_back():
+    arrays = {}
+    value = {
+        "weights": [np.arange(3, dtype="float32"), np.ones((2, 2), tf.bfloat16.as_numpy_dtype)],
+        "tensor": tf.constant([1, 2]),
+    }
+    encoded = encode(value, arrays, "stopping")
+    assert sorted(arrays) == ["stopping.0", "stopping.1", "stopping.2"]
+    back = decode(json.loads(json.dumps(encoded)), arrays)
+    for a, b in zip(tf.nest.flatten(value), tf.nest.flatten(back), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), b)
+        assert b.dtype == np.asarray(a).dtype
+
+
+def test_nan_comes_back():
+    assert np.isnan(decode(json.loads(json.dumps(encode(float("nan"), {}, "x"))), {}))
+
+
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, lambda: 0, b"bytes", np.array([object()])], ids=["object", "set", "function", "bytes", "array"]
+)
+def test_what_a_checkpoint_cannot_hold_is_named(value):
+    with pytest.raises(TypeError, match="mine holds an? .*, which a checkpoint cannot"):
+        encode({"a": [value]}, {}, "mine")

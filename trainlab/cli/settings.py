@@ -1,0 +1,155 @@
+"""The settings of a run from the command line: what `run.NAME` in a config may be, checked where it is set."""
+
+import dataclasses
+import math
+import operator
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from trainlab import datasets, strategies
+from trainlab.runs import Run
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Settings:
+    """What a run is told: each attribute is a parameter of `run` in a config.
+
+    Attributes:
+        data: The data set, for example `@digits()`.
+        model: Called as `model(input_shape, num_classes)`, returns a Keras model, for example `@mlp` (no parentheses:
+            the shapes come from the data).
+        loss: A Keras loss, its name, or a function `(y_true, y_pred)`. The models of `trainlab.models` return logits.
+        optimizer: A Keras optimizer, for example `@keras.optimizers.SGD()`.
+        strategy: The step, for example `@Heun()`.
+        metrics: Keras metrics or their names.
+        batch_size: Examples in a batch; under `Accumulate(n)` an update takes n batches.
+        epochs: Passes over the training data.
+        steps: Total number of updates, in place of `epochs` where given.
+        seed: Seed of everything random: initial weights, the order of the data, dropout.
+        jit_compile: Whether XLA compiles the step; None finds out by timing, if the run is long enough to repay it and not
+            deterministic.
+        deterministic: Whether two runs on one machine are equal to the last bit; TensorFlow's op determinism.
+        save_steps: Updates between two checkpoints; None for none by steps.
+        save_seconds: Seconds between two checkpoints; None for none by time.
+        keep: How many of the last checkpoints are kept.
+        keep_best: The metric, such as `'val_loss'`, whose best checkpoint is kept besides.
+        micro_batch_size: Evaluates batches in pieces of at most so many examples; `'auto'` halves until they fit in memory.
+        on_nonfinite: `'stop'` at an update that leaves a NaN or an infinity, or `'skip'` it.
+
+    Raises:
+        TypeError: A value is of the wrong kind.
+        ValueError: A number is out of range.
+
+    Example:
+        >>> import trainlab.datasets, trainlab.models
+        >>> Settings(
+        ...     data=trainlab.datasets.digits(),
+        ...     model=trainlab.models.mlp,
+        ...     loss="mse",
+        ...     optimizer=keras.optimizers.SGD(0.1),
+        ...     epochs=-1,
+        ... )
+        Traceback (most recent call last):
+        ...
+        ValueError: run.epochs = -1: must be a whole number of at least 0
+    """
+
+    data: datasets.Data
+    model: Callable[[tuple[int, ...], int], keras.Model]
+    loss: Any
+    optimizer: keras.Optimizer
+    strategy: strategies.StepStrategy = dataclasses.field(default_factory=strategies.SGD)
+    metrics: Sequence[Any] = ("accuracy",)
+    batch_size: int = 32
+    epochs: int = 1
+    steps: int | None = None
+    seed: int = 0
+    jit_compile: bool | None = None
+    deterministic: bool = True
+    save_steps: int | None = None
+    save_seconds: float | None = 60.0
+    keep: int = 3
+    keep_best: str | None = None
+    on_nonfinite: str = "stop"
+    micro_batch_size: int | str | None = None
+
+    def __post_init__(self):
+        _require_object("data", self.data, datasets.Data, "a data set", "@digits()")
+        _require_object("optimizer", self.optimizer, keras.Optimizer, "a Keras optimizer", "@keras.optimizers.SGD()")
+        _require_object("strategy", self.strategy, strategies.StepStrategy, "a strategy", "@Heun()")
+        # A Keras model is callable too, but it was built before anybody knew the shapes.
+        if isinstance(self.model, keras.Model) or not callable(self.model):
+            raise TypeError(
+                f"run.model = {_brief(self.model)}: must be a function (input_shape, num_classes) -> keras.Model; "
+                "write it without parentheses, as in run.model = @mlp"
+            )
+        require_count("batch_size", self.batch_size, at_least=1)
+        require_count("epochs", self.epochs, at_least=0)
+        require_count("seed", self.seed, at_least=0, at_most=2**32 - 1)
+        if self.steps is not None:
+            require_count("steps", self.steps, at_least=0)
+        require_count("keep", self.keep, at_least=1)
+        if self.save_steps is not None:
+            require_count("save_steps", self.save_steps, at_least=1)
+        seconds = self.save_seconds
+        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0):
+            raise ValueError(f"run.save_seconds = {seconds!r}: must be a number of seconds of at least 0, or None")
+        if not isinstance(self.deterministic, bool):
+            raise TypeError(f"run.deterministic = {self.deterministic!r}: must be True or False")
+        if self.micro_batch_size not in (None, "auto"):
+            require_count("micro_batch_size", self.micro_batch_size, at_least=1)
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise ValueError(f"run.on_nonfinite = {self.on_nonfinite!r}: must be 'stop' or 'skip'")
+        if self.keep_best is not None and not isinstance(self.keep_best, str):
+            raise TypeError(f"run.keep_best = {self.keep_best!r}: must be the name of a metric, as in 'val_loss'")
+        if self.jit_compile not in (None, True, False):
+            raise TypeError(f"run.jit_compile = {self.jit_compile!r}: must be True, False or None")
+        if isinstance(self.metrics, str) or not isinstance(self.metrics, Sequence):
+            raise TypeError(f"run.metrics = {_brief(self.metrics)}: must be a list, as in run.metrics = ['accuracy']")
+        rate = self.optimizer.get_config().get("learning_rate")
+        if isinstance(rate, float) and not (math.isfinite(rate) and rate >= 0):  # a schedule is a dictionary here
+            raise ValueError(f"{type(self.optimizer).__name__}.learning_rate = {rate:g}: must be a finite number of at least 0")
+
+    def run_in(self, directory: Path) -> Run:
+        """The run that these settings describe, in a directory."""
+        return Run(directory, self.save_seconds, self.save_steps, self.keep, self.keep_best)
+
+
+def _require_object(name: str, value: Any, kind: type, noun: str, example: str) -> None:
+    if isinstance(value, kind):
+        return
+    forgotten = "; the parentheses are missing" if callable(value) else ""
+    raise TypeError(f"run.{name} = {_brief(value)}: must be {noun}, as in run.{name} = {example}{forgotten}")
+
+
+def require_count(name: str, value: Any, at_least: int, at_most: float = math.inf) -> None:
+    """Checks that the setting `run.NAME` is a whole number.
+
+    Args:
+        name: Which setting.
+        value: What it is.
+        at_least: The smallest number allowed.
+        at_most: The largest.
+
+    Raises:
+        ValueError: It is not.
+
+    Example:
+        >>> require_count("epochs", 20, at_least=0)
+    """
+    try:
+        valid = not isinstance(value, bool) and at_least <= operator.index(value) <= at_most
+    except TypeError:
+        valid = False
+    if not valid:
+        limit = "" if at_most == math.inf else f" and at most {at_most}"
+        raise ValueError(f"run.{name} = {value!r}: must be a whole number of at least {at_least}{limit}")
+
+
+def _brief(value: Any) -> str:
+    if callable(value) and hasattr(value, "__name__"):
+        return f"@{value.__name__}"
+    return repr(value) if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"

@@ -1,0 +1,29 @@
+"""Data: from what users hand over to the batches of each update, checked on the way."""
+
+from trainlab.data import device
+from trainlab.data.array_source import ArraySource, Whereabouts, describe_update
+from trainlab.data.blocks import Block, Layout
+from trainlab.data.checks import check_count, check_labels, find_non_finite
+from trainlab.data.inputs import Given, Inputs, Validation, check_against, prepared
+from trainlab.data.stream_source import StreamSource
+
+Source = ArraySource | StreamSource
+
+__all__ = [
+    "ArraySource",
+    "Block",
+    "Given",
+    "Inputs",
+    "Layout",
+    "Source",
+    "StreamSource",
+    "Validation",
+    "Whereabouts",
+    "check_against",
+    "check_count",
+    "check_labels",
+    "describe_update",
+    "device",
+    "find_non_finite",
+    "prepared",
+]

@@ -1,0 +1,253 @@
+"""Arrays as a source of batches, addressed by (seed, epoch, position)."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainlab.data import device
+from trainlab.data.arrays import SameData
+from trainlab.data.blocks import ArrayLayout, Block, Layout
+from trainlab.data.order import shuffled
+from trainlab.data.stream import Stream, pack
+from trainlab.objective import Batch
+
+# Arrays that take a larger share of the device's memory are streamed, batch by batch, in the same order.
+RESIDENT_SHARE = 0.25
+
+
+class ArraySource:
+    """Arrays, cut into batches of `batch_size`; each pass visits every example once, the last batch being what is left.
+
+    A source hands out blocks, and moves on only when told that the block's updates were committed.
+
+    Arrays that take at most `RESIDENT_SHARE` of the device's memory are put there whole; of larger ones each batch is
+    brought by `tf.data`, in the same order.
+
+    Args:
+        arrays: `(x, y, sample_weight)`, nests of arrays with the same first axis, or None.
+        batch_size: examples a batch.
+        shuffle: whether each pass takes its own order; the given order otherwise.
+        seed: the run's.
+
+    Attributes:
+        arrays: the arrays.
+        epoch: passes begun before this one.
+        position: examples of this pass already used.
+    """
+
+    is_endless = False
+    is_settled = True
+    is_to_be_saved = False
+
+    def __init__(self, arrays: Batch, batch_size: int, shuffle: bool, seed: int):
+        self._leaves = [leaf for leaf in tf.nest.flatten(arrays) if leaf is not None]
+        structure = tf.nest.map_structure(lambda leaf: None if leaf is None else True, arrays)
+        self._pack = functools.partial(pack, structure)
+        self._leaf_specs = [tf.TensorSpec([None, *leaf.shape[1:]], tf.as_dtype(leaf.dtype)) for leaf in self._leaves]
+        self._structure = f"{structure} of {self._leaf_specs}"
+        # Not a method: traces keep it, and must not keep the arrays.
+        self._restore = functools.partial(_restored, structure, self._leaf_specs)
+        self.arrays = arrays
+        self.num_examples = int(self._leaves[0].shape[0])
+        self.batch_size = int(batch_size)
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+        self.position = 0
+        self._resident: list[tf.Tensor] = []
+        self._stream: Stream | None = None
+        self._stream_at: tuple[int, int] | None = None  # the epoch and position that the stream's next block begins at
+        if sum(_num_bytes(leaf) for leaf in self._leaves) <= RESIDENT_SHARE * device.memory():
+            self._resident = [device.put(leaf) for leaf in self._leaves]
+        else:
+            self._stream = Stream(self._specs(None))
+
+    def describe_update(self, batches: int) -> str:
+        """What an update of so many batches is made of, in words."""
+        return describe_update(self.batch_size, batches)
+
+    def warn_if_small(self, batches: int) -> None:
+        """Warns of an update of so many batches that takes more than there is."""
+        if self.num_examples < self.batch_size * batches:
+            full, rest = divmod(self.num_examples, self.batch_size)
+            held = " and ".join([f"{full} of {self.batch_size}"] * bool(full) + [f"1 of {rest}"] * bool(rest))
+            warnings.warn(
+                f"x has {self.num_examples} examples, fewer than one update takes ({self.describe_update(batches)}): "
+                f"each epoch is a single update of all {self.num_examples} (batches: {held})",
+                stacklevel=3,
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """How batches are made of the data."""
+        return {"batch_size": self.batch_size, "shuffle": self.shuffle}
+
+    def state(self) -> dict[str, Any]:
+        """Where training stands in the data."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def serialized(self) -> dict[str, tf.Tensor]:
+        """Nothing: the order is a function of that."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any], serialized: Mapping[str, tf.Tensor]) -> None:
+        """Puts it there."""
+        del serialized
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+
+    def updates_per_pass(self, batches: int) -> int:
+        """How many updates of `batches` batches a pass makes, the last perhaps smaller."""
+        return -(-self.num_examples // (self.batch_size * batches))
+
+    @property
+    def at_end(self) -> bool:
+        """Whether this pass is over."""
+        return self.position >= self.num_examples
+
+    def next_pass(self) -> None:
+        """Starts the next pass, in its own order."""
+        self.epoch, self.position = self.epoch + 1, 0
+
+    def block(self, max_updates: int, batches: int) -> Block | None:
+        """The next updates of `batches` batches each; those of one pass, and a smaller one at its end by itself."""
+        left = self.num_examples - self.position
+        if left <= 0:
+            return None
+        if self._stream is not None:
+            return self._streamed(self._stream, max_updates, batches)
+        layout = self._layout(left, batches)
+        num_updates = min(max_updates, max(left // (self.batch_size * batches), 1), layout.max_updates)
+        tensors = [self._resident, tf.constant(self.epoch, tf.int64), tf.constant(self.position, tf.int64)]
+        return Block(layout, tensors, num_updates, num_updates * layout.size)
+
+    @property
+    def must_read(self) -> bool:
+        """Whether training waits until the next block is read."""
+        return self._stream is not None and self._stream.must_read
+
+    def read_ahead(self, after: Block, max_updates: int, batches: int) -> None:
+        """Begins to read the updates that come after this block, where they are not on the device; see `Stream`."""
+        position = self.position + after.size * self.batch_size
+        if self._stream is not None and position < self.num_examples:
+            self._stream.read_ahead(after, min(max_updates, self._num_alike(position, batches)), batches)
+
+    def settle(self) -> None:
+        """Nothing: what was read ahead can be read again."""
+
+    def layout(self, batches: int) -> Layout:
+        """Of the updates of `batches` batches at the beginning of a pass."""
+        return self._layout(self.num_examples, batches) if self._stream is None else self._stream.layout(batches)
+
+    def advance(self, block: Block) -> None:
+        """Says that the block's updates were committed."""
+        if self._stream is None:
+            self.position += block.size
+        else:
+            self._stream.advance(block.size)
+            self.position = min(self.position + block.size * self.batch_size, self.num_examples)
+            self._stream_at = self.epoch, self.position
+
+    def close(self) -> None:
+        """Lets go of what a stream has read ahead."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream_at = None
+
+    def first_batch(self) -> Batch:
+        """The first batch in the given order."""
+        return self._pack([tf.convert_to_tensor(leaf[: self.batch_size]) for leaf in self._leaves])
+
+    def batch_specs(self) -> Batch:
+        """What one batch is."""
+        return self._specs(min(self.batch_size, self.num_examples))
+
+    def _layout(self, left: int, batches: int) -> ArrayLayout:
+        full, rest = batches, 0
+        if left < self.batch_size * batches:
+            full, rest = divmod(left, self.batch_size)
+        specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in self._resident)
+        seed = self.seed if self.shuffle else None
+        return ArrayLayout(self._restore, specs, self._structure, self.batch_size, full, rest, seed)
+
+    def _specs(self, size: int | None) -> Batch:
+        return self._pack([tf.TensorSpec([size, *spec.shape[1:]], spec.dtype) for spec in self._leaf_specs])
+
+    def _streamed(self, stream: Stream, max_updates: int, batches: int) -> Block | None:
+        if self._stream_at != (self.epoch, self.position):
+            stream.open(iter(self._dataset(self.epoch, self.position)))
+            self._stream_at = self.epoch, self.position
+        return stream.block(min(max_updates, self._num_alike(self.position, batches)), batches)
+
+    def _num_alike(self, position: int, batches: int) -> int:
+        """Updates from there on that may share a block: a smaller batch must not, in arrays on the device it does not either."""
+        return max((self.num_examples - position) // (self.batch_size * batches), 1)
+
+    def _dataset(self, epoch: int, position: int) -> tf.data.Dataset:
+        """The rest of a pass, batch by batch; NumPy reads the rows, from wherever the arrays are."""
+        dtypes = [spec.dtype for spec in self._leaf_specs]
+
+        def rows(indices: np.ndarray) -> list[np.ndarray]:
+            return [leaf[indices] if isinstance(leaf, np.ndarray) else tf.gather(leaf, indices).numpy() for leaf in self._leaves]
+
+        def batch(start: tf.Tensor) -> Batch:
+            size = tf.constant(self.num_examples, tf.int64)
+            indices = tf.range(start, tf.minimum(start + self.batch_size, size))
+            if self.shuffle:
+                indices = shuffled(self.seed, tf.constant(epoch, tf.int64), indices, size)
+            tensors = tf.numpy_function(rows, [indices], dtypes, stateful=False)
+            for tensor, spec in zip(tensors, self._leaf_specs, strict=True):
+                tensor.set_shape(spec.shape)
+            return self._pack(tensors)
+
+        starts = tf.data.Dataset.range(position, self.num_examples, self.batch_size)
+        return starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def describe_update(batch_size: int, batches: int) -> str:
+    """What an update is made of, in words.
+
+    Example:
+        >>> describe_update(batch_size=16, batches=4)
+        '64 examples = 4 batches of 16'
+    """
+    examples = f"{batches * batch_size} examples"
+    return examples if batches == 1 else f"{examples} = {batches} batches of {batch_size}"
+
+
+class Whereabouts:
+    """Where the last `fit` stopped in its arrays: a further one on the same arrays goes on there."""
+
+    def __init__(self) -> None:
+        self._last: tuple[SameData, int, int] | None = None  # the data, and epoch and position in them
+
+    def remember(self, source: Any, data: Any) -> None:
+        """Keeps where a source stands in `data`, which it was made of; nothing of a stream."""
+        if isinstance(source, ArraySource):
+            self._last = SameData(data), source.epoch, source.position
+
+    def go_on(self, source: Any, data: Any, initial_epoch: int) -> None:
+        """Puts a source there: in the middle of a pass, if the last one was over the same arrays."""
+        if not isinstance(source, ArraySource):
+            return
+        source.epoch = initial_epoch
+        if self._last is None:
+            return
+        last, epoch, position = self._last
+        is_same = last.matches(data)
+        source.epoch = max(epoch + (not is_same and position > 0), initial_epoch)
+        if is_same and source.epoch == epoch and position < source.num_examples:
+            source.position = position
+
+
+def _restored(structure: Any, specs: list[tf.TensorSpec], tensors: list[tf.Tensor]) -> Batch:
+    """A batch of rows that were gathered from what is on the device."""
+    return pack(structure, [device.restored(rows, spec) for rows, spec in zip(tensors, specs, strict=True)])
+
+
+def _num_bytes(leaf: Any) -> int:
+    return int(leaf.nbytes) if hasattr(leaf, "nbytes") else int(np.prod(leaf.shape)) * max(tf.as_dtype(leaf.dtype).size, 1)

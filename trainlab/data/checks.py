@@ -1,0 +1,191 @@
+"""Checks of array data before the first step: what compiled code would hide or report from deep inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainlab.objective import keras_internals
+
+
+def check_lengths(x: Any, y: Any, sample_weight: Any) -> int:
+    """Checks that all arrays hold the same number of examples, and some; returns it.
+
+    Raises:
+        ValueError: they do not, or hold none.
+    """
+    sizes = [(name, int(leaf.shape[0])) for name, leaf in _named(("x", x), ("y", y), ("sample_weight", sample_weight))]
+    if not sizes:
+        raise ValueError("x is empty: give at least one array")
+    first, length = sizes[0]
+    for name, size in sizes:
+        if size != length:
+            raise ValueError(f"{first} has {length} examples but {name} has {size}: they must be the same number")
+    if length == 0:
+        raise ValueError(f"{first} has 0 examples: there is nothing to train on")
+    return length
+
+
+def check_values(x: Any, y: Any, sample_weight: Any) -> None:
+    """Checks that no number is NaN or infinite.
+
+    Raises:
+        ValueError: one is; the line names the array and the first place.
+    """
+    found = find_non_finite(x, y, sample_weight)
+    if found is not None:
+        raise ValueError(f"{found}: clean the data (a tf.data.Dataset is not checked in this way)")
+
+
+def find_non_finite(x: Any, y: Any, sample_weight: Any) -> str | None:
+    """The first array that holds NaN or infinity, and the first place in it, in words; None if there is none."""
+    for name, leaf in _named(("x", x), ("y", y), ("sample_weight", sample_weight)):
+        bad = _first_non_finite(leaf)
+        if bad is not None:
+            return f"{name} holds {bad[1]} in example {bad[0]}"
+    return None
+
+
+def check_shapes(model: keras.Model, x: Any) -> None:
+    """Checks x against a functional model's inputs.
+
+    Raises:
+        ValueError: a shape does not fit.
+    """
+    inputs = getattr(model, "inputs", None)
+    leaves = list(_named(("x", x)))
+    if not inputs or len(inputs) != len(leaves):
+        return  # another structure: Keras knows more about those than we do
+    if isinstance(x, dict):
+        by_name = {tensor.name: tensor for tensor in inputs}
+        if set(by_name) != set(x):
+            return
+        pairs = [(f"x[{key!r}]", value, by_name[key]) for key, value in x.items()]
+    else:
+        pairs = [(name, leaf, tensor) for (name, leaf), tensor in zip(leaves, inputs, strict=True)]
+    for name, leaf, tensor in pairs:
+        want, got = tuple(tensor.shape[1:]), tuple(leaf.shape[1:])
+        is_same_rank = len(want) == len(got)  # Keras adds or drops a trailing axis of size 1 by itself
+        if (is_same_rank and any(w not in (None, g) for w, g in zip(want, got, strict=True))) or (
+            not is_same_rank and not (abs(len(want) - len(got)) == 1 and 1 in ((want or (1,))[-1], (got or (1,))[-1]))
+        ):
+            raise ValueError(
+                f"{name} has examples of shape {got} but the model's input {tensor.name!r} takes {want}: reshape the data"
+            )
+
+
+def check_targets(model: keras.Model, y: Any) -> None:
+    """Checks that there is a y, or its spec, if the compiled loss needs one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    has_own_loss = type(model).compute_loss is not keras.Model.compute_loss
+    if y is None and keras_internals.compile_loss(model) is not None and not has_own_loss:
+        raise ValueError("y is missing: the model's loss needs targets")
+
+
+def check_labels(model: keras.Model, x: Any, y: Any) -> None:
+    """Checks integer labels against the number of classes, for sparse categorical losses.
+
+    Args:
+        model: built, its losses too.
+        x: arrays; only their shapes and dtypes are read.
+        y: labels.
+
+    Raises:
+        ValueError: a label is out of range; the line names the first.
+    """
+    sparse = [entry for entry in keras_internals.flat_losses(model) if _is_sparse(entry.loss)]
+    if not sparse:
+        return
+    outputs = _outputs(model, x)
+    names = list(getattr(model, "output_names", []))
+    for entry in sparse:
+        leaf, output = _at(entry.path, y, names), _at(entry.path, outputs, names)
+        if leaf is None or output is None or output.shape[-1] is None:
+            continue
+        name = "y" + "".join(f"[{key!r}]" for key in entry.path)
+        values = np.asarray(leaf)
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"{name} holds strings: map them to labels from 0 to {output.shape[-1] - 1}")
+        ignored = getattr(entry.loss, "ignore_class", None)
+        is_bad = (values < 0) | (values >= output.shape[-1]) | (values != np.floor(values))
+        if ignored is not None:
+            is_bad &= values != ignored
+        if is_bad.any():
+            place = tuple(int(i) for i in np.argwhere(is_bad)[0])
+            raise ValueError(
+                f"{name} holds the label {values[place]} in example {place[0]}: labels must be whole numbers "
+                f"from 0 to {output.shape[-1] - 1}, the model's output having {output.shape[-1]} classes"
+            )
+
+
+def check_count(name: str, value: Any, minimum: int) -> None:
+    """Checks that an argument is a whole number of at least `minimum`.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, not {value}")
+
+
+def _outputs(model: keras.Model, x: Any) -> Any:
+    """The model's outputs, symbolically; None where that cannot be told."""
+    if getattr(model, "outputs", None):
+        return model.outputs if len(model.outputs) > 1 else model.outputs[0]
+    symbolic = tf.nest.map_structure(lambda leaf: keras.KerasTensor(leaf.shape, tf.as_dtype(leaf.dtype).name), x)
+    try:
+        return model.compute_output_spec(symbolic)
+    except Exception:  # users' code may raise anything, and a check must not fail a model that trains
+        return None
+
+
+def _is_sparse(loss: Any) -> bool:
+    function = getattr(loss, "fn", None)  # a loss given by name or as a function is wrapped
+    is_sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+    return is_sparse or function is keras.losses.sparse_categorical_crossentropy
+
+
+def _at(path: Sequence[Any], structure: Any, names: list[str]) -> Any:
+    """The leaf at a compiled loss's path, None if there is none; a list of outputs may be addressed by their names."""
+    try:
+        for key in path:
+            if isinstance(structure, (list, tuple)) and isinstance(key, str):
+                key = names.index(key)
+            elif isinstance(structure, dict) and isinstance(key, int):
+                key = names[key]
+            structure = structure[key]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    return structure if hasattr(structure, "shape") else None
+
+
+def _named(*structures: tuple[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The arrays in some structures, each with a name that a user would write."""
+    for name, structure in structures:
+        if isinstance(structure, dict):
+            yield from _named(*((f"{name}[{key!r}]", value) for key, value in structure.items()))
+        elif isinstance(structure, (list, tuple)):
+            yield from _named(*((f"{name}[{i}]", value) for i, value in enumerate(structure)))
+        elif structure is not None:
+            yield name, structure
+
+
+def _first_non_finite(leaf: Any) -> tuple[int, str] | None:
+    """The first example that holds NaN or infinity, and which."""
+    if isinstance(leaf, tf.Tensor):
+        if not leaf.dtype.is_floating or bool(tf.reduce_all(tf.math.is_finite(leaf))):
+            return None
+        leaf = leaf.numpy()
+    if leaf.dtype.kind != "f" or np.isfinite(leaf).all():
+        return None
+    place = np.argwhere(~np.isfinite(leaf))[0]
+    return int(place[0]), "NaN" if np.isnan(leaf[tuple(place)]) else "an infinite number"

@@ -1,0 +1,96 @@
+"""The device that the step runs on: its name, its memory, and arrays in a type that can be kept and gathered there.
+
+TensorFlow keeps an int32 argument of a function in a GPU's host memory, and has no kernel that gathers rows of small integers
+on a GPU: either way a loop would copy the whole array for each batch. Such arrays are kept as floats with the same bits, which
+gathering does not look at, and the rows of a batch are turned back.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainlab.parameters import tensorflow_internals
+
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of what a container on Linux may use
+_WORD = 4  # bytes
+# What is kept in place of each of these; arrays of other types are kept as they are.
+_CARRIERS = {
+    tf.int32: tf.float32,
+    tf.uint32: tf.float32,
+    tf.uint64: tf.float64,
+    tf.int16: tf.float32,
+    tf.uint16: tf.float32,
+    tf.int8: tf.float32,
+    tf.uint8: tf.float32,
+}
+
+
+def name() -> str:
+    """The device, in words."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "CPU"
+    return f"{tf.config.experimental.get_device_details(gpus[0]).get('device_name', 'GPU')} (GPU:0)"
+
+
+def memory() -> int:
+    """Its memory, in bytes."""
+    if tf.config.list_physical_devices("GPU"):
+        return tensorflow_internals.gpu_memory()
+    everything = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(everything, int(_CONTAINER_LIMIT.read_text()))
+    except (OSError, ValueError):  # there is none, or it says "max"
+        return everything
+
+
+def grow_memory() -> None:
+    """Takes its memory as it is needed, where that can still be chosen."""
+    for gpu in tf.config.list_physical_devices("GPU"):
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError:  # it is in use already, as it is
+            return
+
+
+def put(leaf: Any) -> tf.Tensor:
+    """An array `[n, ...]` or `[n]`, NumPy's or a tensor, on the device: as it is, or as what `restored` takes."""
+    dtype = tf.as_dtype(leaf.dtype)
+    carrier = _carrier(dtype, leaf.shape[1:])
+    if carrier is None:
+        return tf.convert_to_tensor(leaf)
+    array = np.ascontiguousarray(leaf)
+    if dtype.size < _WORD:
+        array = array.reshape(len(array), -1)
+        padding = -array.shape[1] % (_WORD // dtype.size)
+        array = np.pad(array, [(0, 0), (0, padding)]) if padding else array
+    return tf.convert_to_tensor(array.view(carrier.as_numpy_dtype))
+
+
+def restored(rows: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    """Rows that were gathered from what `put` returned, as they were.
+
+    Args:
+        rows: `[q, ...]`.
+        spec: of the array that was put there, `[n, ...]`.
+    """
+    shape = spec.shape[1:]
+    if _carrier(spec.dtype, shape) is None:
+        return rows
+    if spec.dtype.size >= _WORD:
+        return tf.bitcast(rows, spec.dtype)
+    size = math.prod(shape)
+    parts = tf.bitcast(rows, spec.dtype)  # [q, words, parts of a word]
+    flat = tf.reshape(parts, [-1, int(parts.shape[1] * parts.shape[2])])
+    return tf.reshape(flat[:, :size] if flat.shape[1] > size else flat, [-1, *shape])
+
+
+def _carrier(dtype: tf.DType, shape: Any) -> tf.DType | None:
+    has_something = math.prod(shape) > 0
+    return _CARRIERS.get(dtype) if has_something and tf.config.list_physical_devices("GPU") else None

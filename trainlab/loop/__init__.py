@@ -1,0 +1,24 @@
+"""The loop: many updates in one compiled call, and every call a transaction."""
+
+from trainlab.loop import jit
+from trainlab.loop.findings import Findings
+from trainlab.loop.loop import Loop
+from trainlab.loop.nonfinite import NonFiniteError
+from trainlab.loop.plan import Plan, plan_of
+from trainlab.loop.progress import Progress
+from trainlab.loop.recipe import Recipe, recipe_of, settings_of
+from trainlab.loop.update import Update
+
+__all__ = [
+    "Findings",
+    "Loop",
+    "NonFiniteError",
+    "Plan",
+    "Progress",
+    "Recipe",
+    "Update",
+    "jit",
+    "plan_of",
+    "recipe_of",
+    "settings_of",
+]

@@ -1,0 +1,275 @@
+"""The compiled loop: many updates in one call, and every call a transaction.
+
+    while not at a boundary:
+        run(updates up to the boundary, or as many as fill a tenth of a second or two)
+
+Nothing is read back between boundaries, but for one number a call: whether all is finite. Whatever goes wrong in a call, the
+variables go back to what they were before it; what was not finite is then found by halves, with the same program.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
+
+import tensorflow as tf
+
+from trainlab.data import Block, Layout, Source
+from trainlab.loop import jit
+from trainlab.loop.micro_batches import MicroBatches
+from trainlab.loop.nonfinite import Guard, Undo
+from trainlab.loop.update import Update
+from trainlab.objective import Batches
+
+# A call lasts so many seconds or up to twice as many: an interrupt need not wait long, a progress bar moves, and what is done
+# once a call (a way back, which costs a copy of the variables) is a small share.
+_TARGET_SECONDS = 0.1
+_MAX_UPDATES_PER_CALL = 2**14
+# Where training waits until batches of a stream are read, these are this part of a call's; then more and more are read ahead.
+_FIRST_SHARE = 32
+# A compiled read of all variables costs a trace that the first step would wait for, and pays off after so many.
+_SNAPSHOTS_TO_COMPILE = 10
+
+_JIT = functools.partial(tf.function, jit_compile=True, autograph=False)
+
+
+@contextmanager
+def _refusals(jit_compile: bool) -> Iterator[None]:
+    try:
+        with jit.unsupported_operations() if jit_compile else nullcontext():
+            yield
+    except jit.UnsupportedOperation as error:
+        raise ValueError(f'jit_compile=True: {error}: write jit_compile=False, or "auto"') from error
+
+
+class Loop:
+    """Runs updates on the batches of a source.
+
+    Args:
+        update: one update.
+        jit_compile: whether XLA compiles the update; None is not, until `choose` has found out.
+        run_eagerly: whether nothing is compiled at all.
+        updates_per_call: how many updates a call makes; None leaves it to the measured time.
+        micro_batches: the pieces that batches are evaluated in.
+
+    Attributes:
+        update: the same.
+        guard: what becomes of updates that are not finite.
+        jit_compile: the same, as it is now.
+        num_traces: how often an update was traced.
+    """
+
+    def __init__(
+        self,
+        update: Update,
+        jit_compile: bool | None,
+        run_eagerly: bool,
+        updates_per_call: int | None,
+        micro_batches: MicroBatches,
+    ):
+        self.update = update
+        self._batches = update.strategy.batches
+        self.guard = Guard(update)
+        self.jit_compile = jit_compile
+        self._run_eagerly = run_eagerly
+        self._fixed = updates_per_call
+        self._micro_batches = micro_batches
+        self._measured = 1
+        self._reach = sys.maxsize  # what one call may try: little after a bad update, then more and more
+        self._functions: dict[Any, Callable[..., Any]] = {}
+        self._variables: dict[str, tf.Variable] = {}
+        self._read: Callable[[], list[tf.Tensor]] = list
+        self._snapshot_at, self._num_snapshots = -1, 0
+        self.num_traces = 0
+
+    def run(self, source: Source, max_updates: int) -> int:
+        """Runs up to `max_updates` updates and returns how many, skipped ones too; none at the end of a pass.
+
+        The source moves on by what was committed, and by what the guard skips.
+
+        Raises:
+            NonFiniteError: an update is not finite; those before it are committed.
+            MemoryError: a batch does not fit; one line says what to do.
+        """
+        started = time.monotonic()  # reading the data counts: a signal waits for it too
+        size = self._fixed or self._measured
+        first = max(size // _FIRST_SHARE, 1) if self._fixed is None and source.must_read else size
+        block = self._block(source, min(max_updates, first))
+        if block is None:
+            return 0
+        if not self._run_eagerly:
+            ahead = size if self._fixed is not None else min(size, 2 * block.num_updates)
+            source.read_ahead(block, min(max_updates - block.num_updates, ahead), self._batches)
+        if block.num_updates > self._reach:
+            self._search(source, block.num_updates)
+            return block.num_updates
+        known = len(self._functions)
+        problem = self._attempt(source, block)
+        if problem is not None and block.num_updates == 1:
+            self._reject(source, block, problem)
+        elif problem is not None:
+            self._search(source, block.num_updates, suspects=block.num_updates)
+        elif block.num_updates == self._measured and known == len(self._functions):
+            seconds = time.monotonic() - started
+            if seconds < _TARGET_SECONDS:
+                self._measured = min(2 * self._measured, _MAX_UPDATES_PER_CALL)
+            elif seconds > 2 * _TARGET_SECONDS:
+                self._measured = max(self._measured // 2, 1)
+        return block.num_updates
+
+    def _block(self, source: Source, max_updates: int) -> Block | None:
+        return self._micro_batches.cut(source.block(max_updates, self._batches))
+
+    def _attempt(self, source: Source, block: Block) -> Exception | None:
+        """Makes a block's updates and moves the source on, or else takes everything back and returns why.
+
+        What does not fit in memory is tried again in smaller pieces, if it may be.
+        """
+        tried = self._micro_batches.size
+        while True:
+            try:
+                self._call(source, block)
+            except tf.errors.ResourceExhaustedError as error:
+                size = self._micro_batches.halve(block, self.update.strategy, error)
+                self._functions.clear()
+                block = block._replace(layout=block.layout.cut(size))
+                continue  # only now: the error holds what the call had in memory
+            except (Undo, tf.errors.InvalidArgumentError) as problem:  # the latter of a label out of range, on a CPU
+                return problem
+            if self._micro_batches.size != tried:
+                self._micro_batches.report()
+            self.guard.accept(block.num_updates)
+            self._reach = min(2 * self._reach, sys.maxsize)
+            return None
+
+    def _call(self, source: Source, block: Block) -> None:
+        """Makes the block's updates, or none of them."""
+        known = len(self._functions)
+        jit_compile = bool(self.jit_compile)
+        function = self._function(block.layout, jit_compile)
+        with _refusals(jit_compile), self.transaction():
+            if jit_compile and len(self._functions) > known:
+                jit.check_strings(function)
+            is_surely_finite = function(*block.arguments)
+            if not is_surely_finite and (name := self.guard.watch.first()) is not None:  # waits for the device
+                raise Undo(name)
+            source.advance(block)
+
+    def _search(self, source: Source, num_updates: int, suspects: int = 0) -> None:
+        """Makes so many updates with care; among the next `suspects` one is known to be bad, and is found by halves."""
+        done = 0
+        while done < num_updates:
+            size = max(suspects // 2, 1) if suspects else min(self._reach, num_updates - done)
+            block = self._block(source, size)
+            assert block is not None
+            problem = self._attempt(source, block)
+            if problem is not None and block.num_updates > 1:
+                suspects = block.num_updates
+                continue
+            if problem is not None:
+                self._reject(source, block, problem)
+            suspects = 0 if problem is not None else max(suspects - block.num_updates, 0)
+            done += block.num_updates
+
+    def _reject(self, source: Source, block: Block, problem: Exception) -> None:
+        """Stops at a block's single update, or moves on over it."""
+        self.guard.reject(block, problem)
+        source.advance(block)
+        self._reach = 1
+
+    def choose(self, source: Source, updates_ahead: int) -> jit.Choice:
+        """Finds out, and keeps in `jit_compile`, whether XLA compiles the update: `updates_ahead` of them, on this source."""
+        block = self._block(source, 1)
+        if block is not None and not block.layout.is_static:
+            choice = jit.Choice(False, "without XLA: it would compile anew for every shape of the data", True)
+        else:
+            choice = jit.choose(
+                self._function,
+                functools.partial(self._block, source),
+                lambda: list(self.update.variables.values()),
+                updates_ahead,
+            )
+            if choice.seconds is not None:
+                self._measured = max(round(1.5 * _TARGET_SECONDS / choice.seconds), 1)
+        self.jit_compile = choice.jit_compile if choice.is_final else None
+        self._functions = {key: function for key, function in self._functions.items() if key[1] is choice.jit_compile}
+        return choice
+
+    @functools.cached_property
+    def metric_results(self) -> Callable[[], Mapping[str, Any]]:
+        """The results of the model's metrics, in one compiled call."""
+        return self._compiled(self.update.function.model.get_metrics_result)
+
+    def _function(self, layout: Layout, jit_compile: bool) -> Callable[..., Any]:
+        """The compiled program of a layout; one trace for any epoch, position and number of updates."""
+        key = (layout, jit_compile)
+        if key not in self._functions:
+
+            def step(batches: Sequence[Batches]) -> None:
+                self.num_traces += 1
+                self.update(batches)
+
+            program = layout.program(step, _JIT if jit_compile else None)
+
+            def call(*arguments: Any) -> tf.Tensor:
+                program(*arguments)
+                return self.guard.watch.is_surely_finite()
+
+            self._functions[key] = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int32))
+        return self._functions[key]
+
+    def _compiled(self, fn: Callable[..., Any], *specs: Any) -> Callable[..., Any]:
+        # One concrete function: a call can neither retrace nor warn about it.
+        return fn if self._run_eagerly else tf.function(fn, autograph=False).get_concrete_function(*specs)
+
+    def prepare(self, source: Source) -> None:
+        """Traces the update, so that every variable that it may change is known; runs nothing that lasts."""
+        if self._run_eagerly:  # the one way to know what Python does is to let it
+            with suppress(_Undone), self.transaction():
+                self.update([Batches(1, lambda i: source.first_batch())])
+                self._snapshot_at = -1
+                raise _Undone
+        else:
+            layout, size = source.layout(self._batches), self._micro_batches.size
+            self._function(layout if size is None else layout.cut(size), bool(self.jit_compile))
+
+    def snapshot(self) -> dict[str, tf.Tensor]:
+        """The values of all variables that an update may change, by name; they share their buffers until those are written."""
+        if self._snapshot_at != self.num_traces:  # tracing may have discovered more of them
+            self._variables = self.update.variables
+            self._read, self._num_snapshots = self._read_variables, 0
+            self._snapshot_at = self.num_traces
+        if self._num_snapshots == _SNAPSHOTS_TO_COMPILE:
+            self._read = self._compiled(self._read_variables)
+        self._num_snapshots += 1
+        return dict(zip(self._variables, self._read(), strict=True))
+
+    def _read_variables(self) -> list[tf.Tensor]:
+        return [tf.raw_ops.ReadVariableOp(resource=v.handle, dtype=v.dtype) for v in self._variables.values()]
+
+    def assign(self, values: Mapping[str, Any]) -> None:
+        """Gives variables these values, by name."""
+        variables = self.update.variables
+        for name, value in values.items():
+            variables[name].assign(value)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Puts every variable back if the block raises: an error, or an interrupt, in the middle of a call tears nothing."""
+        values = self.snapshot()
+        try:
+            yield
+        except BaseException:
+            self.assign(values)
+            for name, variable in self.update.variables.items():
+                if name not in values and name.startswith(("log.", "report.")):  # made in this call, as an eager one may
+                    variable.assign(tf.zeros_like(variable))
+            raise
+
+
+class _Undone(Exception):
+    """Ends a transaction that was meant to leave nothing."""

@@ -1,0 +1,73 @@
+"""How long a `fit` is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trainlab.data import check_count
+
+
+class Plan(NamedTuple):
+    """How long a `fit` is.
+
+    Attributes:
+        initial_epoch: the number of the first epoch, from 0.
+        epochs: the number to stop before, or None.
+        steps: updates in all, or None.
+        steps_per_epoch: as given.
+        updates_per_epoch: that, or those of a pass; None where nobody knows.
+    """
+
+    initial_epoch: int
+    epochs: int | None
+    steps: int | None
+    steps_per_epoch: int | None
+    updates_per_epoch: int | None = None
+
+    @property
+    def last_epoch(self) -> int:
+        """The number of epochs at the end, as far as can be told."""
+        if self.epochs is not None or self.steps is None:
+            return self.epochs or 0
+        return self.initial_epoch + -(-self.steps // (self.updates_per_epoch or max(self.steps, 1)))
+
+    @property
+    def updates(self) -> int:
+        """Updates ahead; 0 where nobody knows."""
+        if self.epochs is None:
+            return self.steps or 0
+        return (self.epochs - self.initial_epoch) * (self.updates_per_epoch or 0)
+
+    def on(self, updates_per_pass: int | None, is_endless: bool) -> Plan:
+        """The same on data whose passes make so many updates, None if nobody knows.
+
+        Raises:
+            ValueError: nothing ends it.
+        """
+        updates_per_epoch = self.steps_per_epoch or updates_per_pass
+        if updates_per_epoch is None and self.steps is None and is_endless:
+            raise ValueError("x never ends: give steps_per_epoch, or steps")
+        return self._replace(updates_per_epoch=updates_per_epoch)
+
+
+def plan_of(initial_epoch: int, epochs: int, steps: int | None, steps_per_epoch: int | None) -> Plan:
+    """A plan of what `fit` was given, where `epochs` is 1 unless somebody says otherwise.
+
+    Raises:
+        TypeError, ValueError: a number is wrong, or both `epochs` and `steps` were given.
+
+    Example:
+        >>> plan_of(initial_epoch=2, epochs=5, steps=None, steps_per_epoch=None).on(updates_per_pass=10, is_endless=False).updates
+        30
+    """
+    check_count("epochs", epochs, 0)
+    check_count("initial_epoch", initial_epoch, 0)
+    if steps is not None:
+        check_count("steps", steps, 0)
+    if steps_per_epoch is not None:
+        check_count("steps_per_epoch", steps_per_epoch, 1)
+    if steps is not None and epochs != 1:
+        raise ValueError(f"give epochs or steps, not both: epochs={epochs}, steps={steps}")
+    # NumPy's own integers would overflow.
+    steps, steps_per_epoch = (None if n is None else int(n) for n in (steps, steps_per_epoch))
+    return Plan(int(initial_epoch), int(epochs) if steps is None else None, steps, steps_per_epoch)

@@ -1,0 +1,30 @@
+"""How far a `fit` has come."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a `fit` has come: the one count of what was committed.
+
+    Attributes:
+        epoch: the number of the epoch under way, or of the next one; counted from 0.
+        phase: "between" two epochs, at its "updates", or at the "evaluation" after them.
+        done: updates of this epoch, skipped ones too.
+        updates: updates of this fit, skipped ones too.
+        logs: what the last epoch reported.
+    """
+
+    epoch: int = 0
+    phase: str = "between"
+    done: int = 0
+    updates: int = 0
+    logs: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def count(self, num_updates: int) -> None:
+        """Counts updates that were committed, or skipped."""
+        self.done += num_updates
+        self.updates += num_updates

@@ -1,0 +1,201 @@
+"""One update: read every variable, ask the strategy, commit once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainlab.objective import Batches, Evaluation, KerasObjective, ModelFunction, check_vector, native
+from trainlab.parameters import Rows, Vector, dense
+from trainlab.strategies import State, Step, StepStrategy
+
+
+class Update:
+    """Takes one step of a strategy on a model; the only place that assigns a variable.
+
+    Args:
+        model: compiled and built.
+        strategy: where to evaluate.
+        seed: the run's, from which each step's `State.seed` is drawn.
+        memory: an earlier update's `memory`, to go on with if the strategy still shapes it so.
+
+    Attributes:
+        strategy: the same.
+        function: the model's loss and gradient.
+        memory: the strategy's memory: variables, or Vectors of variables, by name.
+        logs: variables `[sum, count]` of each scalar that steps log, by name. Grows while tracing.
+    """
+
+    def __init__(self, model: keras.Model, strategy: StepStrategy, seed: int, memory: Mapping[str, Any] | None = None):
+        self.function = ModelFunction(model)
+        self._optimizer = model.optimizer
+        self.strategy = strategy
+        self._seed = seed
+        initial = _initial_memory(strategy, self.function.read_parameters())
+        fresh = {name: _variables_for(name, value, strategy) for name, value in initial.items()}
+        is_alike = memory is not None and _describe_all(memory) == _describe_all(fresh)
+        self.memory = memory if memory is not None and is_alike else fresh
+        self._metric_names = {metric.name for metric in model.metrics}
+        self._warned = False
+        self.logs: dict[str, tf.Variable] = {}
+
+    @property
+    def variables(self) -> dict[str, tf.Variable]:
+        """Everything that an update may change, as far as tracing has shown, by names that another process would give it."""
+        function = self.function
+        groups: dict[str, Iterable[Any]] = {
+            "model": function.model.variables,
+            "optimizer": self._optimizer.variables,
+            "state": function.state_variables,
+            **{f"memory.{name}": tf.nest.flatten(group) for name, group in self.memory.items()},
+        }
+        named = {f"log.{name}": v for name, v in self.logs.items()}
+        named |= {f"report.{name}": v for name, v in function.reports.items()}
+        named |= {f"{group}.{i}": native(v) for group, variables in groups.items() for i, v in enumerate(variables)}
+        by_id = {id(v): (name, v) for name, v in reversed(named.items())}  # one of two groups keeps its first name
+        return dict(reversed(by_id.values()))
+
+    def __call__(self, batches: Sequence[Batches]) -> None:
+        """Updates the model on one effective batch. Runs traced or eagerly.
+
+        Raises:
+            TypeError, ValueError: the strategy returned something that is not a `Step` of this model.
+        """
+        step = self.strategy.step(KerasObjective(self.function, batches), self._state())
+        self._check(step)
+        self._commit(step)
+
+    def observe(self, batches: Sequence[Batches]) -> tuple[list[Evaluation], Step]:
+        """The evaluations that a step makes on one effective batch, in their order, and the step; nothing is changed.
+
+        Runs eagerly: there a strategy's own loops and branches hide no evaluation.
+        """
+        objective, seen = KerasObjective(self.function, batches), []
+
+        def observed(parameters: Vector) -> Evaluation:
+            seen.append(objective(parameters))
+            return seen[-1]
+
+        return seen, self.strategy.step(observed, self._state())
+
+    def _state(self) -> State:
+        iteration = tf.cast(tf.convert_to_tensor(self._optimizer.iterations.value), tf.int64)
+        return State(
+            parameters=self.function.read_parameters(),
+            learning_rate=tf.convert_to_tensor(self._optimizer.learning_rate),
+            iteration=iteration,
+            seed=tf.stack([tf.constant(self._seed, tf.int32), tf.cast(iteration, tf.int32)]),
+            memory={name: tf.nest.map_structure(tf.convert_to_tensor, value) for name, value in self.memory.items()},
+        )
+
+    def read_logs(self) -> dict[str, float]:
+        """The means of what steps logged since `reset_logs`, by name."""
+        return {name: float(pair[0] / pair[1]) for name, pair in self.logs.items() if float(pair[1]) > 0}
+
+    def reset_logs(self) -> None:
+        """Starts the logs' means anew."""
+        for pair in self.logs.values():
+            pair.assign(tf.zeros([2], pair.dtype))
+
+    def _check(self, step: Any) -> None:
+        name = type(self.strategy).__name__
+        if not isinstance(step, Step):
+            raise TypeError(f"{name}.step returned {type(step).__name__}; it must return Step(gradient, at=evaluation)")
+        check_vector(step.gradient, self.function.variables, f"{name}.step returned as gradient")
+        if not isinstance(step.at, Evaluation):
+            raise TypeError(
+                f"{name}.step returned at={type(step.at).__name__}; it must be an Evaluation, what objective(...) returned"
+            )
+        if step.memory is not None and set(step.memory) != set(self.memory):
+            raise ValueError(
+                f"{name}.step returned memory with the keys {sorted(step.memory)}; init shaped {sorted(self.memory)}"
+            )
+        for key, value in (step.memory or {}).items():
+            want, got = _describe(self.memory[key]), _describe(value)
+            if want != got:
+                raise ValueError(f"{name}.step returned memory[{key!r}] as {got}; init made it {want}")
+        for key, value in step.logs.items():
+            if key in self._metric_names:
+                raise ValueError(f"{name}.step returned logs[{key!r}], which is the name of a metric: choose another")
+            value = tf.convert_to_tensor(value)
+            if value.shape.rank != 0 or not (value.dtype.is_floating or value.dtype.is_integer or value.dtype.is_bool):
+                raise ValueError(f"{name}.step returned logs[{key!r}] as {_describe(value)}; it must be a scalar number")
+
+    def _commit(self, step: Step) -> None:
+        """The one commit of a step."""
+        function = self.function
+        # Like Keras, leave alone what no loss depends on: a zero gradient would still decay its weights.
+        connected = [i for i in range(len(function.variables)) if i in function.connected]
+        if len(connected) < len(function.variables) and not self._warned:
+            self._warned = True
+            idle = [v.path for i, v in enumerate(function.variables) if i not in function.connected]
+            warnings.warn(f"the loss does not depend on {', '.join(idle)}: not trained", stacklevel=2)
+        summed = not _sums_duplicates(self._optimizer)
+        gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i], summed) for i in connected]
+        # Before the variables change: a strategy may remember a point that nobody has read yet.
+        memory = {name: value.leaves if isinstance(value, Vector) else (value,) for name, value in (step.memory or {}).items()}
+        self._optimizer.apply(gradients, [function.variables[i] for i in connected])
+        for key, value in step.at.after.items():
+            function.changing[key].assign(value)
+        for name, leaves in memory.items():
+            self._remember(name, leaves)
+        for name, value in step.logs.items():
+            value = tf.cast(value, tf.float32)
+            if name not in self.logs:
+                with tf.init_scope():
+                    self.logs[name] = tf.Variable(tf.zeros([2]), trainable=False, name=name)
+            self.logs[name].assign_add(tf.stack([value, 1.0]))
+
+    def _remember(self, name: str, leaves: Sequence[Any]) -> None:
+        for variable, leaf in zip(tf.nest.flatten(self.memory[name]), leaves, strict=True):
+            variable.assign(tf.cast(dense(leaf), variable.dtype))
+
+
+def _describe(value: Any) -> str:
+    """What memory may hold, in words: two are alike if the words are."""
+    if isinstance(value, Vector):
+        return f"a Vector of shapes {[tuple(leaf.shape) for leaf in value.leaves]}"
+    if not isinstance(value, tf.Variable):
+        value = tf.convert_to_tensor(value)
+    kind = "number" if value.dtype.is_floating or value.dtype.is_integer else value.dtype.name
+    return f"a {kind} tensor of shape {tuple(value.shape)}"
+
+
+def _describe_all(memory: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _describe(value) for name, value in memory.items()}
+
+
+def _as_gradient(leaf: Any, variable: Any, summed: bool) -> Any:
+    if isinstance(leaf, Rows):
+        return (leaf.unique() if summed else leaf).to_indexed_slices()
+    return tf.cast(leaf, variable.dtype)
+
+
+def _sums_duplicates(optimizer: keras.Optimizer) -> bool:
+    """Whether the optimizer itself adds up what several slices say of one row; many square or clip them one by one."""
+    is_clipping = any(getattr(optimizer, name) is not None for name in ("clipnorm", "clipvalue", "global_clipnorm"))
+    return type(optimizer) is keras.optimizers.SGD and not is_clipping
+
+
+def _initial_memory(strategy: StepStrategy, parameters: Vector) -> Mapping[str, Any]:
+    memory = strategy.init(parameters)
+    if not isinstance(memory, Mapping) or not all(isinstance(name, str) for name in memory):
+        raise TypeError(f"{type(strategy).__name__}.init must return a dict of tensors and Vectors by name, not {memory!r}")
+    return memory
+
+
+def _variables_for(name: str, value: Any, strategy: StepStrategy) -> Any:
+    """A variable for a tensor; for a Vector, a Vector whose leaves are variables."""
+    if isinstance(value, Vector):
+        leaves = tuple(tf.Variable(dense(leaf), trainable=False, name=name) for leaf in value.leaves)
+        return Vector.__tf_unflatten__((), leaves)
+    try:
+        return tf.Variable(value, trainable=False, name=name)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{type(strategy).__name__}.init: memory[{name!r}] must be a tensor or a Vector, not {type(value).__name__}"
+        ) from error

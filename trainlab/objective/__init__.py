@@ -1,0 +1,25 @@
+"""The objective: loss and gradient of an effective batch, as a pure function of the parameters."""
+
+from trainlab.objective import cutting, keras_internals
+from trainlab.objective.building import build_model, compile_model
+from trainlab.objective.evaluation import Batches, Evaluation, KerasObjective
+from trainlab.objective.graph_checks import string_operation
+from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, native
+from trainlab.objective.requirements import check_compiled
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "Evaluation",
+    "KerasObjective",
+    "ModelFunction",
+    "build_model",
+    "check_compiled",
+    "check_vector",
+    "compile_model",
+    "cutting",
+    "flat_logs",
+    "keras_internals",
+    "native",
+    "string_operation",
+]

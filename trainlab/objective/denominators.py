@@ -1,0 +1,195 @@
+"""What a loss divides by: the numbers that make several batches' means the mean of all of them.
+
+The loss of an effective batch is, for every compiled loss k, `sum_b S_kb / sum_b D_kb`: the batches' sums over the batches'
+denominators. Keras hands out `S_kb / D_kb`. So batch b's loss is multiplied by its share `D_kb / sum_b D_kb`, and the rest
+of the total (weight penalties, `add_loss`, an overridden `compute_loss`) by its share of the examples: a penalty, the
+same in each batch, then counts once, and an added loss is averaged over examples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainlab.objective.keras_internals import flat_losses, losses_replaced, mask_of
+
+
+def num_examples(x: Any) -> tf.Tensor:
+    """The size of the first axis of a batch's first tensor, as a scalar int64 (ragged and sparse ones included)."""
+    first = next(leaf for leaf in tf.nest.flatten(x) if leaf is not None)
+    if isinstance(first, tf.RaggedTensor):
+        return tf.cast(first.nrows(), tf.int64)
+    if isinstance(first, tf.SparseTensor):
+        return tf.cast(first.dense_shape[0], tf.int64)
+    if first.shape[0] is not None:
+        return tf.constant(first.shape[0], tf.int64)
+    return tf.shape(first, out_type=tf.int64)[0]
+
+
+@contextlib.contextmanager
+def counted(model: keras.Model, examples: tf.Tensor, totals: tf.Tensor | None) -> Iterator[dict[int, tf.Tensor]]:
+    """While open, the model's compiled losses record their denominators and take their share of the effective batch.
+
+    Args:
+        model: a compiled model whose losses are built.
+        examples: scalar, the batch's number of examples.
+        totals: `[num_losses + 1]`, the effective batch's denominators and, last, its examples; None only records.
+
+    Yields:
+        A dictionary that each loss, when called, fills with its denominator (a scalar).
+    """
+    denominators: dict[int, tf.Tensor] = {}
+    if not flat_losses(model):
+        yield denominators
+        return
+
+    def counting(index: int, loss: Any) -> _Counted:
+        return _Counted(loss, index, examples, totals, denominators)
+
+    with losses_replaced(model, counting, lambda tracker: _Weighted(tracker, examples)):
+        yield denominators
+
+
+class _Weighted:
+    """A tracker of one output's loss, told the batch's size, which Keras does not know where shapes are open."""
+
+    def __init__(self, tracker: keras.Metric, examples: tf.Tensor):
+        self._tracker = tracker
+        self._examples = examples
+
+    def update_state(self, value: tf.Tensor, sample_weight: Any = None) -> None:
+        del sample_weight
+        self._tracker.update_state(value, sample_weight=tf.cast(self._examples, tf.float32))
+
+
+class _Counted:
+    """A compiled loss that records its denominator, and takes its share when the totals are known."""
+
+    def __init__(self, loss: Any, index: int, examples: tf.Tensor, totals: Any, denominators: dict[int, tf.Tensor]):
+        self.loss = loss
+        self.index = index
+        self.examples = examples
+        self.totals = totals
+        self.denominators = denominators
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
+        with _recorded(self.loss) as values:
+            value = self.loss(y_true, y_pred, sample_weight)
+        if self.index in self.denominators:  # an overridden compute_loss calls it again, on who knows what
+            _warn_not_exact(f"compute_loss calls the compiled loss {_name(self.loss)!r} more than once")
+            return value
+        denominator = _denominator(self.loss, values, y_pred, sample_weight)
+        if denominator is None:
+            _warn_not_exact(f"loss {_name(self.loss)!r} is no sum over elements (it returns one number a batch)")
+            denominator = self.examples
+        dtype = tf.float64 if value.dtype == tf.float64 else tf.float32
+        denominator = tf.cast(denominator, dtype)
+        self.denominators[self.index] = denominator
+        if self.totals is None:
+            return value
+        if getattr(self.loss, "reduction", None) == "sum":
+            share = tf.ones([], dtype)  # a sum has no denominator to share: the batches' sums add up
+        else:
+            share = tf.math.divide_no_nan(denominator, tf.cast(self.totals[self.index], dtype))
+        # The caller multiplies the whole total by the batch's share of the examples: take that out here.
+        by_examples = tf.cast(self.examples, dtype) / tf.cast(self.totals[-1], dtype)
+        return value * tf.cast(tf.math.divide_no_nan(share, by_examples), value.dtype)
+
+
+@contextlib.contextmanager
+def _recorded(loss: Any) -> Iterator[list[Any]]:
+    """While open, the loss keeps what its `call` returns: the loss of each element, before any reduction.
+
+    Calling it a second time would advance whatever state or seed it has.
+    """
+    values: list[Any] = []
+    call = getattr(loss, "call", None)
+    if not isinstance(loss, keras.losses.Loss) or call is None:
+        yield values
+        return
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        values.append(call(*args, **kwargs))
+        return values[-1]
+
+    before = vars(loss).get("call")
+    loss.call = recording
+    try:
+        yield values
+    finally:
+        if before is None:
+            del loss.call
+        else:
+            loss.call = before
+
+
+def _denominator(loss: Any, recorded: list[Any], y_pred: Any, sample_weight: Any) -> tf.Tensor | None:
+    """What `keras.losses.Loss.__call__` divides by, None if the loss is no sum over elements.
+
+    Follows the reductions of `keras.losses.Loss` step by step.
+
+    Args:
+        loss: the loss.
+        recorded: what its `call` returned, once.
+        y_pred: the predictions, with their mask.
+        sample_weight: as given to the loss.
+    """
+    if getattr(loss, "reduction", None) == "sum":
+        return tf.ones([])
+    if len(recorded) != 1 or loss.reduction in (None, "none") or type(loss).__call__ is not keras.losses.Loss.__call__:
+        return None
+    values = tf.convert_to_tensor(recorded[0])
+    if values.shape.rank == 0:
+        return None
+    dtype = tf.float64 if values.dtype == tf.float64 else tf.float32
+    mask = _mask(y_pred, recorded[0])
+    if loss.reduction == "mean_with_sample_weight" and (sample_weight is not None or mask is not None):
+        if mask is None:
+            return tf.reduce_sum(tf.cast(sample_weight, dtype))
+        weights = tf.cast(mask, dtype)
+        if sample_weight is not None:
+            weights = tf.multiply(*_squeezed(weights, tf.cast(sample_weight, dtype)))
+        return tf.reduce_sum(weights)
+    count = tf.cast(tf.size(values), dtype)
+    if mask is None:
+        return count
+    mask = tf.cast(mask, dtype)
+    return tf.math.divide_no_nan(count * tf.reduce_sum(mask), tf.cast(tf.size(mask), dtype))
+
+
+def _mask(*sources: Any) -> tf.Tensor | None:
+    """The mask that a reduction sees: of the predictions and of the values, both if both have one."""
+    mask = None
+    for source in sources:
+        found = mask_of(source)
+        if found is not None:
+            found = tf.cast(found, tf.bool)
+            mask = found if mask is None else mask & found
+    return mask
+
+
+def _squeezed(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Drops the trailing axis of size 1 that only one of the two has, as Keras does."""
+    if a.shape.rank == b.shape.rank + 1 and a.shape[-1] == 1:
+        return tf.squeeze(a, axis=-1), b
+    if b.shape.rank == a.shape.rank + 1 and b.shape[-1] == 1:
+        return a, tf.squeeze(b, axis=-1)
+    return a, b
+
+
+_warned: set[str] = set()
+
+
+def _name(loss: Any) -> str:
+    return getattr(loss, "name", None) or type(loss).__name__
+
+
+def _warn_not_exact(reason: str) -> None:
+    if reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(f"{reason}: accumulated over batches it is not exact, but averaged by their examples", stacklevel=2)

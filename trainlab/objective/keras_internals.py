@@ -1,0 +1,137 @@
+"""Everything of Keras that is not public and is used here: each with the reason, and what would replace it.
+
+Nothing else of trainlab touches a private name of Keras. Written for Keras 3.15 and 3.16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.trainers.data_adapters import get_data_adapter
+
+try:
+    from keras.src.backend.tensorflow.ops import numpy as backend_numpy  # from 3.16 on
+except ImportError:
+    from keras.src.backend.tensorflow import numpy as backend_numpy
+
+# What the hooks of Keras' own callbacks change while training; a public `get_state` of them would replace it.
+CALLBACK_STATE: Mapping[type, tuple[str, ...]] = {
+    keras.callbacks.History: ("epoch", "history"),
+    keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+}
+# Attributes of any callback that `fit` sets.
+CALLBACK_SETTINGS = frozenset({*vars(keras.callbacks.Callback()), "_model", "params", "validation_data"})
+
+
+def layers_of(model: keras.Model, include_self: bool = True) -> list[keras.Layer]:
+    """Every layer inside a model, however deep: `model.layers` holds the outermost only, and no layer lists its own."""
+    return list(model._flatten_layers(include_self=include_self))
+
+
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """What `model.compile` was given, as it was: `model.get_compile_config` makes text of it, and fails for some losses."""
+    return model._compile_config.config
+
+
+def default_jit_compile(model: keras.Model) -> bool:
+    """What `jit_compile="auto"` means to Keras for this model: it keeps only what it came to."""
+    return model._resolve_auto_jit_compile()
+
+
+def initial_epoch(model: keras.Model) -> int | None:
+    """The epoch that `BackupAndRestore` tells `fit` to go on from, None for none: it says so nowhere else."""
+    return getattr(model, "_initial_epoch", None)
+
+
+def build(model: keras.Model, batch: Any) -> None:
+    """Builds a model, its losses, metrics and optimizer for a batch of this kind, as Keras' `fit` does, and runs nothing.
+
+    `model.build` builds the layers only.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def loss_tracker(model: keras.Model) -> keras.Metric:
+    """The metric that holds the mean of the losses: it is in `model.metrics`, unless a model overrides that."""
+    return model._loss_tracker
+
+
+def compile_loss(model: keras.Model) -> Any:
+    """The container of the compiled losses, None without one: `model.loss` is what the user wrote, unresolved."""
+    return model._compile_loss
+
+
+def compile_metrics(model: keras.Model) -> Any:
+    """The container of the compiled metrics, None without one: `model.metrics` holds it, unless a model overrides that."""
+    return model._compile_metrics
+
+
+def flat_losses(model: keras.Model) -> list[Any]:
+    """The compiled losses, `(path, loss, ...)` for each output that has one, in the order they are called.
+
+    Empty where an overridden `compute_loss` calls none of them: they were never built then.
+    """
+    return getattr(model._compile_loss, "_flat_losses", None) or []
+
+
+@contextmanager
+def losses_replaced(model: keras.Model, wrap: Callable[[int, Any], Any], wrap_tracker: Callable[[Any], Any]) -> Iterator[None]:
+    """While open, the compiled losses are `wrap(number, loss)` of them, and their trackers `wrap_tracker(tracker)`.
+
+    Public would be to compile again, which makes new metrics and loses what they hold.
+    """
+    container = model._compile_loss
+    losses, trackers = container._flat_losses, container._metrics
+    container._flat_losses = [entry._replace(loss=wrap(number, entry.loss)) for number, entry in enumerate(losses)]
+    container._metrics = [wrap_tracker(tracker) for tracker in trackers]
+    try:
+        yield
+    finally:
+        container._flat_losses, container._metrics = losses, trackers
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that layers left on a tensor, None without one; public would be `keras.ops.get_mask`."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def autocast(variable: keras.Variable, value: tf.Tensor) -> tf.Tensor:
+    """A value as reading it from the variable would give it, in the dtype that a layer computes in."""
+    return variable._maybe_autocast(value)
+
+
+def current_scope() -> Any:
+    """The `keras.StatelessScope` that is open in this thread, None if none is: the class has no public way to ask."""
+    return get_stateless_scope()
+
+
+@contextmanager
+def take_replaced(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """While open, `make` of the function in which `keras.ops.take`, and so `keras.layers.Embedding`, ends is called instead.
+
+    A stateless scope swaps a variable for a whole tensor; public would be a scope that answers for rows.
+    """
+    original = backend_numpy.take
+    backend_numpy.take = make(original)
+    try:
+        yield
+    finally:
+        backend_numpy.take = original
+
+
+def trained_by(optimizer: keras.Optimizer) -> Sequence[Any] | None:
+    """The variables that an optimizer was built for, None if it does not say: `optimizer.variables` holds only its own."""
+    return getattr(optimizer, "_trainable_variables", None)
+
+
+def data_adapter(data: Any, class_weight: Mapping[int, float] | None, shuffle: bool) -> Any:
+    """Keras' own reader of any kind of data set, generator or loader, workers included: only `fit` uses it publicly."""
+    return get_data_adapter(data, class_weight=class_weight, shuffle=shuffle)

@@ -1,0 +1,91 @@
+"""What a model and its optimizer must be for a step to be swapped; each refusal is one line."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainlab.objective.keras_internals import layers_of, trained_by
+
+
+def check_compiled(model: Any) -> None:
+    """Checks a compiled model before anything is built.
+
+    Raises:
+        TypeError: it is not a Keras model.
+        ValueError: it is one that cannot be trained here; the line says why and what to do.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
+    if type(model).train_step is not keras.Model.train_step or "train_step" in vars(model):
+        raise ValueError(
+            f"{type(model).__name__} defines its own train_step, which a Trainer would silently ignore: "
+            "put the loss into compute_loss, the metrics into compute_metrics, and the step into a StepStrategy"
+        )
+    if not model.compiled:
+        raise ValueError(
+            f"model {model.name!r} is not compiled: call model.compile(optimizer=..., loss=...), "
+            "or give the Trainer a loss and an optimizer"
+        )
+    if tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy():
+        raise ValueError("tf.distribute is not supported yet: build the model and the Trainer outside the strategy's scope")
+    _check_optimizer(model.optimizer)
+    for layer in layers_of(model):
+        policy = getattr(layer, "dtype_policy", None)
+        if policy is not None and policy.name == "mixed_float16":
+            raise ValueError(
+                f"layer {layer.name!r} has the dtype policy mixed_float16, which needs loss scaling and is not supported yet: "
+                "use mixed_bfloat16 or float32"
+            )
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if optimizer is None:
+        raise ValueError("the model is compiled without an optimizer: give model.compile or the Trainer one")
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            "LossScaleOptimizer is not supported yet: compile with the inner optimizer, under float32 or mixed_bfloat16"
+        )
+    if getattr(optimizer, "loss_scale_factor", None) is not None:
+        raise ValueError(f"optimizer loss_scale_factor={optimizer.loss_scale_factor} is not supported yet: leave it None")
+    if getattr(optimizer, "gradient_accumulation_steps", None):
+        raise ValueError(
+            f"optimizer gradient_accumulation_steps={optimizer.gradient_accumulation_steps} would accumulate a second time: "
+            f"leave it None and use strategy=Accumulate({optimizer.gradient_accumulation_steps})"
+        )
+    rate = optimizer.get_config().get("learning_rate")
+    if isinstance(rate, (int, float)):  # a schedule's configuration is a dictionary
+        rate = float(optimizer.learning_rate)
+        if not math.isfinite(rate) or rate < 0:
+            raise ValueError(f"the learning rate must be finite and at least 0, not {rate:g}")
+
+
+def check_built(model: Any) -> None:
+    """Checks what is known once the model and its optimizer are built.
+
+    Raises:
+        ValueError: there is nothing to train, or the optimizer was built for other variables.
+    """
+    variables = model.trainable_variables
+    if not variables:
+        raise ValueError(
+            f"model {model.name!r} has no trainable variables: set layer.trainable=True somewhere, or add a layer with weights"
+        )
+    for variable in variables:
+        if getattr(variable, "overwrite_with_gradient", False):
+            raise ValueError(
+                f"variable {variable.path!r} takes its gradient for its value (float8 layers do), which no step can average: "
+                "train without float8"
+            )
+    trained = trained_by(model.optimizer)
+    known = {id(v) for v in (variables if trained is None else trained)}
+    if not known & {id(v) for v in variables}:
+        raise ValueError("the optimizer was built for another model's variables: give this model a new one")
+    for variable in variables:
+        if id(variable) not in known:
+            raise ValueError(
+                f"variable {variable.path!r} became trainable after the optimizer was built: call model.compile again"
+            )

@@ -1,0 +1,80 @@
+"""Some rows of a table: an embedding's gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow as tf
+
+from trainlab.parameters.same_tensor import surely_same
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of a table whose other rows are zero: an embedding's gradient.
+
+    A row may be named several times, as in `tf.IndexedSlices`: its value is then the sum. Sums, multiples and inner products
+    with dense leaves do not mind; what squares or clips must ask for `unique` first.
+
+    Attributes:
+        values: `[k, ...]`, float.
+        indices: `[k]`, int32 or int64, each in `[0, num_rows)`.
+        num_rows: rows of the whole table.
+    """
+
+    values: tf.Tensor
+    indices: tf.Tensor
+    num_rows: int
+
+    def unique(self) -> Rows:
+        """The same with duplicates summed.
+
+        Unused slots keep the shape static, as XLA needs: they name row 0 and hold zeros.
+        """
+        order = tf.argsort(self.indices, stable=True)
+        rows = tf.gather(self.indices, order)
+        is_new = tf.concat([tf.ones_like(rows[:1], tf.bool), rows[1:] != rows[:-1]], axis=0)
+        slot = tf.cumsum(tf.cast(is_new, tf.int32)) - 1
+        num_slots = tf.shape(self.indices)[0]
+        summed = tf.math.unsorted_segment_sum(tf.gather(self.values, order), slot, num_slots)
+        summed.set_shape(self.values.shape)
+        # An empty slot's maximum is the lowest integer; any valid row will do there, its values being zero.
+        named = tf.maximum(tf.math.unsorted_segment_max(rows, slot, num_slots), 0)
+        named.set_shape(self.indices.shape)
+        return Rows(summed, named, self.num_rows)
+
+    def plus(self, other: Rows) -> Rows:
+        """The sum: as many rows as either where both are known to name the same, one after the other; else those of both."""
+        values = tf.cast(other.values, self.dtype)
+        if surely_same(self.indices, other.indices):
+            return dataclasses.replace(self, values=self.values + values)
+        indices = tf.concat([self.indices, tf.cast(other.indices, self.indices.dtype)], axis=0)
+        return Rows(tf.concat([self.values, values], axis=0), indices, self.num_rows)
+
+    @property
+    def dtype(self) -> tf.DType:
+        """The dtype of the values."""
+        return self.values.dtype
+
+    @property
+    def shape(self) -> tf.TensorShape:
+        """The shape of the whole table."""
+        return tf.TensorShape([self.num_rows]).concatenate(self.values.shape[1:])
+
+    def to_dense(self) -> tf.Tensor:
+        """The whole table, zeros included."""
+        shape = tf.concat([[self.num_rows], tf.shape(self.values)[1:]], axis=0)
+        dense = tf.scatter_nd(self.indices[:, None], self.values, tf.cast(shape, self.indices.dtype))
+        dense.set_shape(self.shape)
+        return dense
+
+    def to_indexed_slices(self) -> tf.IndexedSlices:
+        """The form that optimizers take."""
+        return tf.IndexedSlices(self.values, self.indices, tf.constant(self.shape.as_list(), self.indices.dtype))
+
+    def __tf_flatten__(self) -> tuple[tuple[int], tuple[tf.Tensor, tf.Tensor]]:
+        return (self.num_rows,), (self.values, self.indices)
+
+    @classmethod
+    def __tf_unflatten__(cls, metadata: tuple[int], components: tuple[tf.Tensor, tf.Tensor]) -> Rows:
+        return cls(*components, *metadata)

@@ -1,0 +1,112 @@
+"""Everything of TensorFlow that is not public and is used here: each with the reason, and what would replace it.
+
+It stands in the lowest package, since all others may need it; nothing else of trainlab touches a private name of TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.autograph.core import ag_ctx
+from tensorflow.python.eager import record
+from tensorflow.python.eager.polymorphic_function import autograph_util
+from tensorflow.python.framework.config import is_op_determinism_enabled as _is_op_determinism_enabled
+from tensorflow.python.ops.parallel_for import control_flow_ops as parallel_for
+
+_Function = type(tf.function(lambda: None))
+
+
+def may_record() -> bool:
+    """Whether any tape may be recording: public would be a function that asks; `tf.GradientTape` knows only of itself."""
+    return bool(record.could_possibly_record())
+
+
+def is_stateful(operation: Any) -> bool:
+    """Whether an operation has a state: public would be `tf.Operation.is_stateful`."""
+    return bool(operation._is_stateful)
+
+
+def run_before(operation: Any, other: Any) -> None:
+    """Makes `other`, which is in the graph already, wait for `operation`.
+
+    Public would be `tf.Operation.add_control_input`; `tf.control_dependencies` reaches only operations that are made in it.
+    """
+    other._add_control_input(operation)
+
+
+def function_of(graph: Any, name: str) -> Any:
+    """The function of this name that a graph calls, None if it does not know it: public would be `tf.Graph.get_function`."""
+    return graph._get_function(name)
+
+
+def is_op_determinism_enabled() -> bool:
+    """Whether TensorFlow's op determinism is on: public is only the way to switch it on."""
+    return bool(_is_op_determinism_enabled())
+
+
+def gpu_memory() -> int:
+    """Bytes that TensorFlow may use of the largest GPU; 0 without one.
+
+    `tf.config.experimental.get_memory_info` tells what is used, and nothing public what there is.
+    """
+    from tensorflow.python.client import device_lib  # it starts the devices, which importing trainlab must not
+
+    gpus = [device for device in device_lib.list_local_devices() if device.device_type == "GPU"]
+    return max((device.memory_limit for device in gpus), default=0)
+
+
+def iterator_handle(iterator: Any) -> tf.Tensor:
+    """The resource of a `tf.data` iterator, for the operations that save and restore it.
+
+    `tf.train.Checkpoint(iterator=...)` writes files, and only whole checkpoints.
+    """
+    return iterator._iterator_resource
+
+
+def dataset_variant(dataset: tf.data.Dataset) -> tf.Tensor:
+    """The tensor that stands for a data set: public is `tf.data.experimental.to_variant`, which takes only some of them."""
+    return dataset._variant_tensor
+
+
+@contextmanager
+def vectorized_maps_replaced(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """While open, `make` of the function in which `tf.vectorized_map` ends is called in its place.
+
+    It writes the operations of its function anew, past any tape that follows them: public would be a way to know that one is
+    inside.
+    """
+    original = parallel_for.pfor
+    parallel_for.pfor = make(original)
+    try:
+        yield
+    finally:
+        parallel_for.pfor = original
+
+
+@contextmanager
+def function_calls_replaced(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """While open, `make` of what calling a `tf.function` does is done in its place; it gets the function as first argument.
+
+    `tf.config.run_functions_eagerly` would do so for all threads, and without AutoGraph.
+    """
+    original = _Function.__call__
+    _Function.__call__ = make(original)
+    try:
+        yield
+    finally:
+        _Function.__call__ = original
+
+
+def call_python(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Calls the Python function of a `tf.function`, converted by AutoGraph if calling the `tf.function` would do so.
+
+    `tf.autograph.to_graph` does not know with which options the `tf.function` was made.
+    """
+    if not function._autograph or tf.executing_eagerly():
+        return function.python_function(*args, **kwargs)
+    converted = autograph_util.py_func_from_autograph(function.python_function, function._experimental_autograph_options)
+    with ag_ctx.ControlStatusCtx(status=ag_ctx.Status.UNSPECIFIED):  # a trace round it may have switched AutoGraph off
+        return converted(*args, **kwargs)

@@ -1,0 +1,287 @@
+"""The outer loop, on the host: epochs, callbacks, validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from trainlab.data import ArraySource, Source, StreamSource, Validation
+from trainlab.loop import Findings, Loop, NonFiniteError, Plan, Progress
+from trainlab.objective import flat_logs, keras_internals
+from trainlab.runs import callback_state
+from trainlab.runs.manifest import Manifest
+from trainlab.runs.resuming import Asked, Found
+
+_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+
+
+@dataclasses.dataclass
+class Fit:
+    """What a `fit` under way works with.
+
+    Attributes:
+        model: built.
+        loop: runs updates.
+        source: the batches.
+        validation: None for none.
+        listener: the callbacks.
+        progress: where to begin; kept up to date.
+        findings: what was found out so far.
+        verbose: 0 if nothing is printed.
+    """
+
+    model: keras.Model
+    loop: Loop
+    source: Source
+    validation: Validation | None
+    listener: keras.callbacks.CallbackList
+    progress: Progress
+    findings: Findings
+    verbose: int
+
+
+class Keeper:
+    """What keeps a run safe, at the moments when it can; this one, of no run, does nothing."""
+
+    last_checkpoint: Path | None = None
+
+    def opened(self) -> AbstractContextManager[None]:
+        """Round a whole `fit`."""
+        return nullcontext()
+
+    def find(self, asked: Asked, plan: Plan, current: Callable[[], Manifest]) -> Found:
+        """What to go on from; `current` returns what the fit is made of."""
+        del asked, plan, current
+        return Found()
+
+    def begin(self, fit: Fit, found: Found, must_save: bool) -> None:
+        """Says what to save and, when `resume` is called, to restore; and whether that is to be saved at once."""
+
+    def skip(self) -> keras.callbacks.History:
+        """Puts everything where a finished `fit`, which was found, has left it; returns its history."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Called once, after the hooks of the beginning: puts the state of a checkpoint in place of theirs."""
+
+    def updates_to_go(self) -> int:
+        """The most updates until something must be done."""
+        return sys.maxsize
+
+    def boundary(self) -> None:
+        """Called between two calls and after each epoch: everything is committed. May save, and may raise to stop."""
+
+    def capture(self) -> Any:
+        """Everything as it is now."""
+
+    def finish(self, before: Any) -> None:
+        """Called at the end, with what `capture` returned before the last hooks."""
+
+    def save(self) -> None:
+        """Called where training stops at a committed update, because of an error."""
+
+    def watch(self) -> list[keras.callbacks.Callback]:
+        """Callbacks for an evaluation, which end it by raising `Interrupted` if training is to stop."""
+        return []
+
+
+@contextmanager
+def suppressed_but_said() -> Iterator[None]:
+    """Turns an error into a warning: something else is about to be raised that matters more."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(str(error), stacklevel=3)
+
+
+class Interrupted(Exception):
+    """Ends an evaluation that is not worth finishing: the next boundary stops training."""
+
+
+class Epochs:
+    """Runs a loop over a source, epoch by epoch; what happens between its calls happens here.
+
+    Args:
+        fit: what it works with.
+        keeper: told of every boundary.
+    """
+
+    def __init__(self, fit: Fit, keeper: Keeper):
+        self._model, self._loop, self._source = fit.model, fit.loop, fit.source
+        self._listener, self._validation, self._progress = fit.listener, fit.validation, fit.progress
+        self._keeper = keeper
+        listener = fit.listener
+        self._hears_every_update = any(hears_every_update(callback) for callback in listener.callbacks)
+        self._wants_logs = self._hears_every_update or any(
+            isinstance(callback, keras.callbacks.ProgbarLogger) and callback.verbose == 1 for callback in listener.callbacks
+        )
+
+    def __call__(self, plan: Plan, updates_per_call: int | None) -> None:
+        """Trains.
+
+        Args:
+            plan: how long.
+            updates_per_call: the least distance of two batch hooks; None is 1.
+        """
+        model, listener, progress = self._model, self._listener, self._progress
+        steps = sys.maxsize if plan.steps is None else plan.steps
+        model.stop_training = False
+        listener.on_train_begin()
+        self._heed_backup()
+        if progress.phase != "between":
+            listener.on_epoch_begin(progress.epoch)
+        self._keeper.resume()
+        self._loop.guard.start(progress)
+        while progress.phase != "between" or (  # an epoch that was begun is ended, whatever was reached in it
+            progress.updates < steps and (plan.epochs is None or progress.epoch < plan.epochs) and not model.stop_training
+        ):
+            if progress.phase == "between":
+                model.reset_metrics()
+                self._loop.update.reset_logs()
+                listener.on_epoch_begin(progress.epoch)
+                progress.phase, progress.done = "updates", 0
+            if progress.phase == "updates":
+                end = min(progress.done + steps - progress.updates, plan.steps_per_epoch or sys.maxsize)
+                self._run_epoch(end, updates_per_call or 1, plan.steps_per_epoch is not None)
+                if progress.done == 0 and not model.stop_training:
+                    if progress.updates == 0:
+                        raise ValueError("x gave no batch: there is nothing to train on")
+                    warnings.warn(f"x gave no batch in epoch {progress.epoch + 1}: training ends before it", stacklevel=3)
+                    break
+                progress.phase = "evaluation"
+            self._end_epoch()
+        before = self._keeper.capture()
+        if progress.updates:
+            # Where the optimizer keeps an average of the weights, this is when it takes their place.
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+        listener.on_train_end(progress.logs)
+        self._keeper.finish(before)
+
+    def _heed_backup(self) -> None:
+        epoch = keras_internals.initial_epoch(self._model)  # BackupAndRestore sets it there
+        if epoch:
+            self._progress.epoch = epoch
+            if isinstance(self._source, ArraySource):
+                self._source.epoch, self._source.position = max(self._source.epoch, epoch), 0
+
+    def _run_epoch(self, end: int, updates_per_call: int, has_size: bool) -> None:
+        """Runs up to update `end` of this epoch; to the end of the pass unless the epoch has a size of its own."""
+        source, listener, progress = self._source, self._listener, self._progress
+        while progress.done < end and not self._model.stop_training:
+            if not source.at_end:
+                listener.on_train_batch_begin(progress.done)
+                limit = min(end - progress.done, self._keeper.updates_to_go())
+                try:
+                    ran = self._loop.run(source, min(limit, updates_per_call) if self._hears_every_update else limit)
+                except NonFiniteError:  # the updates before it are committed
+                    with suppressed_but_said():
+                        self._keeper.save()
+                    raise
+                if ran:
+                    listener.on_train_batch_end(progress.done - 1, self._read_logs() if self._wants_logs else {})
+                    self._keeper.boundary()
+                    continue
+            source.next_pass()
+            if not has_size:
+                return
+            if isinstance(source, StreamSource):  # as Keras; arrays simply go on
+                warnings.warn(
+                    f"x ran out of data after {progress.done} of the {end} updates of this epoch: "
+                    "repeat it, or lower steps_per_epoch",
+                    stacklevel=4,
+                )
+                return
+        if source.at_end:
+            source.next_pass()
+
+    def _end_epoch(self) -> None:
+        progress = self._progress
+        logs = self._read_logs()
+        if self._validation is not None and self._validation.is_due(progress.epoch + 1):
+            logs.update(self._evaluate(self._validation))
+        self._listener.on_epoch_end(progress.epoch, logs)
+        progress.epoch, progress.phase, progress.done, progress.logs = progress.epoch + 1, "between", 0, logs
+        self._keeper.boundary()
+
+    def _evaluate(self, validation: Validation) -> dict[str, float]:
+        watchers = self._keeper.watch()
+        remembered = callback_state.get_states(self._listener.callbacks) if watchers else {}
+        for watcher in watchers:
+            self._listener.callbacks.append(watcher)
+        try:
+            with self._loop.transaction():  # an evaluation cut short leaves its own sums in the metrics
+                return self._results(validation)
+        except Interrupted:
+            callback_state.set_states(self._listener.callbacks, remembered)
+            self._keeper.boundary()
+            raise KeyboardInterrupt from None  # the boundary could not save yet
+        finally:
+            for watcher in watchers:
+                self._listener.callbacks.remove(watcher)
+
+    def _results(self, validation: Validation) -> dict[str, float]:
+        """Of Keras' own evaluation; their names begin with `val_`."""
+        results = self._model.evaluate(
+            validation.x,
+            validation.y,
+            sample_weight=validation.sample_weight,
+            batch_size=validation.batch_size,
+            steps=validation.steps,
+            callbacks=self._listener,
+            return_dict=True,
+            verbose=0,
+        )
+        return {f"val_{name}": value for name, value in results.items()}
+
+    def _read_logs(self) -> dict[str, Any]:
+        # An overridden compute_metrics may return more than the metrics' results.
+        reports = self._loop.update.function.reports
+        results = {name: v.read_value() for name, v in reports.items()} if reports else self._loop.metric_results()
+        arrays = {name: np.asarray(value) for name, value in flat_logs(results).items()}
+        logs = {name: float(array) if array.ndim == 0 else array for name, array in arrays.items()}
+        return {**logs, **self._loop.update.read_logs()}
+
+
+def hears_every_update(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback overrides a batch hook, so that it must get control at every update."""
+    if type(callback) is keras.callbacks.ProgbarLogger:
+        return False  # it draws when it can
+    ours = (getattr(callback, hook) for hook in _BATCH_HOOKS)
+    theirs = (getattr(keras.callbacks.Callback, hook) for hook in _BATCH_HOOKS)
+    return any(getattr(own, "__func__", own) is not default for own, default in zip(ours, theirs, strict=True))
+
+
+def callback_list(callbacks: Any, model: keras.Model, plan: Plan, verbose: int) -> keras.callbacks.CallbackList:
+    """What Keras' `fit` makes of its argument `callbacks`, `History` and the progress bar among them."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks
+    return keras.callbacks.CallbackList(
+        callbacks,
+        add_history=True,
+        add_progbar=verbose != 0,
+        model=model,
+        verbose=verbose,
+        epochs=plan.last_epoch,
+        steps=plan.updates_per_epoch,
+    )
+
+
+def verbosity(verbose: str | int) -> int:
+    """`verbose` of `fit` as a number.
+
+    Raises:
+        ValueError: it is none of those that Keras knows.
+    """
+    if verbose == "auto":
+        return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
+    if verbose not in (0, 1, 2):
+        raise ValueError(f'verbose must be 0, 1, 2 or "auto", not {verbose!r}')
+    return int(verbose)

@@ -1,0 +1,143 @@
+"""What a `fit` goes on from: which checkpoint, and how its values are put in place."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainlab.loop import Loop, Plan, Progress
+from trainlab.runs.checkpoint import Checkpoints, Loaded
+from trainlab.runs.encoding import decode
+from trainlab.runs.manifest import OVERRIDABLE
+
+RESUME = ("auto", "must", "never", "weights")
+
+
+class Asked(NamedTuple):
+    """How a `fit` is to begin, under the names that its arguments have."""
+
+    resume: str = "auto"
+    overwrite: bool = False
+    override: Collection[str] = ()
+
+    def check(self, has_run: bool) -> None:
+        """Makes sure that it can be asked for.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        if self.resume not in RESUME:
+            raise ValueError(f"resume must be one of {', '.join(map(repr, RESUME))}, not {self.resume!r}")
+        if not has_run and (self.resume != "auto" or self.overwrite):
+            raise ValueError(f"resume={self.resume!r} needs a run's directory: Trainer(..., run='runs/a')")
+        if not set(self.override) <= set(OVERRIDABLE) or isinstance(self.override, str):
+            raise ValueError(f"override must be a list of names from {list(OVERRIDABLE)}, not {self.override!r}")
+
+
+class Found(NamedTuple):
+    """What a `fit` begins with.
+
+    Attributes:
+        loaded: the checkpoint; None to begin, or to go on with what is in memory.
+        is_resuming: whether all of it is taken, and not the weights alone.
+        is_over: whether this fit has nothing left to do.
+        is_longer: whether what is asked for is not what it was, and not done yet.
+    """
+
+    loaded: Loaded | None = None
+    is_resuming: bool = False
+    is_over: bool = False
+    is_longer: bool = False
+
+    def progress(self, initial_epoch: int) -> Progress:
+        """How far the fit of the checkpoint had come; a beginning where it is not gone on with."""
+        if self.loaded is None or not self.is_resuming:
+            return Progress(initial_epoch)
+        progress = self.loaded.state["progress"]
+        return Progress(**{**progress, "logs": decode(progress["logs"], self.loaded.arrays)})
+
+
+def requested(plan: Plan) -> list[int | None]:
+    """How long a fit is to be: epochs to stop at, or updates in all."""
+    return [plan.epochs, plan.steps]
+
+
+def is_enough(state: Mapping[str, Any], plan: Plan) -> bool:
+    """Whether a fit that ended with this state did what is asked for now."""
+    if state["stop_training"] or requested(plan) == state["request"]:
+        return True
+    reached = state["progress"]["epoch"], state["progress"]["updates"]
+    return any(wanted is not None and has >= wanted for has, wanted in zip(reached, requested(plan), strict=True))
+
+
+def newest(checkpoints: Checkpoints, fit: int, plan: Plan, any_will_do: bool) -> Loaded:
+    """The newest checkpoint that can be read, and gone on from.
+
+    Args:
+        checkpoints: at least one.
+        fit: the number of the fit that is about to begin.
+        plan: how long it is to be.
+        any_will_do: whether that does not matter.
+
+    Raises:
+        ValueError: none can be read.
+    """
+    damaged: list[str] = []
+
+    def on_damage(path: Path, reason: str) -> None:
+        damaged.append(f"{path.name}: {reason}")
+        warnings.warn(f"checkpoint {path} is damaged ({reason}): trying the one before", stacklevel=5)
+
+    fallback = None
+    for loaded in checkpoints.readable(on_damage):
+        state = loaded.state
+        is_short = state["fit"] == fit and state["finished"] and not is_enough(state, plan)
+        if not is_short or state.get("extends") or any_will_do:
+            return loaded
+        fallback = fallback or loaded
+    if fallback is not None:
+        return fallback
+    raise ValueError(
+        f"{checkpoints.directory.parent}: no checkpoint can be read ({'; '.join(damaged)}): restore them from a copy, or begin "
+        "anew (resume=never with overwrite)"
+    )
+
+
+def variables(loaded: Loaded) -> dict[str, np.ndarray]:
+    """The variables' values, by name."""
+    return {name.removeprefix("variables/"): v for name, v in loaded.arrays.items() if name.startswith("variables/")}
+
+
+def restore_variables(model: keras.Model, loop: Loop, loaded: Loaded, keeps_rate: bool) -> None:
+    """Puts every variable where it was; the learning rate stays if it was changed on purpose.
+
+    Raises:
+        ValueError: one is of another shape or dtype; nothing is touched.
+    """
+    known = loop.snapshot()
+    values = {name: value for name, value in variables(loaded).items() if name in known}
+    for name, value in values.items():
+        if tuple(known[name].shape) != value.shape or known[name].dtype != tf.as_dtype(value.dtype):
+            raise ValueError(
+                f"{loaded.path}: {name} is {value.dtype} {list(value.shape)}, here {known[name].dtype.name} "
+                f"{known[name].shape.as_list()}; nothing was touched"
+            )
+    if keeps_rate:
+        rate = model.optimizer.learning_rate  # a schedule's is none of the variables
+        for i, variable in enumerate(model.optimizer.variables):
+            if variable is rate:
+                values.pop(f"optimizer.{i}")
+    loop.assign(values)
+
+
+def restore_weights(model: keras.Model, loop: Loop, loaded: Loaded) -> None:
+    """Takes nothing but the model's weights: no seeds, no optimizer."""
+    weights = {id(v) for v in model.weights}
+    names = [f"model.{i}" for i, v in enumerate(model.variables) if id(v) in weights]
+    loop.assign({name: loaded.arrays[f"variables/{name}"] for name in names})

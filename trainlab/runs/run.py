@@ -1,0 +1,69 @@
+"""A run on disk, as users describe it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from trainlab.data import check_count
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run is its directory: `fit` saves checkpoints there, and goes on from them.
+
+    Args:
+        directory: of the run; made if it is not there.
+        save_seconds: seconds between two checkpoints; None for none by time.
+        save_steps: updates between two; None for none by steps.
+        keep: how many of the last checkpoints are kept, at least 1.
+        keep_best: a name in the logs, such as "val_loss", by which the best checkpoint is kept besides; checkpoints are then
+          also written after an epoch that was the best so far. Less is better, but for names with acc, auc, precision, recall,
+          f1 or iou in them.
+
+    Raises:
+        TypeError, ValueError: a value is none of these.
+
+    Example:
+        >>> Run("runs/a", keep_best="val_loss")
+        Run(directory='runs/a', save_seconds=60.0, save_steps=None, keep=3, keep_best='val_loss')
+    """
+
+    directory: str | os.PathLike[str]
+    save_seconds: float | None = 60.0
+    save_steps: int | None = None
+    keep: int = 3
+    keep_best: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.directory, (str, os.PathLike)):
+            raise TypeError(f"run's directory must be a path, not {self.directory!r}")
+        seconds = self.save_seconds
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and seconds >= 0):
+            raise ValueError(f"save_seconds must be a number of seconds of at least 0, or None, not {seconds!r}")
+        if self.save_steps is not None:
+            check_count("save_steps", self.save_steps, 1)
+        check_count("keep", self.keep, 1)
+        if self.keep_best is not None and not isinstance(self.keep_best, str):
+            raise TypeError(f'keep_best must be a name in the logs, such as "val_loss", not {self.keep_best!r}')
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return Path(self.directory)
+
+    @classmethod
+    def of(cls, run: Any) -> Run | None:
+        """The run that a directory alone stands for; a `Run` and None stay as they are.
+
+        Raises:
+            TypeError: it is none of these.
+        """
+        if run is None or isinstance(run, cls):
+            return run
+        if not isinstance(run, (str, os.PathLike)):
+            raise TypeError(f'run must be a directory, such as "runs/a", or a tl.Run, not {run!r}')
+        return cls(run)
