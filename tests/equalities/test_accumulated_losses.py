@@ -79,6 +79,19 @@ def test_labels_to_ignore(reduction, precision):
         check_law(case.compiled(), data_of(case, [4, 3, 2], weighted), precision)
 
 
+@pytest.mark.skipif(not hasattr(losses, "SparseCategoricalFocalCrossentropy"), reason="it came with Keras 3.16")
+@float64
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
+def test_a_loss_of_keras_that_is_called_in_its_own_way(reduction, precision):
+    case = ModelCase(
+        lambda: keras.Sequential([keras.Input([4, 3]), layers.Masking(), layers.Dense(3)]),
+        lambda rng, n: (pad(rng, rng.normal(size=(n, 4, 3))), rng.integers(3, size=(n, 4))),
+        lambda: {"loss": losses.SparseCategoricalFocalCrossentropy(from_logits=True, reduction=reduction)},
+        lambda rng, n: rng.uniform(0.1, 4, (n, 4)),
+    )
+    check_law(case.compiled(), data_of(case, [4, 3, 2], True), precision)
+
+
 @float64
 def test_a_batch_that_is_masked_whole_counts_for_nothing(precision):
     model = ModelCase(lambda: tokens(True), None, lambda: {"loss": "mse"}).compiled()

@@ -147,7 +147,9 @@ def padded_batches(lengths, batch_size):
 def tagger():
     """A label for each token; padding is masked."""
     table = layers.Embedding(9, 4, mask_zero=True, embeddings_initializer="normal", name="table")
-    return keras.Sequential([keras.Input([None], dtype="int64"), table, layers.LSTM(4, return_sequences=True), layers.Dense(3)])
+    lstm = layers.LSTM(4, return_sequences=True)
+    lstm.supports_masking = True  # it passes the mask on to the loss: by default until Keras 3.16
+    return keras.Sequential([keras.Input([None], dtype="int64"), table, lstm, layers.Dense(3)])
 
 
 @float64

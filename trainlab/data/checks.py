@@ -113,7 +113,7 @@ def check_labels(model: keras.Model, x: Any, y: Any) -> None:
         values = np.asarray(leaf)
         if values.dtype.kind not in "biuf":
             raise ValueError(f"{name} holds strings: map them to labels from 0 to {output.shape[-1] - 1}")
-        ignored = getattr(entry.loss, "ignore_class", None)
+        ignored = _ignored_class(entry.loss)
         is_bad = (values < 0) | (values >= output.shape[-1]) | (values != np.floor(values))
         if ignored is not None:
             is_bad &= values != ignored
@@ -148,10 +148,24 @@ def _outputs(model: keras.Model, x: Any) -> Any:
         return None
 
 
+_SPARSE_LOSSES = tuple(
+    getattr(keras.losses, name)
+    for name in ("SparseCategoricalCrossentropy", "SparseCategoricalFocalCrossentropy")  # the second from Keras 3.16 on
+    if hasattr(keras.losses, name)
+)
+
+
 def _is_sparse(loss: Any) -> bool:
     function = getattr(loss, "fn", None)  # a loss given by name or as a function is wrapped
-    is_sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
-    return is_sparse or function is keras.losses.sparse_categorical_crossentropy
+    return isinstance(loss, _SPARSE_LOSSES) or function is keras.losses.sparse_categorical_crossentropy
+
+
+def _ignored_class(loss: Any) -> int | None:
+    """The label that a loss leaves out: since Keras 3.16 only its configuration says."""
+    try:
+        return loss.get_config().get("ignore_class")
+    except Exception:  # a class of the user's need not have a configuration
+        return getattr(loss, "ignore_class", None)
 
 
 def _at(path: Sequence[Any], structure: Any, names: list[str]) -> Any:

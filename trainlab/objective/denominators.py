@@ -141,7 +141,9 @@ def _denominator(loss: Any, recorded: list[Any], y_pred: Any, sample_weight: Any
     """
     if getattr(loss, "reduction", None) == "sum":
         return tf.ones([])
-    if len(recorded) != 1 or loss.reduction in (None, "none") or type(loss).__call__ is not keras.losses.Loss.__call__:
+    # Keras' own classes that replace `__call__` keep its reductions.
+    is_keras = type(loss).__call__.__module__.split(".")[0] == "keras"
+    if len(recorded) != 1 or loss.reduction in (None, "none") or not is_keras:
         return None
     values = tf.convert_to_tensor(recorded[0])
     if values.shape.rank == 0:
