@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainlab.data import Given, Inputs, Whereabouts, check_against, check_count, describe_update, device, prepared
+from trainlab.data import Given, Inputs, Source, Whereabouts, check_count, checked, describe_update, device, prepared, split
 from trainlab.loop import Findings, Loop, Plan, Recipe, Update, jit, plan_of, recipe_of, settings_of
 from trainlab.objective import build_model, check_compiled, compile_model, cutting, keras_internals
 from trainlab.parameters import tensorflow_internals
@@ -241,49 +241,50 @@ class Trainer:
         """
         plan = plan_of(initial_epoch, epochs, steps, steps_per_epoch)
         validation = (validation_split, validation_data, validation_batch_size, validation_steps, validation_freq)
-        given = Given(x, y, sample_weight, class_weight, batch_size, shuffle, *validation)
+        given = split(Given(x, y, sample_weight, class_weight, batch_size, shuffle, *validation))
         asked = Asked(resume, overwrite, override)
         asked.check(has_run=isinstance(self._keeper, RunKeeper))
         verbose = verbosity(verbose)
         check_compiled(self.model)
         _check_strategy(self.strategy)
 
-        inputs = prepared(self.model, given, self.seed)
-        self._build(inputs)
-        check_against(self.model, inputs)
-        inputs.source.warn_if_small(self.strategy.batches)
-        plan = plan.on(inputs.source.updates_per_pass(self.strategy.batches), inputs.source.is_endless)
+        source = prepared(self.model, given, self.seed)
+        self._build(source)
+        inputs = checked(self.model, given, source)
+        source.warn_if_small(self.strategy.batches)
+        plan = plan.on(source.updates_per_pass(self.strategy.batches), source.is_endless)
+        self._loop()  # a strategy may fail to shape its memory: before anything is touched
         with self._keeper.opened():
             found = self._keeper.find(asked, plan, lambda: self._manifest(inputs, plan))
             try:
-                return self._train(inputs, given, plan, found, asked, callbacks, verbose)
+                return self._train(inputs, (x, y), plan, found, callbacks, verbose)
             finally:
-                inputs.source.close()
+                source.close()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate`, with its arguments and result."""
         return self.model.evaluate(*args, **kwargs)
 
-    def _build(self, inputs: Inputs) -> None:
+    def _build(self, source: Source) -> None:
         """Builds the model, its losses, metrics and optimizer for these batches; by a small real pass if it runs eagerly."""
         size = self._findings.micro_batches.safe_size
 
         def first_batch() -> Any:
-            batch = inputs.source.first_batch()
+            batch = source.first_batch()
             return batch if size is None else cutting.take(batch, 0, size)
 
-        build_model(self.model, inputs.source.batch_specs(), first_batch if self._is_eager else None)
+        build_model(self.model, source.batch_specs(), first_batch if self._is_eager else None)
 
     def _manifest(self, inputs: Inputs, plan: Plan) -> manifest.Manifest:
         return manifest.of_fit(self.model, self.strategy, self.seed, inputs, plan, self._findings)
 
     def _train(
-        self, inputs: Inputs, given: Given, plan: Plan, found: Found, asked: Asked, callbacks: Any, verbose: int
+        self, inputs: Inputs, data: Any, plan: Plan, found: Found, callbacks: Any, verbose: int
     ) -> keras.callbacks.History:
         """The part of `fit` that changes something."""
-        source, data = inputs.source, (given.x, given.y)
+        source = inputs.source
         if found.is_resuming and found.loaded is not None:
-            self._findings.take(found.loaded.state, asked.override)
+            self._findings.take(found.loaded.state, found.override)
         else:
             self._whereabouts.go_on(source, data, plan.initial_epoch)
         self._findings.micro_batches.is_silent = verbose == 0
@@ -297,12 +298,13 @@ class Trainer:
         # What was not worth finding out may be, for a run that is made longer; but a stream would have to be read again.
         may_find_out = not found.is_resuming or (found.is_longer and source.arrays is not None)
         has_found_out = may_find_out and self._find_out(fit, plan.updates - progress.updates)
+        self._keeper.begin(fit, found, must_save=has_found_out)
+        if found.is_over:
+            self.model.history = self._keeper.skip()
+            self._whereabouts.remember(source, data)
+            return self.model.history
         try:
-            self._keeper.begin(fit, found, must_save=has_found_out)
-            if found.is_over:
-                self.model.history = self._keeper.skip()
-            else:
-                Epochs(fit, self._keeper)(plan, self._updates_per_call)
+            Epochs(fit, self._keeper)(plan, self._updates_per_call)
         finally:
             self._keep_made()
             self._whereabouts.remember(source, data)
@@ -340,6 +342,7 @@ class Trainer:
         if not choice.is_final:
             return False
         self._findings.jit_compile = choice.jit_compile
+        self._keep_made()
         if fit.verbose:
             print(choice.reason, flush=True)
         return True
@@ -370,11 +373,11 @@ def _switch_determinism(deterministic: bool | None) -> None:
 
 def _explain_unknown(unknown: Mapping[str, Any]) -> str:
     """One line on arguments that there are none of."""
-    ours = {name: value for name, value in unknown.items() if name in _RUN_ARGUMENTS}
-    if ours:
-        directory, *settings = [ours.pop("run_dir", "runs/a"), *(f", {name}={value!r}" for name, value in ours.items())]
-        names = ", ".join(name for name in _RUN_ARGUMENTS if name in unknown)
-        return f"{names}: a run is described as a whole since 0.2: write run=tl.Run({str(directory)!r}{''.join(settings)})"
+    if ours := [name for name in _RUN_ARGUMENTS if name in unknown]:
+        directory = unknown.get("run_dir")
+        settings = "".join(f", {name}={unknown[name]!r}" for name in ours if name != "run_dir")
+        instead = f"write run=tl.Run({str(directory)!r}{settings})" if directory is not None else "without a run leave them out"
+        return f"{', '.join(ours)}: a run is described as a whole since 0.2: {instead}"
     name = next(iter(unknown))
     known = [name for name in inspect.signature(Trainer).parameters if name != "unknown"]
     close = difflib.get_close_matches(name, known, n=1)

@@ -4,10 +4,8 @@ from trainlab.data import device
 from trainlab.data.array_source import ArraySource, Whereabouts, describe_update
 from trainlab.data.blocks import Block, Layout
 from trainlab.data.checks import check_count, check_labels, find_non_finite
-from trainlab.data.inputs import Given, Inputs, Validation, check_against, prepared
+from trainlab.data.inputs import Given, Inputs, Source, Validation, checked, prepared, split
 from trainlab.data.stream_source import StreamSource
-
-Source = ArraySource | StreamSource
 
 __all__ = [
     "ArraySource",
@@ -19,11 +17,12 @@ __all__ = [
     "StreamSource",
     "Validation",
     "Whereabouts",
-    "check_against",
     "check_count",
     "check_labels",
+    "checked",
     "describe_update",
     "device",
     "find_non_finite",
     "prepared",
+    "split",
 ]

@@ -15,6 +15,7 @@ from trainlab.data.arrays import as_arrays, class_weights, is_stream
 from trainlab.data.stream_source import StreamSource
 
 Arrays = tuple[Any, Any, Any]  # x, y, sample_weight
+Source = ArraySource | StreamSource
 
 
 class Given(NamedTuple):
@@ -62,53 +63,56 @@ class Inputs(NamedTuple):
         validation: None for none.
     """
 
-    source: ArraySource | StreamSource
+    source: Source
     validation: Validation | None
 
 
-def prepared(model: keras.Model, given: Given, seed: int) -> Inputs:
-    """Data made ready and checked, as far as that goes before the model is built for them.
-
-    Args:
-        model: compiled.
-        given: what `fit` was given.
-        seed: of the order of arrays.
+def split(given: Given) -> Given:
+    """The same, with the share that is to be held out for validation as `validation_data`; counts are checked.
 
     Raises:
-        TypeError, ValueError: they cannot be trained on.
+        TypeError, ValueError: a count is wrong, or there is nothing to hold out, or nothing left.
     """
-    _check_counts(given)
-    if given.validation_split and given.validation_data is None:
-        given = _split(given)
-    source = _source(given, seed)
-    if source.arrays is not None:
-        checks.check_shapes(model, source.arrays[0])
-    checks.check_targets(model, source.batch_specs()[1])
-    return Inputs(source, None if given.validation_data is None else _validation(given))
-
-
-def check_against(model: keras.Model, inputs: Inputs) -> None:
-    """Checks what only a built model can tell: the range of labels, and whether validation data fit, arrays of them.
-
-    Raises:
-        TypeError, ValueError: they do not fit.
-    """
-    if inputs.validation is not None and not is_stream(inputs.validation.x):
-        _check_validation(model, inputs.validation[:3])
-    if inputs.source.arrays is not None:
-        x, y, _ = inputs.source.arrays
-        checks.check_labels(model, x, y)
-
-
-def _check_counts(given: Given) -> None:
     for name in ("batch_size", "validation_batch_size", "validation_steps"):
         if getattr(given, name) is not None:
             checks.check_count(name, getattr(given, name), 1)
     if isinstance(given.validation_freq, int):
         checks.check_count("validation_freq", given.validation_freq, 1)
+    return _split(given) if given.validation_split and given.validation_data is None else given
 
 
-def _source(given: Given, seed: int) -> ArraySource | StreamSource:
+def prepared(model: keras.Model, given: Given, seed: int) -> Source:
+    """The training data as a source at its beginning, checked as far as that goes before the model is built for them.
+
+    Args:
+        model: compiled.
+        given: what `split` returned.
+        seed: of the order of arrays.
+
+    Raises:
+        TypeError, ValueError: they cannot be trained on.
+    """
+    source = _source(given, seed)
+    if source.arrays is not None:
+        checks.check_shapes(model, source.arrays[0])
+    checks.check_targets(model, source.batch_specs()[1])
+    return source
+
+
+def checked(model: keras.Model, given: Given, source: Source) -> Inputs:
+    """All data, after what only a built model can tell: the range of labels, and whether arrays to validate on fit.
+
+    Raises:
+        TypeError, ValueError: they do not fit.
+    """
+    validation = None if given.validation_data is None else _validation(model, given)
+    if source.arrays is not None:
+        x, y, _ = source.arrays
+        checks.check_labels(model, x, y)
+    return Inputs(source, validation)
+
+
+def _source(given: Given, seed: int) -> Source:
     if given.x is None:
         raise ValueError("x is missing: give arrays or a tf.data.Dataset")
     if is_stream(given.x):
@@ -129,8 +133,10 @@ def _source(given: Given, seed: int) -> ArraySource | StreamSource:
     return ArraySource((x, y, sample_weight), 32 if given.batch_size is None else given.batch_size, bool(given.shuffle), seed)
 
 
-def _validation(given: Given) -> Validation:
+def _validation(model: keras.Model, given: Given) -> Validation:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(given.validation_data)
+    if not is_stream(x):
+        _check_validation(model, (x, y, sample_weight))
     if hasattr(x, "__next__"):  # looked into once, or each reading after an epoch would lose what the look took
         x, y, sample_weight = StreamSource(x, None, False).dataset, None, None
     batch_size = given.validation_batch_size or (None if is_stream(x) else given.batch_size)

@@ -97,9 +97,9 @@ class RunKeeper(Keeper):
                 signals.stop(self._signals.received)
 
     def _leave(self) -> None:
-        if self._fit is not None:
-            self._rates = manifest.learning_rate(self._fit.model.optimizer), self._manifest["learning_rate"]
-        self._fit = None
+        fit, self._fit, self._loaded = self._fit, None, None
+        if fit is not None:
+            self._rates = manifest.learning_rate(fit.model.optimizer), self._manifest["learning_rate"]
 
     def find(self, asked: Asked, plan: Plan, current: Callable[[], manifest.Manifest]) -> Found:
         """See `Keeper`.
@@ -116,7 +116,8 @@ class RunKeeper(Keeper):
         if loaded is None or asked.resume == "weights":
             return Found(loaded)
         is_over = loaded.state["fit"] > self.fits or (loaded.state["finished"] and is_enough(loaded.state, plan))
-        return Found(loaded, True, is_over, not is_over and self._request != loaded.state["request"])
+        is_longer = not is_over and self._request != loaded.state["request"]
+        return Found(loaded, True, is_over, is_longer, asked.override)
 
     def _checkpoint(self, asked: Asked, plan: Plan) -> Loaded | None:
         """The one to go on from; what is in it is remembered, and nothing is restored yet."""

@@ -48,12 +48,14 @@ class Found(NamedTuple):
         is_resuming: whether all of it is taken, and not the weights alone.
         is_over: whether this fit has nothing left to do.
         is_longer: whether what is asked for is not what it was, and not done yet.
+        override: what was changed on purpose since.
     """
 
     loaded: Loaded | None = None
     is_resuming: bool = False
     is_over: bool = False
     is_longer: bool = False
+    override: Collection[str] = ()
 
     def progress(self, initial_epoch: int) -> Progress:
         """How far the fit of the checkpoint had come; a beginning where it is not gone on with."""
