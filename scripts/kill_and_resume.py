@@ -35,7 +35,7 @@ import numpy as np
 
 from trainlab.cli import command as train
 from trainlab.loop.loop import Loop
-from trainlab.runs.checkpoint import read
+from trainlab.runs.disk.checkpoint import read
 
 CONFIG = Path(__file__).parent.parent / "configs" / "accumulate_heun.gin"
 SETTINGS = {

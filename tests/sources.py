@@ -14,7 +14,7 @@ INTERNALS = {  # by what is private there: the one module that may touch it
     "gin": "cli.gin_internals",
 }
 # What belongs to the language, or to named tuples, though it begins with an underscore.
-_PYTHONS = {"_replace", "_asdict", "_make", "_fields"}
+_PYTHONS = {"_replace", "_asdict", "_make", "_fields", "_exit"}
 _PRIVATE = re.compile(r"_[A-Za-z]\w*")
 
 

@@ -71,9 +71,10 @@ def test_functions_and_files_are_short():
     paths = [*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
     sources = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in paths}
     assert {path for path, source in sources.items() if source.count("\n") > MOST_LINES} == set()
-    assert {
+    assert {  # but for tests, whose tables and stories may be longer
         f"{path}: {name}"
         for path, source in sources.items()
+        if path.parts[0] != "tests"
         for name, length in lengths(source)
         if length > MOST_LINES_OF_A_FUNCTION
     } == set()

@@ -229,7 +229,8 @@ class Trainer:
               it; "must" goes on or fails; "never" begins, and refuses a directory that holds a run; "weights" takes nothing
               but the model's weights from there and begins a new run.
             overwrite: with resume="never", removes the checkpoints of the run that is there.
-            override: names of what was changed on purpose since the checkpoint: "learning_rate", "data", "micro_batch_size".
+            override: names of what was changed on purpose since the checkpoint: "learning_rate", "data", "micro_batch_size",
+              "on_nonfinite".
 
         Returns:
             The `keras.callbacks.History`.
@@ -265,6 +266,20 @@ class Trainer:
         """`keras.Model.evaluate`, with its arguments and result."""
         return self.model.evaluate(*args, **kwargs)
 
+    def load_best(self) -> Path:
+        """Gives the model the weights of the best checkpoint, by `keep_best` of the run.
+
+        Returns:
+            The checkpoint; `best.json` beside it says which it is, and how good.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is of another model, or damaged; nothing is touched.
+        """
+        if not isinstance(self._keeper, RunKeeper):
+            raise FileNotFoundError("there is no run whose best checkpoint could be loaded: Trainer(..., run='runs/a')")
+        return self._keeper.load_best(self.model)
+
     def _build(self, source: Source) -> None:
         """Builds the model, its losses, metrics and optimizer for these batches; by a small real pass if it runs eagerly."""
         size = self._findings.micro_batches.safe_size
@@ -276,7 +291,7 @@ class Trainer:
         build_model(self.model, source.batch_specs(), first_batch if self._is_eager else None)
 
     def _manifest(self, inputs: Inputs, plan: Plan) -> manifest.Manifest:
-        return manifest.of_fit(self.model, self.strategy, self.seed, inputs, plan, self._findings)
+        return manifest.of_fit(self.model, self.strategy, self.seed, inputs, plan, self._findings, self.on_nonfinite)
 
     def _train(
         self, inputs: Inputs, data: Any, plan: Plan, found: Found, callbacks: Any, verbose: int

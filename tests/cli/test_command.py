@@ -1,12 +1,15 @@
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import keras
 import pytest
-from commands import CONFIGS, HEUN, SHORT, everything_in, ours, records, start
+from commands import CONFIGS, HEUN, ROOT, SHORT, everything_in, ours, records, start
 
 from trainlab.cli import command as train
 
@@ -72,9 +75,8 @@ def test_a_longer_run_goes_on_with_a_finished_one(command, tmp_path):
     assert status == 0 and "resumed at update 23, epoch 2" in out
     command(*HEUN, "--set", "run.epochs = 3", "--run_dir", "b")
     assert records(tmp_path / "a") == records(tmp_path / "b")
-    assert (tmp_path / "a" / "result.json").read_text() == (tmp_path / "b" / "result.json").read_text().replace(
-        "1-step", "2-step"
-    )
+    a, b = (json.loads((tmp_path / name / "result.json").read_text()) for name in "ab")
+    assert (a["step"], a["test"]) == (b["step"], b["test"]) and a["checkpoint"] == "00000002-step-69"
 
 
 def test_the_end_of_a_run_can_be_done_again(command, tmp_path):
@@ -87,6 +89,48 @@ def test_the_end_of_a_run_can_be_done_again(command, tmp_path):
     assert records(directory) == before and (directory / "model.keras").exists() and (directory / "result.json").exists()
 
 
+@pytest.mark.parametrize("edit", ["result", "model", "both removed", "no digest"])
+def test_a_result_that_somebody_changed_is_measured_again(command, tmp_path, edit):
+    assert command(*SHORT)[0] == 0
+    directory = tmp_path / "runs" / "heun"
+    result, before = directory / "result.json", records(directory)
+    text = result.read_text()
+    content = json.loads(text)
+    if edit == "result":
+        result.write_text(text.replace('"accuracy": 0.', '"accuracy": 1.'))
+    elif edit == "model":
+        (directory / "model.keras").write_bytes((directory / "model.keras").read_bytes()[:-9])
+    elif edit == "both removed":
+        result.unlink()
+        (directory / "model.keras").unlink()
+    else:  # as 0.2 wrote it
+        result.write_text(json.dumps({name: content[name] for name in ("checkpoint", "step", "test")}))
+    status, out, err = command(*SHORT)
+    assert status == 0 and f"accuracy {content['test']['accuracy']:.4f}" in out
+    said = {"result": "result.json: changed since it was written", "model": "model.keras: changed since it was written"}.get(edit)
+    assert [line.startswith(f"trainlab: warning: runs/heun/{said}") for line in ours(err)] == [True] * (said is not None)
+    assert records(directory) == before and json.loads(result.read_text())["test"] == content["test"]
+    assert keras.saving.load_model(directory / "model.keras").count_params() == 9610
+    after = everything_in(directory)
+    assert command(*SHORT)[0] == 0 and everything_in(directory) == after  # and now it is believed
+
+
+@pytest.mark.parametrize("change", ["CRLF", "a record removed", "a note"])
+def test_metrics_that_somebody_changed_lose_and_double_nothing(command, tmp_path, change):
+    more = [*HEUN, "--set", "run.epochs = 4", "--run_dir", "a"]
+    command(*HEUN, "--set", "run.epochs = 2", "--run_dir", "a")
+    metrics = tmp_path / "a" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    changed = {"CRLF": [x.replace("\n", "\r\n") for x in lines], "a record removed": lines[1:], "a note": ["# mine\n", *lines]}
+    metrics.write_bytes("".join(changed[change]).encode())
+    status, _, err = command(*more)
+    assert status == 0 and any("metrics.jsonl: changed since the checkpoint" in line for line in ours(err))
+    found = [json.loads(line) for line in metrics.read_text().splitlines() if not line.startswith("#")]
+    first = 2 if change == "a record removed" else 1
+    assert [record["epoch"] for record in found] == [*range(first, 5), 4] and "test_loss" in found[-1]
+    assert metrics.read_text().startswith("# mine") == (change == "a note")
+
+
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
@@ -96,7 +140,7 @@ def test_the_end_of_a_run_can_be_done_again(command, tmp_path):
         (["--override=seed"], 2, "must be one of learning_rate, data, micro_batch_size"),
         (["--set", "run.seed = 5"], 1, r"seed: saved 0, now 5"),
         (["--set", "run.batch_size = 32"], 1, r"batches batch_size: saved 64, now 32"),
-        (["--set", "run.strategy = @trainlab.SGD()"], 1, "strategy class: saved 'trainlab.strategies.heun.Heun'"),
+        (["--set", "run.strategy = @trainlab.SGD()"], 1, r"strategy class: saved '(.*\.)?Heun'"),
         (["--set", "mlp.hidden_sizes = (32, 64)"], 1, r"model layers\[2\].config.units: saved 128, now 32 .* variables"),
     ],
 )
@@ -212,3 +256,70 @@ def test_interrupted_before_the_first_update_leaves_nothing(command, tmp_path, m
     status, _, err = command(*SHORT)
     assert (status, ours(err)) == (130, ["trainlab: error: interrupted; nothing is saved"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals are POSIX's")
+@pytest.mark.parametrize("name, status", [("SIGHUP", 129), ("SIGTERM", 143)])
+def test_a_signal_before_training_is_heard(command, tmp_path, monkeypatch, name, status):
+    signum = getattr(signal, name)
+
+    def raise_it(*args, **kwargs):
+        os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(train, "Trainer", raise_it)
+    handlers = {s: signal.signal(s, signal.SIG_DFL) for s in (signal.SIGHUP, signal.SIGTERM)}
+    try:
+        got, _, err = command(*SHORT)
+        assert (got, ours(err)) == (status, ["trainlab: error: terminated; nothing is saved"])
+        assert {s: signal.getsignal(s) for s in handlers} == dict.fromkeys(handlers, signal.SIG_DFL)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals are POSIX's")
+def test_a_signal_that_is_ignored_stays_so(command, monkeypatch):
+    real = train.Trainer
+
+    def raise_them(*args, **kwargs):
+        for signum in (signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), signum)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(train, "Trainer", raise_them)
+    handlers = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGHUP, signal.SIGTERM)}
+    try:
+        assert command(*HEUN, "--set", "run.epochs = 0")[0] == 0
+        assert {s: signal.getsignal(s) for s in handlers} == dict.fromkeys(handlers, signal.SIG_IGN)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals are POSIX's")
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_is_closed(tmp_path, nohup):
+    arguments = [sys.executable, "-m", "trainlab.train", *HEUN, "--set", f"run.epochs = {60 if nohup else 1000000}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = subprocess.Popen(
+        ["nohup", *arguments] if nohup else arguments,
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = tmp_path / "runs" / "heun" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=120)
+    if nohup:
+        assert process.returncode == 0 and records(metrics.parent)[-1]["epoch"] == 60, err
+        return
+    assert process.returncode == 129, err
+    assert ours(err)[-1].startswith("trainlab: error: terminated; the last checkpoint is runs/heun/checkpoints/")
+    assert list((metrics.parent / "checkpoints").glob("0*-step-*"))

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from commands import CONFIGS, HEUN, SHORT, ours, records, start
 
+from trainlab.cli import command as train
+from trainlab.runs import Lock
+
 RATE = "keras.optimizers.SGD.learning_rate"
 
 
@@ -183,6 +186,55 @@ def test_a_failed_start_does_not_block_the_corrected_one(command, tmp_path):
     assert records(tmp_path / "runs" / "heun")[0].keys() == {"epoch", "step", "test_accuracy", "test_loss"}
 
 
+@pytest.mark.parametrize("name", ["config.gin", "metrics.jsonl", "model.keras", "result.json", "lock"])
+@pytest.mark.parametrize("binding", ["run.epochs = 1", "run.metrics = ['nosuch']", "run.epochs = -1"])
+def test_files_of_others_are_left_alone_whether_it_works_or_fails(command, tmp_path, name, binding):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text('{"epoch": 1, "step": 1}\n')
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    status, out, err = command(*HEUN, "--set", binding, "--run_dir", "mine")
+    (line,) = ours(err)
+    assert status == 1 and out == ""
+    if binding != "run.epochs = -1":  # which is found before anybody looks at the directory
+        instead = "give another directory with --run_dir mine-2, or move it away"
+        assert line == f"trainlab: error: mine/{name}: was not written by a run; {instead}"
+    assert {path: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
+
+
+def test_the_config_that_a_user_keeps_in_the_directory_is_not_overwritten(command, tmp_path):
+    (tmp_path / "exp").mkdir()
+    config = tmp_path / "exp" / "config.gin"
+    config.write_text(f"include '{CONFIGS / 'heun.gin'}'\nrun.epochs = 0\n")
+    status, _, err = command("--config", "exp/config.gin", "--run_dir", "exp")
+    assert status == 1 and "exp/config.gin: was not written by a run; give another directory with --run_dir exp-2" in ours(err)[0]
+    assert [path.name for path in (tmp_path / "exp").iterdir()] == ["config.gin"]
+    assert command("--config", "exp/config.gin", "--run_dir", "exp-2")[0] == 0
+    assert command("--config", "exp-2/config.gin", "--run_dir", "exp-2")[0] == 0  # a run's own is
+
+
+def test_a_failed_start_again_leaves_what_the_first_one_has_written(command, tmp_path, monkeypatch):
+    """Killed before its first checkpoint; the second start fails; the third goes on."""
+    with monkeypatch.context() as patch:
+        patch.setattr(train.RunDirectory, "release", lambda self: None)  # as if it had been killed
+        patch.setattr(train.Trainer, "fit", begun_and_killed)
+        assert command(*SHORT, "--run_dir", "run")[0] == 130
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert before == ["config.gin", "lock", "metrics.jsonl"]
+    assert command(*SHORT, "--set", "run.metrics = ['nosuch']", "--run_dir", "run")[0] == 1
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+    assert command(*SHORT, "--run_dir", "run")[0] == 0
+    assert [record["epoch"] for record in records(tmp_path / "run")] == [1, 1]
+
+
+def begun_and_killed(self, *args, callbacks, **kwargs):
+    with Lock(self._keeper.directory / "lock"):
+        records, begin = callbacks
+        begin.on_train_begin()
+        records.write({"epoch": 1, "step": 1})
+    raise KeyboardInterrupt
+
+
 def test_an_unwritable_run_directory_is_found_before_training(command, tmp_path):
     (tmp_path / "file").write_text("")
     status, out, err = command(*SHORT, "--run_dir", "file/run")
@@ -209,7 +261,7 @@ def test_a_run_that_diverges_stops_in_one_line(command, tmp_path):
     status, _, err = command("--config", file)
     line = ours(err)[-1]
     assert status == 1 and re.match(r"trainlab: error: update \d \(number 1 of epoch \d\): .*the last good one. Lower the", line)
-    assert re.search(r"the last checkpoint is runs/c/checkpoints/0*1-step-\d$", line)
+    assert re.search(r"the last checkpoint is (/.*/)?runs/c/checkpoints/0*1-step-\d$", line)
 
 
 def test_probabilities_expected_of_logits_is_a_warning(command):

@@ -16,7 +16,7 @@ from damaging import damage
 from trainlab.cli import command as train
 from trainlab.loop.loop import Loop
 from trainlab.loop.update import Update
-from trainlab.runs import checkpoint
+from trainlab.runs.disk import checkpoint
 from trainlab.runs.epochs import Epochs
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
@@ -82,20 +82,24 @@ def at_call(owner, name, number, then, monkeypatch):
 
 @pytest.mark.parametrize(
     "signum, status",
-    [pytest.param(signal.SIGTERM, 143, id="SIGTERM"), pytest.param(signal.SIGINT, 130, id="SIGINT", marks=pytest.mark.slow)],
+    [
+        pytest.param(signal.SIGTERM, 143, id="SIGTERM"),
+        pytest.param(signal.SIGINT, 130, id="SIGINT", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, id="SIGHUP", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize(
     "phase", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow, id=name) for name in PHASES]
 )
 def test_a_signal_in_each_phase(phase, signum, status, whole, command, tmp_path, monkeypatch):
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     with monkeypatch.context() as patch:
         at_call(*PHASES[phase], lambda: os.kill(os.getpid(), signum), patch)
         got, out, err = command(*RUN)
     assert handlers == {s: signal.getsignal(s) for s in handlers}
     assert got == status, out + err
     (line,) = ours(err)
-    what = "terminated" if signum == signal.SIGTERM else "interrupted"
+    what = "interrupted" if signum == signal.SIGINT else "terminated"
     left = "nothing is saved" if phase in WITHOUT_A_CHECKPOINT else "the last checkpoint is run/checkpoints/"
     assert line.startswith(f"trainlab: error: {what}; {left}")
     if phase not in WITHOUT_A_CHECKPOINT:
@@ -107,8 +111,9 @@ def test_a_signal_in_each_phase(phase, signum, status, whole, command, tmp_path,
     assert_as(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_python_imports(signum, tmp_path):
+    """Not SIGINT: what becomes of a KeyboardInterrupt is up to the module that is being imported."""
     process = start(*RUN, cwd=tmp_path)
     time.sleep(0.3)
     process.send_signal(signum)

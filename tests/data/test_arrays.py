@@ -1,3 +1,8 @@
+import gc
+import json
+import random
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -5,7 +10,8 @@ import tensorflow as tf
 from small import classifier, labelled, regression, weights
 
 from trainlab import Trainer
-from trainlab.data.arrays import SameData, as_arrays, class_weights, is_stream
+from trainlab.data import arrays
+from trainlab.data.arrays import Feed, SameData, as_arrays, as_json, class_weights, from_json, is_stream
 
 
 class TestConversion:
@@ -122,3 +128,78 @@ class TestSameData:
         x = tf.ones([3])
         assert SameData((x, None)).matches((x, None))
         assert not SameData((x, None)).matches((tf.ones([3]), None))
+
+
+class TestPassesBegun:
+    def test_are_counted_of_the_very_data_as_long_as_they_live(self):
+        one, other = keras.utils.PyDataset(), keras.utils.PyDataset()
+        arrays.note_passes(one, 2)
+        assert (arrays.passes_begun(one), arrays.passes_begun(other)) == (2, 0)
+        alive = weakref.ref(one)
+        del one
+        gc.collect()
+        assert alive() is None
+
+    def test_what_cannot_be_watched(self):
+        data = iter([1])
+        arrays.note_passes(data, 1)
+        assert arrays.passes_begun(data) == 0
+
+
+class TestFeed:
+    def test_what_was_read_and_not_used_comes_again(self):
+        feed = Feed(i for i in range(6))
+        assert list(feed.first()) == [0, 1]
+        ahead = feed()
+        assert [next(ahead) for _ in range(4)] == [0, 1, 2, 3]
+        feed.use(3)
+        assert (feed.num_used, list(feed())) == (3, [3, 4, 5])
+        assert list(feed.first()) == [0, 1]
+        feed.use(3)
+        assert list(feed()) == []
+
+    def test_a_pass_that_nobody_is_interested_in_any_more_ends(self):
+        feed = Feed(i for i in range(6))
+        old, new = feed(), feed()
+        assert (next(old), next(new), next(new)) == (0, 0, 1)
+        feed.use(2)
+        assert list(old) == [] and list(new) == [2, 3, 4, 5]
+
+    def test_keeps_neither_the_generator_nor_its_batches_alive(self):
+        batch = np.ones(3)
+        alive = weakref.ref(batch)
+        generator = (batch for batch in [batch])
+        list(Feed(generator)())
+        del batch, generator
+        gc.collect()
+        assert alive() is None
+
+
+class TestOwnStates:
+    @pytest.mark.parametrize(
+        "state",
+        [
+            random.Random(3).getstate(),
+            np.random.RandomState(3).get_state(),
+            np.random.default_rng(3).bit_generator.state,
+            {"a": [1, (2.5, None)], 3: b"\x00\xff", "b": {"c": np.float32(0.1), "d": np.zeros([0, 2], "int8")}},
+            [float("inf"), True, "text", np.bool_(True)],
+        ],
+        ids=["random", "numpy", "generator", "nested", "list"],
+    )
+    def test_come_back_as_they_were(self, state):
+        again = from_json(json.loads(json.dumps(as_json(state))))
+        np.testing.assert_equal(again, state)
+        assert repr(again) == repr(state)
+
+    @pytest.mark.parametrize("state", [object(), {"a": {1, 2}}, [np.array([{}])], tf.ones([2])])
+    def test_others_are_refused(self, state):
+        with pytest.raises(TypeError, match="which a checkpoint of data cannot hold"):
+            as_json(state)
+
+    def test_are_those_of_pytorch_or_grain(self):
+        class Half:
+            def get_state(self):
+                return 1
+
+        assert arrays.own_state(Half()) is None and arrays.own_state(np.ones(3)) is None

@@ -1,5 +1,4 @@
 import gc
-import threading
 import weakref
 
 import numpy as np
@@ -38,43 +37,68 @@ def test_what_depends_on_python_cannot_be_saved_and_the_reason_is_a_line():
 
 
 @pytest.mark.parametrize(
-    ("data", "is_repeated"),
+    ("data", "why"),
     [
-        (shuffled(), False),
-        (shuffled().repeat(), True),
-        (tf.data.Dataset.range(20).repeat().shuffle(8), False),
-        (tf.data.Dataset.range(2).flat_map(lambda _: shuffled()), True),
-        (tf.data.Dataset.range(20).repeat(), False),
+        (shuffled(), ""),
+        (shuffled().repeat(), "it repeats what it shuffles"),
+        (tf.data.Dataset.range(20).repeat().shuffle(8), ""),
+        (tf.data.Dataset.range(2).flat_map(lambda _: shuffled()), "TensorFlow is not known to restore shuffle in a function"),
+        (tf.data.Dataset.range(20).repeat(), ""),
+        (tf.data.Dataset.range(20).snapshot("/nowhere"), "TensorFlow is not known to restore snapshot exactly"),
+        (tf.data.Dataset.range(20).map(lambda i: i).prefetch(2).with_options(tf.data.Options()), ""),
     ],
 )
-def test_whether_a_shuffle_is_repeated(data, is_repeated):
-    assert iterators.repeats_a_shuffle(data) == is_repeated
+def test_why_an_iterator_is_not_saved(data, why):
+    assert iterators.nature_of(data).why_not_saved.startswith(why) and bool(why) == bool(iterators.nature_of(data).why_not_saved)
 
 
-class Slow:
-    """Takes until it may to be deleted."""
+def test_what_cannot_be_described_is_not_saved(monkeypatch):
+    def too_large(dataset):
+        raise tf.errors.InvalidArgumentError(None, None, "exceeds 2GB")
 
-    def __init__(self, may_go, gone):
-        self.may_go, self.gone = may_go, gone
-
-    def __del__(self):
-        assert self.may_go.wait(30)
-        self.gone.set()
+    monkeypatch.setattr(iterators, "_graph_of", too_large)
+    nature = iterators.nature_of(shuffled())
+    assert nature == ("TensorFlow cannot describe it: exceeds 2GB", (), (), False)
 
 
-def test_nobody_waits_for_an_iterator_to_go():
-    may_go, gone = threading.Event(), threading.Event()
-    held = [Slow(may_go, gone)]
-    iterators.let_go(held)
-    assert not gone.is_set()
-    may_go.set()
-    assert gone.wait(30)
-    assert held == []
+@pytest.mark.parametrize(
+    ("data", "chance"),
+    [
+        (tf.data.Dataset.range(9).map(lambda _: tf.timestamp()), ["it reads the clock"]),
+        (
+            tf.data.Dataset.range(9).map(lambda i: i, num_parallel_calls=2, deterministic=False),
+            ["it leaves its order open by deterministic=False"],
+        ),
+        (tf.data.Dataset.range(9).map(lambda i: tf.random.stateless_normal([], [i, 1])), []),
+        (tf.data.Dataset.range(9).map(lambda _: tf.random.normal([], seed=1)), []),
+    ],
+)
+def test_chance_is_named(data, chance):
+    assert list(iterators.nature_of(data).chance) == chance
 
 
-def test_of_none_there_is_nothing_to_let_go(monkeypatch):
-    monkeypatch.setattr(threading, "Thread", None)
-    iterators.let_go([None])
+def test_an_option_that_leaves_the_order_open_is_chance_too():
+    options = tf.data.Options()
+    options.deterministic = False
+    assert iterators.nature_of(shuffled().with_options(options)).chance == ("it leaves its order open by deterministic=False",)
+
+
+def test_a_copy_begins_anew_and_leaves_the_original_alone():
+    data = shuffled(reshuffle_each_iteration=True)
+    first = rest(data)
+    copies = [iterators.copied(data), iterators.copied(data)]
+    second = rest(data)
+    assert rest(copies[0]) == first != second == rest(copies[0])
+    assert rest(copies[1]) == first
+
+
+def test_checksums_tell_tensors_apart():
+    kinds = [[1, 2], [[1, 2]], [1.0, 2.0], [True, False], ["ab", "c"], ["a", "bc"], [], ["", ""]]
+    sums = [iterators.checksum([tf.constant(value)]) for value in kinds]
+    assert len(set(sums)) == len(kinds)
+    assert sums == [iterators.checksum([tf.constant(value)]) for value in kinds]
+    one, two = tf.constant([1]), tf.constant([2])
+    assert iterators.checksum([one, two]) != iterators.checksum([two, one])
 
 
 def one_tensor(element):

@@ -1,4 +1,5 @@
 import threading
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -109,17 +110,19 @@ def test_settles_once_it_is_asked_to_and_reads_ahead_again():
 
 def test_an_interrupt_while_it_waits_loses_nothing(monkeypatch):
     stream = opened(tf.data.Dataset.range(6).batch(1))
-    block = stream.block(2, 1)
-    stream.read_ahead(block, 2, 1)
+    stream.block(2, 1)
+    stream._ahead = futures.Future()  # which is not done yet
     stream.advance(2)
 
-    def interrupted(_):
+    def interrupted(*_):
         monkeypatch.undo()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(streams.futures, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         stream.block(2, 1)
+    reading = stream._read(2, 1)
+    reading.add_done_callback(lambda read: stream._ahead.set_result(read.result()))
     assert used(stream, 2) == [2, 3]
 
 

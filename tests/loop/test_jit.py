@@ -10,6 +10,7 @@ import tensorflow as tf
 from small import assert_same, compiled, dense_model, differ, everything, regression
 
 from trainlab import Accumulate, Heun, Trainer
+from trainlab.data.stream import StopRequested, stoppable
 from trainlab.loop import jit
 
 
@@ -145,19 +146,35 @@ def test_the_faster_is_taken_if_that_repays_compiling():
 
 def test_compiling_for_too_long_is_given_up(eager_to_try, monkeypatch):
     (x, y), kwargs = data_of("arrays")
-    monkeypatch.setattr(jit, "_finishes", lambda work, seconds: False)
+    monkeypatch.setattr(jit, "finishes", lambda work, seconds: False)
     trainer = Trainer(noisy_model())
     trainer.fit(x, y, verbose=0, **kwargs)
     assert trainer.jit_compile is False
 
 
-def test_what_does_not_finish_is_left_to_itself():
-    done = threading.Event()
-    assert jit._finishes(lambda: None, 5)
-    assert not jit._finishes(lambda: done.wait(20), 0.05)
-    done.set()
-    with pytest.raises(ArithmeticError):
-        jit._finishes(lambda: 1 / 0, 5)
+def test_a_stop_leaves_the_compiler_behind_and_moves_nothing(eager_to_try, monkeypatch):
+    (x, y), kwargs = data_of("arrays")
+    trainer = Trainer(noisy_model())
+    trainer.fit(x, y, steps=3, verbose=0, **kwargs)
+    loop = trainer._made[1]
+    loop.jit_compile = None
+    before = [np.array(v) for v in loop.update.variables.values()]
+    may_end, is_compiling = threading.Event(), threading.Event()
+
+    def compile_for_ever(jitted, block, copies, until):
+        copies.lend(jitted)
+        jit.finishes(lambda: is_compiling.set() or may_end.wait(60), 60)
+
+    monkeypatch.setattr(jit, "_compile", compile_for_ever)
+    started = time.monotonic()
+    with stoppable(is_compiling.is_set), pytest.raises(StopRequested):
+        loop.choose(trainer_source(trainer, x, y), 10**6)
+    assert time.monotonic() - started < 30
+    may_end.set()
+    assert loop.jit_compile is None
+    assert_same([np.array(v) for v in loop.update.variables.values()], before)
+    trainer.fit(x, y, steps=6, verbose=0, **kwargs)  # and the step works on the real ones
+    assert trainer.iterations == 9
 
 
 class Looks(keras.layers.Layer):
@@ -234,7 +251,7 @@ def test_any_other_failure_of_xla_leaves_it_out(eager_to_try, monkeypatch, capsy
     def fail(work, seconds):
         raise tf.errors.InternalError(None, None, "the compiler\nfell over")
 
-    monkeypatch.setattr(jit, "_finishes", fail)
+    monkeypatch.setattr(jit, "finishes", fail)
     x, y = regression(20)
     trainer = Trainer(compiled())
     trainer.fit(x, y, batch_size=5, verbose=2)
@@ -310,7 +327,7 @@ def test_the_time_that_it_takes_is_bounded(eager_to_try, monkeypatch):
     monkeypatch.setattr(jit, "SHARE", 0.1)
     monkeypatch.setattr(jit, "_COMPILE_RATIO", 0.0)
     waited = []
-    monkeypatch.setattr(jit, "_finishes", lambda work, seconds: waited.append(seconds) or False)
+    monkeypatch.setattr(jit, "finishes", lambda work, seconds: waited.append(seconds) or False)
     x, y = regression(20)
     started = time.monotonic()
     Trainer(compiled()).fit(x, y, epochs=3, verbose=0)

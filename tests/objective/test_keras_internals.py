@@ -39,6 +39,7 @@ REPLACEMENTS = {
     "autocast": (keras.Variable, ["maybe_autocast", "autocast_value"]),
     "current_scope": (keras.StatelessScope, ["current", "get_current"]),
     "take_replaced": (keras.StatelessScope, ["take", "get_rows"]),
+    "metric_directions": (keras.Metric, ["direction"]),
     "trained_by": (keras.Optimizer, ["trainable_variables", "trained_variables"]),
     "data_adapter": (keras.utils, ["get_data_adapter", "data_adapter"]),
 }

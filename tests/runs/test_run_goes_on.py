@@ -9,7 +9,7 @@ from small import assert_same, compiled, dense_model, everything, regression
 from tables import MODELS, STRATEGIES
 
 import trainlab as tl
-from trainlab.runs import run as runs
+from trainlab.runs import resuming
 
 NUM_EXAMPLES, BATCH_SIZE, EPOCHS = 22, 4, 4  # the last batch and, under accumulation, the last update are smaller
 
@@ -70,13 +70,13 @@ def test_a_run_goes_on_from_every_step(name, tmp_path):
 @pytest.mark.slow
 def test_without_the_seeds_it_would_differ(tmp_path, monkeypatch):
     whole, checkpoints = every_checkpoint(tl.SGD(), tmp_path / "all")
-    real = runs._variables
+    real = resuming.variables
 
     def without_seeds(loaded):
         values = real(loaded)
         return {name: v for name, v in values.items() if not (v.dtype.kind in "iu" and v.shape == (2,))}
 
-    monkeypatch.setattr(runs, "_variables", without_seeds)
+    monkeypatch.setattr(resuming, "variables", without_seeds)
     assert fit(trainer_of(tl.SGD(), only(checkpoints[3], tmp_path / "a"), save_seconds=None))[1] != whole[1]
 
 

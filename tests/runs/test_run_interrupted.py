@@ -148,7 +148,7 @@ def test_a_signal_stops_in_good_order_and_the_run_goes_on(hook, signum, tmp_path
 
 
 def test_a_signal_while_a_checkpoint_is_written(tmp_path, monkeypatch):
-    from trainlab.runs import checkpoint
+    from trainlab.runs.disk import checkpoint
 
     x, y = regression()
     real = checkpoint._write

@@ -1,15 +1,12 @@
 """The command line: `python -m trainlab.train --config configs/heun.gin`."""
 
-import json
 import math
 import re
-import signal
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ from trainlab.cli.run_directory import RunDirectory
 from trainlab.cli.settings import Settings
 from trainlab.data import device
 from trainlab.loop import NonFiniteError
-from trainlab.runs import OVERRIDABLE, RESUME, OtherRun, write_atomically
+from trainlab.runs import OVERRIDABLE, RESUME, OtherRun, Signals, write_atomically
 from trainlab.trainer import Trainer
 
 HELP = """\
@@ -40,7 +37,8 @@ a directory. The same command again goes on where it was stopped; of a finished 
   --resume HOW      auto: go on with the run that is there, or begin (default); must: go on or fail; never: begin, and refuse a
                     directory that holds a run; weights: begin with the weights of the run that is there
   --overwrite       with --resume=never: remove the run that is there
-  --override NAME   go on although this was changed on purpose: learning_rate, data or micro_batch_size
+  --use WHICH       last (default) or best, by run.keep_best: the checkpoint whose weights are tested and kept as model.keras
+  --override NAME   go on although this was changed on purpose: learning_rate, data, micro_batch_size or on_nonfinite
   --debug           on an error, show the whole traceback
   --help            this text
 
@@ -54,6 +52,9 @@ the run itself: {settings}.
 """
 
 
+_USE = ("last", "best")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
 
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 where something is wrong with the config, the data or the run; 2 where the command is; 130
-        where it was interrupted, 143 where it was terminated. A failure is one line on stderr.
+        where it was interrupted, 143 where it was terminated, 129 where its terminal was closed. A failure is one line on stderr.
 
     Raises:
         BaseException: Whatever went wrong, under `--debug`.
@@ -92,11 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("--overwrite removes the run that is there: it goes with --resume=never", status=2)
     if unknown := set(options.override) - set(OVERRIDABLE):
         return _fail(f"--override={unknown.pop()}: must be one of {', '.join(OVERRIDABLE)}", status=2)
+    if options.use not in _USE:
+        return _fail(f"--use={options.use}: must be one of {', '.join(_USE)}", status=2)
     directory = RunDirectory(options.run_dir or Path("runs") / Path(options.config[-1]).stem)
     how = {"resume": options.resume, "overwrite": options.overwrite, "override": options.override}
-    job = _Job(options.config, options["set"].value, directory, how)
+    job = _Job(options.config, options["set"].value, directory, how, options.use)
     try:
-        with warnings.catch_warnings(), _terminable():
+        with warnings.catch_warnings(), Signals(at_once=True):
             warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes what that takes, and less
             job.run()
     except (KeyboardInterrupt, SystemExit) as error:
@@ -116,8 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class _Job:
     """One run, kept together so that a failure at any point can be explained and tidied up after."""
 
-    def __init__(self, files: Sequence[str], bindings: Sequence[str], directory: RunDirectory, how: dict[str, Any]):
-        self._files, self._bindings, self._directory, self._how = files, bindings, directory, how
+    def __init__(self, files: Sequence[str], bindings: Sequence[str], directory: RunDirectory, how: dict[str, Any], use: str):
+        self._files, self._bindings, self._directory, self._how, self._use = files, bindings, directory, how, use
         self._config: Config | None = None
         self._trainer: Trainer | None = None
         self._done = False
@@ -131,6 +134,8 @@ class _Job:
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
         settings = config.build()
+        if self._use == "best" and settings.keep_best is None:
+            raise ValueError("--use=best: nothing says what is best: write --set 'run.keep_best = \"val_accuracy\"'")
         model = settings.model(settings.data.input_shape, settings.data.num_classes)
         if not isinstance(model, keras.Model):
             raise TypeError(f"run.model must return a keras.Model, not a {type(model).__name__}")
@@ -153,13 +158,8 @@ class _Job:
         start = time.monotonic()
         records = JsonLines(self._directory.metrics, restart=True)
         history = self._train(settings, trainer, [records, _Begin(self._directory, config)])
-        if (test := self._result()) is None:
-            test = trainer.evaluate(*settings.data.test, batch_size=settings.batch_size, verbose=0, return_dict=True)
-            step = trainer.iterations
-            records.write({"epoch": len(history.epoch), "step": step, **{f"test_{name}": v for name, v in test.items()}})
-            write_atomically(self._directory.model, model.save)
-            result = {"checkpoint": _name(trainer.last_checkpoint), "step": step, "test": json_value(test)}
-            write_atomically(self._directory.result, lambda path: path.write_text(json.dumps(result) + "\n"))
+        with self._directory.finishing():
+            test = self._finish(settings, trainer, records, len(history.epoch))
         numbers = {name: math.nan if value is None else float(value) for name, value in test.items()}
         print(f"test      {', '.join(f'{name} {value:.4f}' for name, value in numbers.items())}")
         seconds = time.monotonic() - start
@@ -180,15 +180,23 @@ class _Job:
             **self._how,
         )
 
-    def _result(self) -> dict[str, Any] | None:
-        """The test metrics of a run that was complete before: of the very checkpoint that is there now."""
-        assert self._trainer is not None
-        try:
-            result = json.loads(self._directory.result.read_text(encoding="utf-8"))
-            is_of_this = result["checkpoint"] == _name(self._trainer.last_checkpoint) and self._directory.model.exists()
-            return dict(result["test"]) if is_of_this else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+    def _finish(self, settings: Settings, trainer: Trainer, records: JsonLines, epochs: int) -> dict[str, Any]:
+        """The test metrics; those of a run that was complete before are there."""
+        checkpoint = trainer.load_best() if self._use == "best" else trainer.last_checkpoint
+        directory = self._directory
+        test, said = directory.result_of(checkpoint)
+        if test is not None:
+            return test
+        if said is not None:
+            _show_warning(said)
+        test = trainer.evaluate(*settings.data.test, batch_size=settings.batch_size, verbose=0, return_dict=True)
+        # What is tested may be of an earlier update than the run has come to.
+        step = trainer.iterations if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+        records.write({"epoch": epochs, "step": step, **{f"test_{name}": value for name, value in test.items()}})
+        write_atomically(directory.model, trainer.model.save)
+        text = directory.result_text(checkpoint, step, json_value(test))
+        write_atomically(directory.result, lambda path: path.write_text(text, encoding="utf-8"))
+        return test
 
     def explain(self, error: Exception) -> str:
         if isinstance(error, OtherRun):
@@ -201,7 +209,8 @@ class _Job:
         checkpoint = self._trainer.last_checkpoint if self._trainer else None
         if checkpoint is None:
             return "nothing is saved"
-        return f"the last checkpoint is {checkpoint}; the same command goes on from there"
+        shown = self._directory.path / checkpoint.parent.name / checkpoint.name  # as --run_dir was given
+        return f"the last checkpoint is {shown}; the same command goes on from there"
 
     def tidy_up(self) -> None:
         if not self._done:
@@ -210,10 +219,6 @@ class _Job:
 
 def _status(code: Any) -> int:
     return code if isinstance(code, int) else 1
-
-
-def _name(path: Path | None) -> str | None:
-    return path.name if path else None
 
 
 class _Begin(keras.callbacks.Callback):
@@ -234,24 +239,6 @@ class _Begin(keras.callbacks.Callback):
         """Nothing."""
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Lets SIGTERM end the command in good order where nobody else handles it."""
-
-    def leave(signum: int, frame: Any) -> None:
-        del frame
-        sys.exit(128 + signum)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _flags() -> flags.FlagValues:
     # Our own set of flags: absl's global one holds some forty of other people's, and what an earlier call parsed.
     values = flags.FlagValues()
@@ -262,6 +249,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_boolean("help", False, "show the help", short_name="h", flag_values=values)
     flags.DEFINE_string("resume", "auto", "how to resume", flag_values=values)
     flags.DEFINE_boolean("overwrite", False, "remove the run that is there", flag_values=values)
+    flags.DEFINE_string("use", "last", "which checkpoint is tested", flag_values=values)
     flags.DEFINE_multi_string("override", [], "a setting changed on purpose", flag_values=values)
     values.set_gnu_getopt(True)  # flags count after a stray argument too
     return values
@@ -314,9 +302,11 @@ def _summary(settings: Settings, trainer: Trainer) -> str:
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:
-    print(f"trainlab: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    with suppress(OSError):  # the terminal may be gone, which is no reason to stop
+        print(f"trainlab: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(message: str, status: int = 1) -> int:
-    print(f"trainlab: error: {message}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"trainlab: error: {message}", file=sys.stderr)
     return status

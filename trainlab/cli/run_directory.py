@@ -1,16 +1,33 @@
 """The directory of a run from the command line: its files, and whether this run may write there."""
 
+import hashlib
+import json
+import os
+import re
+import socket
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from trainlab.runs import Lock, write_atomically
+from trainlab.callbacks import json_key
+from trainlab.cli.errors import one_line
+from trainlab.runs import Lock, Run, RunKeeper, write_atomically
+
+_FILES = ("config.gin", "metrics.jsonl", "model.keras", "result.json", "lock")
+# What `write_atomically` leaves of these if it is killed.
+_ASIDE = re.compile(r"\.writing-([0-9a-f]+-)?(config\.gin|model\.keras|result\.json)")
+_OF_CHECKPOINTS = re.compile(r"\..*|best\.json|\d{8,}-step-\d+.*")
+_OF_CONFIGS = re.compile(r"^# Parameters for run:", re.MULTILINE)
 
 
 class RunDirectory:
     r"""Where a run writes: `config.gin`, `metrics.jsonl`, `model.keras`, `result.json`, beside its `checkpoints`.
 
-    `check` finds out before any work whether the run may go there; `begin` writes the config when training starts; `release`
-    removes what a run has put there that made not one update, so that the corrected command can be given again.
+    `check` finds out before any work whether the run may go there: files of these names that no run has written are refused.
+    `begin` writes the config when training starts; `release` removes what this process has put there if it made not one update,
+    so that the corrected command can be given again.
 
     Args:
         path: The directory; it may exist, and hold other files.
@@ -31,18 +48,16 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.config = self.path / "config.gin"
-        self.metrics = self.path / "metrics.jsonl"
-        self.model = self.path / "model.keras"
-        self.result = self.path / "result.json"
-        self._created: list[Path] = []  # innermost first
-        self._is_new = False
+        self.config, self.metrics, self.model, self.result, self._lock = (self.path / name for name in _FILES)
+        self._checkpoints = self.path / "checkpoints"
+        self._created: list[Path] = []  # folders, innermost first
+        self._found: set[Path] | None = None  # what was there when this process came; None as long as it has not looked
+        self._made: dict[Path, Any] = {}  # what it has made since
 
     @property
     def has_checkpoints(self) -> bool:
         """Whether there is something to go on from."""
-        folder = self.path / "checkpoints"
-        return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+        return RunKeeper(Run(self.path)).last_checkpoint is not None
 
     def check(self, resume: str, overwrite: bool) -> None:
         """Makes the directory and writes a file in it for a moment.
@@ -51,14 +66,16 @@ class RunDirectory:
             resume, overwrite: As in `Trainer.fit`.
 
         Raises:
-            FileExistsError: It holds a run, and this one is not to go on with it.
+            FileExistsError: It holds a run, and this one is not to go on with it; or files that are no run's.
             OSError: It cannot be written.
         """
         try:
             missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            self._refuse_what_is_no_run()
             self._refuse_another_run(resume, overwrite)
+            found = {path for path in self._paths() if os.path.lexists(path)}
             self.path.mkdir(parents=True, exist_ok=True)
-            self._created = missing
+            self._created, self._found = missing, found
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except FileExistsError as error:
@@ -67,7 +84,6 @@ class RunDirectory:
             raise NotADirectoryError(f"{self.path}: is a file; give a directory with --run_dir") from None
         except OSError as error:
             raise OSError(f"{self.path}: cannot be written ({error.strerror}); give another directory with --run_dir") from None
-        self._is_new = not self.config.exists()
 
     def begin(self, config: str) -> None:
         """Writes `config.gin`; a result that is there is no longer that of the run.
@@ -75,23 +91,132 @@ class RunDirectory:
         Args:
             config: The text of the file.
         """
+        self._tidy()
+        new = [path for path in (self.config, self.metrics) if not os.path.lexists(path) and path not in (self._found or ())]
         self.result.unlink(missing_ok=True)
         write_atomically(self.config, lambda path: path.write_text(config, encoding="utf-8"))
+        self._made = dict.fromkeys(new)
+        if self.config in new:
+            self._made[self.config] = os.lstat(self.config).st_ino
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Holds the directory while a run that is trained writes its last files.
+
+        Raises:
+            OSError: Another run is writing there.
+        """
+        with Lock(self._lock):
+            self._tidy()
+            yield
 
     def release(self) -> None:
-        """Removes what this run has put here, and the directory if this run made it and nothing else is in it."""
-        if self._is_new and not self.has_checkpoints:
-            try:
-                with Lock(self.path / "lock"):
-                    for file in (self.config, self.metrics, self.path / "lock"):
-                        file.unlink(missing_ok=True)
-            except OSError:  # not there any more, or another run's by now
-                return
-            for folder in [self.path / "checkpoints", *self._created]:
-                try:
-                    folder.rmdir()
-                except OSError:  # not there, or somebody else has put something in
-                    continue
+        """Removes what this process has put here, and the directory if it made that and nothing else is in it."""
+        if self._found is None or (self.path.is_dir() and self.has_checkpoints):
+            return
+        holder = _holder(self._lock)
+        if holder is not None and (holder.get("host"), holder.get("pid")) == (socket.gethostname(), os.getpid()):
+            with suppress(OSError), Lock(self._lock):  # not there any more, or another run's by now
+                self._remove_made()
+        for folder in [*({self._checkpoints} - self._found), *self._created]:
+            with suppress(OSError):  # not there, or somebody else has put something in
+                folder.rmdir()
+
+    def _remove_made(self) -> None:
+        is_ours = self.config not in self._made or _inode(self.config) == self._made[self.config]
+        if is_ours:  # nobody has begun a run here since
+            for path in self._made:
+                path.unlink(missing_ok=True)
+        left = [path for path in self._paths() if os.path.lexists(path) and path != self._checkpoints]
+        if self._found is not None and self._lock not in self._found and left == [self._lock]:
+            self._lock.unlink(missing_ok=True)
+
+    def result_text(self, checkpoint: Path | None, step: int, test: Mapping[str, Any]) -> str:
+        """What `result.json` is to hold: what was measured, and of which model and checkpoint.
+
+        Args:
+            checkpoint: The last one, whose model was evaluated.
+            step: Updates so far.
+            test: The test metrics, as JSON can hold them.
+        """
+        result = {"checkpoint": checkpoint and checkpoint.name, "step": step, "test": dict(test), **self._digests(checkpoint)}
+        return json.dumps({**result, "digest": _digest_of(result)}) + "\n"
+
+    def result_of(self, checkpoint: Path | None) -> tuple[dict[str, Any] | None, str | None]:
+        """The test metrics that are there, if they are of this very checkpoint and all is as it was written.
+
+        Args:
+            checkpoint: The last one.
+
+        Returns:
+            The metrics, or None; and in a line what somebody has changed, if that is why there are none.
+        """
+        try:
+            result = json.loads(self.result.read_text(encoding="utf-8"))
+            if "digest" not in result or "test" not in result:  # of 0.2 and before, when nothing told
+                return None, None
+            if result["digest"] != _digest_of({name: value for name, value in result.items() if name != "digest"}):
+                return None, f"{self.result}: changed since it was written; the test set is evaluated again"
+            if result["checkpoint"] != (checkpoint and checkpoint.name):
+                return None, None
+            now = self._digests(checkpoint)
+            if now["model"] != result["model"]:
+                return None, f"{self.model}: changed since it was written; it is written again"
+            return (dict(result["test"]), None) if now["sums"] == result["sums"] else (None, None)
+        except FileNotFoundError:
+            return None, None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return None, f"{self.result}: cannot be read ({one_line(error)}); the test set is evaluated again"
+
+    def _digests(self, checkpoint: Path | None) -> dict[str, str | None]:
+        return {"sums": _digest(checkpoint / "SHA256SUMS") if checkpoint else None, "model": _digest(self.model)}
+
+    def _paths(self) -> list[Path]:
+        return [*(self.path / name for name in _FILES), self._checkpoints]
+
+    def _tidy(self) -> None:
+        """Removes what was being written when somebody killed it; call it with the lock held."""
+        for path in self.path.iterdir():
+            if _ASIDE.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+    def _refuse_what_is_no_run(self) -> None:
+        """Refuses files of our names that no run has written: they would be overwritten."""
+        if not self.path.is_dir():
+            return
+        holder = _holder(self._lock) if _kind(self._lock) == "a file" else None
+        is_run = bool(holder) or (self._checkpoints.is_dir() and self.has_checkpoints)
+        for path in self._paths():
+            what = _kind(path)
+            right = "a directory" if path == self._checkpoints else "a file"
+            if what is None or what == right:
+                continue
+            if not (path == self._checkpoints and path.is_dir() and is_run):  # a run's checkpoints on a larger disk
+                raise FileExistsError(f"{path}: is {what}, where a run writes {right}; {self._instead()}")
+        for path in self._paths():
+            if _kind(path) is not None and not self._is_of_a_run(path, is_run):
+                raise FileExistsError(f"{path}: was not written by a run; {self._instead()}")
+
+    def _is_of_a_run(self, path: Path, is_run: bool) -> bool:
+        """Whether a run has written a file, as far as that can be told: what proves most is the lock, and config.gin.
+
+        A run that is killed while it takes the lock leaves an empty one. Its config.gin is the first file that a run from the
+        command line writes, and has a form of its own; what training from Python leaves has none.
+        """
+        is_locked_empty = _holder(self._lock) == {}
+        has_config = (is_run or is_locked_empty) and bool(_OF_CONFIGS.search(_text(self.config)))
+        if path == self._lock:  # one that is damaged, beside checkpoints, was a run's
+            return is_locked_empty or is_run
+        if path == self._checkpoints:
+            names = [entry.name for entry in path.iterdir()]
+            return all(name.startswith(".") for name in names) or any(map(_OF_CHECKPOINTS.fullmatch, names))
+        if path == self.config or has_config or not is_run:
+            return has_config
+        lines = _text(self.metrics).splitlines()
+        is_of_a_model = '"checkpoint"' in _text(self.result) and '"test"' in _text(self.result)
+        if path == self.metrics:
+            return not lines or any(None not in (json_key(line.encode()) or [None]) for line in lines)
+        return is_of_a_model
 
     def _refuse_another_run(self, resume: str, overwrite: bool) -> None:
         files = [file.name for file in (self.model, self.config, self.metrics) if file.exists()]
@@ -110,8 +235,52 @@ class RunDirectory:
                 "begin it anew with --resume=never --overwrite"
             )
 
+    def _instead(self) -> str:
+        return f"give another directory with --run_dir {self._free()}, or move it away"
+
     def _free(self) -> Path:
         number = 2
-        while (free := self.path.with_name(f"{self.path.name}-{number}")).exists():
+        while os.path.lexists(free := self.path.with_name(f"{self.path.name}-{number}")):
             number += 1
         return free
+
+
+def _kind(path: Path) -> str | None:
+    """What there is under a name, in words; None for nothing."""
+    if not os.path.lexists(path):
+        return None
+    if path.is_symlink():
+        return "a link"
+    return "a directory" if path.is_dir() else "a file" if path.is_file() else "neither a file nor a directory"
+
+
+def _holder(lock: Path) -> dict[str, Any] | None:
+    """The last holder of a lock; an empty one for a lock whose holder wrote nothing, None for what is no lock."""
+    if _kind(lock) != "a file":
+        return None
+    text = _text(lock).strip("\0 \r\n")
+    try:
+        holder = json.loads(text) if text else {}
+    except ValueError:
+        return None
+    is_ours = isinstance(holder, dict) and (not text or set(holder) == {"host", "pid", "start"})
+    return holder if is_ours else None
+
+
+def _inode(path: Path) -> int | None:
+    return os.lstat(path).st_ino if os.path.lexists(path) else None
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", errors="replace") if path.is_file() else ""
+
+
+def _digest(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -35,7 +35,8 @@ class Settings:
         save_steps: Updates between two checkpoints; None for none by steps.
         save_seconds: Seconds between two checkpoints; None for none by time.
         keep: How many of the last checkpoints are kept.
-        keep_best: The metric, such as `'val_loss'`, whose best checkpoint is kept besides.
+        keep_best: The metric, such as `'val_loss'`, whose best checkpoint is kept besides; `('max', 'NAME')` or `('min', 'NAME')`
+            where nothing says which is better.
         micro_batch_size: Evaluates batches in pieces of at most so many examples; `'auto'` halves until they fit in memory.
         on_nonfinite: `'stop'` at an update that leaves a NaN or an infinity, or `'skip'` it.
 
@@ -72,7 +73,7 @@ class Settings:
     save_steps: int | None = None
     save_seconds: float | None = 60.0
     keep: int = 3
-    keep_best: str | None = None
+    keep_best: str | tuple[str, str] | None = None
     on_nonfinite: str = "stop"
     micro_batch_size: int | str | None = None
 
@@ -103,8 +104,11 @@ class Settings:
             require_count("micro_batch_size", self.micro_batch_size, at_least=1)
         if self.on_nonfinite not in ("stop", "skip"):
             raise ValueError(f"run.on_nonfinite = {self.on_nonfinite!r}: must be 'stop' or 'skip'")
-        if self.keep_best is not None and not isinstance(self.keep_best, str):
-            raise TypeError(f"run.keep_best = {self.keep_best!r}: must be the name of a metric, as in 'val_loss'")
+        try:
+            Run("", keep_best=self.keep_best)
+        except TypeError:
+            what = "must be the name of a metric, as in 'val_loss', or ('max', 'NAME') or ('min', 'NAME')"
+            raise TypeError(f"run.keep_best = {self.keep_best!r}: {what}") from None
         if self.jit_compile not in (None, True, False):
             raise TypeError(f"run.jit_compile = {self.jit_compile!r}: must be True, False or None")
         if isinstance(self.metrics, str) or not isinstance(self.metrics, Sequence):

@@ -5,6 +5,7 @@ from trainlab.data.array_source import ArraySource, Whereabouts, describe_update
 from trainlab.data.blocks import Block, Layout
 from trainlab.data.checks import check_count, check_labels, find_non_finite
 from trainlab.data.inputs import Given, Inputs, Source, Validation, checked, prepared, split
+from trainlab.data.stream import StopRequested, finishes, is_anything_left_behind, stoppable, waited_for
 from trainlab.data.stream_source import StreamSource
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Inputs",
     "Layout",
     "Source",
+    "StopRequested",
     "StreamSource",
     "Validation",
     "Whereabouts",
@@ -23,6 +25,10 @@ __all__ = [
     "describe_update",
     "device",
     "find_non_finite",
+    "finishes",
+    "is_anything_left_behind",
     "prepared",
     "split",
+    "stoppable",
+    "waited_for",
 ]

@@ -1,9 +1,14 @@
-"""What users hand over as arrays: told from streams, converted, recognised when it comes again."""
+"""What users hand over: arrays told from streams, and converted; recognised when it comes again; what was read of it."""
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import random
+import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import keras
@@ -51,6 +56,201 @@ class SameData:
         return len(leaves) == len(self._references) and all(
             reference() is leaf for reference, leaf in zip(self._references, leaves, strict=True)
         )
+
+
+_passes: dict[int, tuple[weakref.ref[Any], int]] = {}
+
+
+def passes_begun(data: Any) -> int:
+    """How many passes over these very data were begun in this process: what they draw from may have moved on."""
+    reference, count = _passes.get(id(data), (None, 0))
+    return count if reference is not None and reference() is data else 0
+
+
+def note_passes(data: Any, count: int) -> None:
+    """Remembers that so many were begun, as long as the data live."""
+    key = id(data)
+    with suppress(TypeError):  # of what cannot be watched nothing is known
+        _passes[key] = weakref.ref(data, lambda _: _passes.pop(key, None)), count
+
+
+@dataclasses.dataclass
+class _Kept:
+    """Batches of a generator, by their number, of which some were used; and the first ones, which tell what all are."""
+
+    first: list[Any] = dataclasses.field(default_factory=list)
+    batches: dict[int, Any] = dataclasses.field(default_factory=dict)
+    num_read: int = 0
+    num_used: int = 0
+    reading: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+
+_kept: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
+
+
+class Feed:
+    """A generator, which can be read only once, with memory: what was read ahead and not used comes first the next time.
+
+    Args:
+        generator: of batches. Whoever makes another feed of it goes on where the last one stood.
+
+    Attributes:
+        remembers: whether somebody says by `use` what was used.
+
+    Example:
+        >>> numbers = (i for i in range(5))
+        >>> feed = Feed(numbers)
+        >>> ahead = feed()
+        >>> next(ahead), next(ahead), next(ahead)
+        (0, 1, 2)
+        >>> feed.use(1)
+        >>> list(Feed(numbers)())
+        [1, 2, 3, 4]
+    """
+
+    def __init__(self, generator: Generator[Any, None, None]):
+        self._generator = generator
+        self._kept = _kept.setdefault(generator, _Kept())
+        self.remembers = True
+
+    @property
+    def num_used(self) -> int:
+        """Batches of the generator that were used in this process."""
+        return self._kept.num_used
+
+    def first(self) -> Iterator[Any]:
+        """The first two that it ever gave, which tell what all are."""
+        for _, batch in zip(range(2 - len(self._kept.first)), self(), strict=False):
+            self._kept.first.append(batch)
+        yield from self._kept.first
+
+    def __call__(self) -> Iterator[Any]:
+        """The batches from where it stands."""
+        if not self.remembers:
+            yield from list(self._kept.batches.values())
+            yield from self._generator
+            return
+        at, nothing = self._kept.num_used, object()
+        while True:
+            with self._kept.reading:
+                if at == self._kept.num_read:
+                    batch = next(self._generator, nothing)
+                    if batch is nothing:
+                        return
+                    self._kept.batches[at] = batch
+                    self._kept.num_read += 1
+                elif at in self._kept.batches:
+                    batch = self._kept.batches[at]
+                else:  # used by a later pass: nobody is interested in this one any more
+                    return
+            at += 1
+            yield batch
+
+    def use(self, num_batches: int) -> None:
+        """Says that so many were used."""
+        for number in range(self._kept.num_used, self._kept.num_used + num_batches):
+            self._kept.batches.pop(number, None)
+        self._kept.num_used += num_batches
+
+
+class Ordered(keras.utils.PyDataset):
+    """A `PyDataset` whose batches come in an order of their own in each pass: a function of one number and the pass.
+
+    Keras' own order depends on what else draws from Python's random numbers.
+
+    Args:
+        data: finite.
+
+    Attributes:
+        root: the number; None until it is needed.
+    """
+
+    def __init__(self, data: keras.utils.PyDataset):
+        super().__init__(workers=data.workers, use_multiprocessing=data.use_multiprocessing, max_queue_size=data.max_queue_size)
+        self._data = data
+        self._order: list[int] | None = None
+        self.root: int | None = None
+
+    @property
+    def num_batches(self) -> int | None:
+        """That of the data."""
+        return self._data.num_batches
+
+    def __getitem__(self, index: int) -> Any:
+        """A batch of this pass."""
+        return self._data[index if self._order is None else self._order[index]]
+
+    def on_epoch_begin(self) -> None:
+        """Tells the data."""
+        self._data.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        """Tells the data."""
+        self._data.on_epoch_end()
+
+    def shuffle(self, number: int) -> None:
+        """Takes the order of the pass of this number."""
+        if self.root is None:
+            self.root = random.getrandbits(63)
+        self._order = list(range(self._data.num_batches or 0))
+        random.Random(f"{self.root} {number}").shuffle(self._order)
+
+
+_OWN_STATE = (("get_state", "set_state"), ("state_dict", "load_state_dict"))
+
+
+def own_state(data: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
+    """How data that keep account of their own state say it, and take it back; None for all others."""
+    for names in _OWN_STATE:
+        get, put = (getattr(data, name, None) for name in names)
+        if callable(get) and callable(put):
+            return get, put
+    return None
+
+
+def as_json(value: Any) -> Any:
+    """A state as JSON can hold it; `from_json` makes the same of it again, of the same types.
+
+    Args:
+        value: None, booleans, numbers, text, bytes, NumPy arrays and scalars; lists, tuples and dictionaries of them.
+
+    Raises:
+        TypeError: something else is in it.
+
+    Example:
+        >>> from_json(as_json({"random": (3, b"x"), "order": np.arange(3)}))
+        {'random': (3, b'x'), 'order': array([0, 1, 2])}
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) is list:
+        return [as_json(item) for item in value]
+    if type(value) is tuple:
+        return {"tuple": [as_json(item) for item in value]}
+    if isinstance(value, Mapping):
+        return {"dict": [[as_json(key), as_json(item)] for key, item in value.items()]}
+    if type(value) is bytes:
+        return {"bytes": base64.b64encode(value).decode()}
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
+        kind = "array" if isinstance(value, np.ndarray) else "scalar"
+        return {kind: value.tolist(), "dtype": str(value.dtype), "shape": list(value.shape)}
+    raise TypeError(f"a {type(value).__name__}, which a checkpoint of data cannot hold")
+
+
+def from_json(value: Any) -> Any:
+    """What `as_json` was given."""
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tuple" in value:
+        return tuple(from_json(item) for item in value["tuple"])
+    if "dict" in value:
+        return {from_json(key): from_json(item) for key, item in value["dict"]}
+    if "bytes" in value:
+        return base64.b64decode(value["bytes"])
+    array = np.array(value.get("array", value.get("scalar")), value["dtype"]).reshape(value["shape"])
+    return array if "array" in value else array[()]
 
 
 def _reference(leaf: Any) -> Any:

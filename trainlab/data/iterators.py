@@ -1,13 +1,16 @@
-"""Iterators of `tf.data`: many batches taken in one call, where one stands, and how to let go of one."""
+"""Iterators of `tf.data`: many batches taken in one call, where one stands, and what is known of going on from there."""
 
 from __future__ import annotations
 
 import functools
 import re
-import threading
-from collections.abc import Callable, Sequence
+import uuid
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from trainlab.parameters import tensorflow_internals
@@ -36,23 +39,22 @@ def reason(error: Exception) -> str:
     return re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", str(error).splitlines()[0]) if str(error) else type(error).__name__
 
 
-def repeats_a_shuffle(dataset: tf.data.Dataset) -> bool:
-    """Whether passes over a shuffle begin out of sight: where TensorFlow does not restore their order."""
-    serialized = tf.raw_ops.DatasetToGraphV2(input_dataset=tensorflow_internals.dataset_variant(dataset), external_state_policy=1)
-    graph = tf.compat.v1.GraphDef.FromString(serialized.numpy())
-    ops = [node.op for node in graph.node]  # inputs come first
-    shuffles = [i for i, op in enumerate(ops) if "Shuffle" in op]
-    inner = [node.op for function in graph.library.function for node in function.node_def]
-    return any("Shuffle" in op for op in inner) or any("Repeat" in op for op in ops[min(shuffles, default=len(ops)) :])
+@contextmanager
+def explained() -> Iterator[None]:
+    """While open, the lock of a cache file that a killed process left behind is told in one line.
 
-
-def let_go(held: list[Any]) -> None:
-    """Empties a list that holds an iterator, in a thread: TensorFlow may take a third of a second to delete one.
-
-    The process waits for that at its end: it must not end in the middle of TensorFlow's destructors.
+    Raises:
+        FileExistsError: there is one.
     """
-    if held != [None]:
-        threading.Thread(target=held.clear, name="trainlab letting go of an iterator").start()
+    try:
+        yield
+    except tf.errors.AlreadyExistsError as error:
+        if (lock := re.search(r"lockfile already exists \('(.*?)'\)", str(error))) is None:
+            raise
+        raise FileExistsError(
+            f"x: {lock[1]!r} says that its cache is being written, by another process or by a pass that is not over, or else by "
+            "one that was killed: if nobody writes it any more, delete that file, and the same call makes the cache anew"
+        ) from error
 
 
 class Pulled(NamedTuple):
@@ -146,3 +148,185 @@ def _drain(specs: tuple[tf.TensorSpec, ...]) -> Callable[..., list[tf.Tensor]]:
             return [a.flow for a in lists]
 
     return tf.function(drain, autograph=False)
+
+
+# What TensorFlow was seen to restore exactly wherever it stood, in that pass and in those after it: a table of them is tested.
+# Of an operation that is not here nothing is promised: some that it saves without a word go on with other elements, and saving
+# a cache in a file, or restoring `sample_from_datasets`, ended the process or never returned.
+_SOURCES = frozenset(
+    {"FixedLengthRecordDatasetV2", "RangeDataset", "TensorDataset", "TensorSliceDataset", "TextLineDataset"}
+    | {"SparseTensorSliceDataset", "TFRecordDataset", "TFRecordDatasetV2"}
+)
+_OPEN_AT_ONCE = frozenset(  # their inputs, when they are opened themselves
+    {"AssertCardinalityDataset", "BatchDatasetV2", "FilterDataset", "FlatMapDataset", "GroupByWindowDataset"}
+    | {"IgnoreErrorsDataset", "InterleaveDataset", "MapDataset", "OptionsDataset", "PaddedBatchDatasetV2"}
+    | {"ParallelBatchDataset", "ParallelFilterDataset", "ParallelInterleaveDatasetV4", "ParallelMapDatasetV2"}
+    | {"PrefetchDataset", "RebatchDatasetV2", "ScanDataset", "ShardDataset", "SkipDataset", "TakeDataset"}
+    | {"TakeWhileDataset", "UnbatchDataset", "UniqueDataset", "WindowDataset", "ZipDataset"}
+)
+_IN_FUNCTIONS = _SOURCES | _OPEN_AT_ONCE | {"ConcatenateDataset", "RepeatDataset"}
+_SHUFFLED_BEFORE = {
+    "cache": "it caches what it shuffles: shuffle after the cache",
+    "concatenate": "it shuffles a part that comes later in a concatenate: shuffle the whole",
+    "repeat": "it repeats what it shuffles: leave the repeat out, and epochs will",
+    "shuffle": "it shuffles twice: let one shuffle do",
+}
+_METHODS = {
+    "DirectedInterleaveDataset": "sample_from_datasets or choose_from_datasets",
+    "GeneratorDataset": "from_generator",
+    "RandomDatasetV2": "random",
+}
+_SEEDS_AT = {"ShuffleDatasetV3": 2, "ShuffleDatasetV2": 2, "ShuffleDataset": 2, "RandomDataset": 0, "RandomDatasetV2": 0}
+_RESOURCE_AT = {"ShuffleDatasetV3": 4, "CacheDatasetV2": 2}
+_NO_ORDER = "it leaves its order open by deterministic=False"
+_UNSEEDED_SHUFFLE = "it shuffles without a seed: give shuffle one, or call keras.utils.set_random_seed before"
+
+
+class Nature(NamedTuple):
+    """What can be said of a pipeline without running it.
+
+    Attributes:
+        why_not_saved: why an iterator that was saved might not go on exactly; "" where it is known to.
+        chance: what in it comes out otherwise when it is read again in another process, each in words.
+        seeds: of its shuffles, in their order; None where one is computed in a function.
+        is_copyable: whether a copy begins as this one did when it was made.
+    """
+
+    why_not_saved: str
+    chance: tuple[str, ...]
+    seeds: tuple[tuple[int, int] | None, ...]
+    is_copyable: bool
+
+    @property
+    def chance_in_words(self) -> str:
+        """All of it."""
+        return "; ".join(self.chance)
+
+    @property
+    def is_unseeded(self) -> bool:
+        """Whether each process has its own order."""
+        return _UNSEEDED_SHUFFLE in self.chance
+
+
+def nature_of(dataset: tf.data.Dataset) -> Nature:
+    """Looks into a pipeline.
+
+    Example:
+        >>> nature_of(tf.data.Dataset.range(9).shuffle(4, seed=1).repeat().batch(2)).why_not_saved
+        'it repeats what it shuffles: leave the repeat out, and epochs will'
+    """
+    try:
+        graph = tf.compat.v1.GraphDef.FromString(_graph_of(dataset).numpy())
+        groups = [graph.node, *(function.node_def for function in graph.library.function)]
+        found = {word for nodes in groups for word in _chance_in(nodes)}
+        if dataset.options().deterministic is False:
+            found.add(_NO_ORDER)
+        is_copyable = all(node.op != "VarHandleOp" for node in graph.node)  # a copy of a variable would begin where that is now
+        return Nature(_why_not_saved(graph), tuple(sorted(found)), tuple(_seeds_in(graph.node)), is_copyable)
+    except Exception as error:  # there are many ways not to be described, above all by being too large
+        return Nature(f"TensorFlow cannot describe it: {reason(error)}", (), (), False)
+
+
+def copied(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The same pipeline, of which no pass was begun: orders and caches that have moved on in `dataset` itself begin anew."""
+    graph = tf.compat.v1.GraphDef.FromString(_graph_of(dataset).numpy())
+    nodes = {node.name: node for node in graph.node}
+    for number, node in enumerate(graph.node):
+        if (at := _RESOURCE_AT.get(node.op)) is not None and nodes[node.input[at]].op == "Const":
+            # TensorFlow makes one where it finds none of this name.
+            [handle] = nodes[node.input[at]].attr["value"].tensor.resource_handle_val
+            handle.name = f"trainlab {uuid.uuid4()} {number}"
+    variant = tf.raw_ops.DatasetFromGraph(graph_def=graph.SerializeToString())
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)
+
+
+def _graph_of(dataset: tf.data.Dataset) -> tf.Tensor:
+    variant = tensorflow_internals.dataset_variant(dataset)
+    return tf.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=1)  # 1: whatever state it depends on
+
+
+def _why_not_saved(graph: Any) -> str:
+    nodes = {node.name: node for node in graph.node}
+    inside = {node.op for function in graph.library.function for node in function.node_def if "Dataset" in node.op}
+    if unknown := sorted(inside - _IN_FUNCTIONS):
+        return _unknown(unknown[0], " in a function")
+    datasets = [node for node in graph.node if "Dataset" in node.op]
+    inputs = {name.partition(":")[0] for node in datasets for name in node.input}
+    [last] = [node.name for node in datasets if node.name not in inputs]
+    return _trouble(nodes, last, "")
+
+
+def _trouble(nodes: Mapping[str, Any], name: str, opened_by: str) -> str:
+    """What is wrong with saving this node and those before it.
+
+    A shuffle takes the order of a pass from a counter of its data set when it is opened. An iterator holds that counter from
+    its beginning on if everything after the shuffle opens its input at once; `opened_by` is what does not.
+    """
+    node = nodes[name.partition(":")[0]]
+    inputs = [name for name in node.input if not name.startswith("^") and "Dataset" in nodes[name.partition(":")[0]].op]
+    if "Dataset" not in node.op or node.op in _SOURCES:
+        return ""
+    if node.op == "ShuffleDatasetV3":
+        if opened_by:
+            return _SHUFFLED_BEFORE[opened_by]
+        opened_by = "shuffle"
+    elif node.op == "CacheDatasetV2":
+        if _constant(nodes, node.input[1]) != b"":
+            return "it caches in a file"
+        if opened_by == "repeat":
+            return "it repeats what it caches: leave the repeat out, and epochs will"
+        opened_by = "cache"
+    elif node.op == "RepeatDataset":
+        opened_by = "repeat"
+    elif node.op == "ConcatenateDataset":
+        return _trouble(nodes, inputs[0], opened_by) or _trouble(nodes, inputs[1], opened_by or "concatenate")
+    elif node.op not in _OPEN_AT_ONCE:
+        return _unknown(node.op)
+    return next(filter(None, (_trouble(nodes, before, opened_by) for before in inputs)), "")
+
+
+def _unknown(op: str, where: str = "") -> str:
+    words = re.sub(r"^(Experimental|Parallel)+|Dataset(V\d+)?$", "", op)
+    method = _METHODS.get(op) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", words).lower()
+    return f"TensorFlow is not known to restore {method}{where} exactly"
+
+
+def _chance_in(nodes: Sequence[Any]) -> Iterator[str]:
+    """What in these nodes cannot be repeated."""
+    if (0, 0) in _seeds_in(nodes):
+        yield _UNSEEDED_SHUFFLE
+    for node in nodes:
+        has_seed = "Dataset" not in node.op and "seed" in node.attr and "seed2" in node.attr
+        if has_seed and node.attr["seed"].i == node.attr["seed2"].i == 0:
+            yield "it draws from tf.random without a seed: call tf.random.stateless_*, or keras.utils.set_random_seed before"
+        if node.op == "Timestamp":
+            yield "it reads the clock"
+        if node.attr["deterministic"].s == b"false":
+            yield _NO_ORDER
+
+
+def _seeds_in(nodes: Sequence[Any]) -> list[tuple[int, int] | None]:
+    """The seeds of shuffles and random numbers; 0 and 0 stand for none."""
+    by_name = {node.name: node for node in nodes}
+    found = []
+    for node in nodes:
+        if (at := _SEEDS_AT.get(node.op)) is not None:
+            first, second = (_constant(by_name, name) for name in node.input[at : at + 2])
+            found.append(None if first is None or second is None else (int(first), int(second)))
+    return found
+
+
+def _constant(nodes: Mapping[str, Any], name: str) -> Any:
+    """The value of a scalar input, None if it is no constant."""
+    node = nodes.get(name.partition(":")[0])
+    return tf.make_ndarray(node.attr["value"].tensor).item() if node is not None and node.op == "Const" else None
+
+
+def checksum(tensors: Sequence[tf.Tensor]) -> int:
+    """Of the values of tensors on the host, text among them."""
+    total = 0
+    for tensor in tensors:
+        array = tensor.numpy()
+        data = b"\0".join(np.ravel(array)) if tensor.dtype == tf.string else np.ascontiguousarray(array).tobytes()
+        total = zlib.crc32(data, zlib.crc32(str(tensor.shape).encode(), total))
+    return total

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import types
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from trainlab.data import iterators
+from trainlab.data import arrays, iterators
 from trainlab.data.blocks import Block, Layout
-from trainlab.data.stream import Stream, unpack
+from trainlab.data.stream import StopRequested, Stream, in_thread, unpack, waited_for
 from trainlab.objective import Batch, keras_internals
 
 
@@ -32,19 +37,40 @@ class StreamSource:
     def __init__(self, data: Any, class_weight: Mapping[int, float] | None, shuffle: bool):
         weights = {str(label): float(weight) for label, weight in (class_weight or {}).items()}
         self._settings = {"class_weight": weights, "shuffle": bool(shuffle)}
-        shuffle = shuffle and isinstance(data, keras.utils.PyDataset) and data.num_batches is not None
-        self._adapter = keras_internals.data_adapter(data, class_weight, shuffle)
-        self.dataset = self._adapter.get_tf_dataset().prefetch(tf.data.AUTOTUNE)
+        self._data, self._before = data, arrays.passes_begun(data)
+        is_ordered = shuffle and isinstance(data, keras.utils.PyDataset) and data.num_batches is not None
+        self._ordered = arrays.Ordered(data) if is_ordered else None
+        self._feed = arrays.Feed(data) if isinstance(data, types.GeneratorType) else None
+        given = self._ordered or (self._feed.first() if self._feed is not None else data)
+        self._adapter = keras_internals.data_adapter(given, class_weight, False)
+        if self._feed is not None:
+            self._adapter.generator = self._feed  # in place of one that gives its first batches again in each pass
+        self._dataset = self._adapter.get_tf_dataset().prefetch(tf.data.AUTOTUNE)
         self._num_batches = self._adapter.num_batches
         self._is_endless = self._num_batches is None and (
-            isinstance(data, keras.utils.PyDataset) or self.dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+            isinstance(data, keras.utils.PyDataset) or self._dataset.cardinality() == tf.data.INFINITE_CARDINALITY
         )
         self._used = 0
         self._passes = 0
         self._start: tf.Tensor | None = None
+        self._own: Any = None
+        self._has_moved_on = False
+        self._last: tuple[list[tf.Tensor], int] | None = None  # lists of batches, and the last one used
         self._why_not = ""
-        self.element_spec = unpack(self.dataset.element_spec)
+        self._has_warned = False
+        self.element_spec = unpack(self._dataset.element_spec)
         self._stream = Stream(self.element_spec)
+
+    @property
+    def dataset(self) -> tf.data.Dataset:
+        """The batches, for somebody else to read, who does not say what he uses."""
+        if self._feed is not None:
+            self._feed.remembers = False
+        return self._dataset
+
+    @functools.cached_property
+    def _nature(self) -> iterators.Nature:
+        return iterators.nature_of(self._dataset)
 
     @property
     def is_endless(self) -> bool:
@@ -62,7 +88,8 @@ class StreamSource:
 
     def first_batch(self) -> Batch:
         """The first batch of a pass."""
-        return unpack(next(iter(self.dataset)))
+        with iterators.explained():
+            return unpack(waited_for(lambda: next(iter(self._dataset))))
 
     def batch_specs(self) -> Batch:
         """What one batch is; unknown sizes are None."""
@@ -83,13 +110,23 @@ class StreamSource:
         """Ends a pass that has begun; its workers stop."""
         if self._stream.is_open:
             self._stream.end()
-            self._adapter.on_epoch_end()
+            if self._stream.has_left_behind:
+                in_thread(self._adapter.on_epoch_end)  # which would wait for the same
+            elif getattr(self._adapter, "enqueuer", None) is not None:
+                with suppress(StopRequested):
+                    waited_for(self._adapter.on_epoch_end)  # for workers, of which some may be gone
+            else:
+                self._adapter.on_epoch_end()
 
     def block(self, max_updates: int, batches: int) -> Block | None:
         """The next updates of `batches` batches; at the end of a pass one of fewer; None after it."""
-        if not self._stream.is_open:
-            self._open()
-        return self._stream.block(max_updates, batches)
+        with iterators.explained():
+            if not self._stream.is_open:
+                self._open()
+            block = self._stream.block(max_updates, batches)
+        if self._last is not None and (block is None or block.tensors[0] is not self._last[0]):
+            self._last = None  # it would hold what nobody needs
+        return block
 
     def read_ahead(self, after: Block, max_updates: int, batches: int) -> None:
         """Begins to read the updates that come after this block; see `Stream`."""
@@ -127,8 +164,23 @@ class StreamSource:
         return {"element_spec": str(self.element_spec), "batches": self._num_batches, **self._settings}
 
     def state(self) -> dict[str, Any]:
-        """Where training stands in the data."""
-        return {"passes": self._passes, "batches": self._used, "is_open": self._stream.is_open}
+        """Where training stands in the data, as JSON holds it.
+
+        For data that keep account of their own state, that is in it: as this pass began, since they may have been read ahead.
+        """
+        state: dict[str, Any] = {"passes": self._passes, "batches": self._used, "is_open": self._stream.is_open}
+        if self._passes:
+            if self._last is not None:
+                state["last_batch"] = self._last_batch()
+            state["before"] = self._before
+            if self._ordered is not None:
+                state["order"] = self._ordered.root
+            if self._feed is not None:
+                state["generator"] = self._feed.num_used
+            if self.is_to_be_saved:
+                state["seeds"] = [list(pair) for pair in self._nature.seeds if pair is not None]
+            state["own"] = self._own if self._stream.is_open else self._own_state()
+        return state
 
     def serialized(self) -> dict[str, tf.Tensor]:
         """The same for `tf.data`: where the iterator stands and, since it knows the order of the next pass, where it began.
@@ -139,59 +191,190 @@ class StreamSource:
         Raises:
             ValueError: it cannot be saved, or not so that it would go on exactly; the line says why.
         """
-        if self._passes == 0:
+        if self._passes == 0 or self._own is not None:
             return {}
-        if self._start is None:
-            raise ValueError(self._why_not)
         try:
-            return {"start": self._start, "now": iterators.serialize(self._stream.iterator)}
-        except tf.errors.OpError as error:
-            raise ValueError(iterators.reason(error)) from error
+            if self._start is None:
+                raise ValueError(self._why_not)
+            now = waited_for(lambda: iterators.serialize(self._stream.iterator))
+        except (ValueError, tf.errors.OpError) as error:
+            why = error if isinstance(error, ValueError) else iterators.reason(error)
+            others = [f"{chance}, or its batches are others when it is read again" for chance in self._nature.chance]
+            raise ValueError("; ".join([str(why), *others])) from error
+        if self._nature.is_unseeded and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"x: {self._nature.chance_in_words}; a resume would end this pass as it is, and then {_ELSE}", stacklevel=3
+            )
+        return {"start": self._start, "now": now}
 
     def restore(self, state: Mapping[str, Any], serialized: Mapping[str, tf.Tensor]) -> None:
-        """Puts it there.
+        """Puts it there. Where others than the same batches come, or may come, a warning says so.
 
         Args:
             state: what `state` returned.
             serialized: what `serialized` returned; where that raised, nothing, and the data are read again up to there.
+
+        Raises:
+            ValueError: it cannot be put there.
         """
         if state["passes"] == 0:
             return
-        if serialized:
-            self._open()
-            iterators.deserialize(self._stream.iterator, serialized["now"])
-            beginning = iter(self.dataset)
-            iterators.deserialize(beginning, serialized["start"])
-            self._start = serialized["start"]
-        else:
-            for _ in range(state["passes"] - 1):
-                self._open()
-                for _ in self._stream.iterator:
-                    pass
-                self._end_pass()
-            self._open()
-            for _ in range(state["batches"]):
-                if next(self._stream.iterator, None) is None:
-                    raise ValueError(f"x gave fewer than the {state['batches']} batches that it gave before: it is not the same")
+        if self._ordered is not None:
+            self._ordered.root = state.get("order")
+        with iterators.explained():
+            if state.get("own") is not None and arrays.own_state(self._data) is not None:
+                self._take_back(state)
+            elif self._feed is not None:
+                self._read_on(state)
+            elif serialized and not self._nature.why_not_saved:
+                self._deserialize(state, serialized)
+            else:
+                self._read_again(state)
         self._passes, self._used = state["passes"], state["batches"]
-        if not state["is_open"]:
+        if not state["is_open"] and self._stream.is_open:
             self._end_pass()
 
+    def _take_back(self, state: Mapping[str, Any]) -> None:
+        """Gives the data their own state."""
+        own = arrays.own_state(self._data)
+        assert own is not None
+        own[1](arrays.from_json(state["own"]))
+        if state["is_open"]:
+            self._passes = state["passes"] - 1
+            self._open()
+            self._skip(state["batches"], state)
+
+    def _read_on(self, state: Mapping[str, Any]) -> None:
+        """Reads a generator up to where training stands, if it is not past that."""
+        assert self._feed is not None
+        older = state["batches"] if state["passes"] == 1 else math.inf
+        to, at = state.get("generator", older), self._feed.num_used
+        if at > to:
+            raise ValueError(
+                f"x is a generator that this process has trained on up to batch {at}, and the checkpoint stands at batch {to}: "
+                "it cannot be read again, so give a new one"
+            )
+        self._open()
+        self._skip(to - at, state)
+
+    def _deserialize(self, state: Mapping[str, Any], serialized: Mapping[str, tf.Tensor]) -> None:
+        self._open()
+        iterators.deserialize(self._stream.iterator, serialized["now"])
+        beginning = iter(self._dataset)
+        iterators.deserialize(beginning, serialized["start"])
+        self._start = serialized["start"]
+        if self._has_other_seeds(state):
+            warnings.warn(f"x: {_OTHER_SEEDS}; this pass ends as it would have, and then {_ELSE}", stacklevel=4)
+        elif self._nature.is_unseeded and not self._before:
+            warnings.warn(f"x: {self._nature.chance_in_words}; this pass ends as it would have, and then {_ELSE}", stacklevel=4)
+
+    def _read_again(self, state: Mapping[str, Any]) -> None:
+        """Begins where the first pass began, in other fits' passes if need be, and drops what training has used."""
+        before = state.get("before", 0)
+        self._has_moved_on = self._before > before
+        if self._has_moved_on and isinstance(self._data, tf.data.Dataset) and self._nature.is_copyable:
+            self._dataset = iterators.copied(self._dataset)  # this one's shuffles would go on where they are
+            self._before = 0
+            arrays.note_passes(self._data, 0)
+        for _ in range(before - self._before):
+            self._open()
+            self._stream.skip(1 if self._is_endless else math.inf)
+            self._end_pass()
+        self._passes, self._before = 0, max(before, self._before)
+        for _ in range(state["passes"] - 1):
+            self._open()
+            self._stream.skip()
+            self._end_pass()
+        self._open()
+        self._skip(state["batches"], state)
+
+    def _skip(self, num_batches: float, state: Mapping[str, Any]) -> None:
+        """Drops so many batches of this pass; makes sure that the last one is what it was."""
+        was = state.get("last_batch")
+        found, is_same = 0, True
+        if num_batches:
+            found = self._stream.skip(num_batches - 1)
+            last = waited_for(lambda: next(self._stream.iterator, None))
+            if last is not None:
+                found += 1
+                leaves = [leaf for leaf in tf.nest.flatten(unpack(last), expand_composites=True) if leaf is not None]
+                is_same = was is None or was == iterators.checksum(leaves)
+        if self._feed is not None:
+            self._feed.use(found)
+        if found < num_batches < math.inf:
+            raise ValueError(f"x gave fewer than the {num_batches} batches that it gave before: it is not the same")
+        self._warn_of_others(state, is_same, is_known=was is not None)
+
+    def _warn_of_others(self, state: Mapping[str, Any], is_same: bool, is_known: bool) -> None:
+        """Says what may come otherwise than before; whether the last batch `is_same` counts only if it `is_known`."""
+        why = list(self._nature.chance)
+        if self._has_other_seeds(state):
+            why.append(_OTHER_SEEDS)
+        if self._ordered is not None and "order" not in state:
+            why.append("the checkpoint is of an older version, which did not keep the order of its batches")
+        if self._has_moved_on and not (is_same and is_known):
+            why.append(
+                "it was read before in this process, and what it draws from has moved on (make it anew, or give it a "
+                "get_state() and a set_state(state))"
+            )
+        if not (is_same or why):
+            why.append("it is not the same, or draws from something that is not")
+        if why:
+            where = f"batch {state['batches']} of pass {state['passes']}"
+            what = f"{'may give' if is_same else 'gives'} other batches than before"
+            warnings.warn(f"x was read again up to {where}, and {what}: {'; '.join(why)}", stacklevel=5)
+
+    def _has_other_seeds(self, state: Mapping[str, Any]) -> bool:
+        return state.get("seeds", []) != [list(pair) for pair in self._nature.seeds if pair is not None] and "seeds" in state
+
     def _open(self) -> None:
+        arrays.note_passes(self._data, arrays.passes_begun(self._data) + 1)
+        self._own = self._own_state()
+        self._passes, self._used, self._last = self._passes + 1, 0, None
+        if self._ordered is not None:
+            self._ordered.shuffle(self._passes)
         self._adapter.on_epoch_begin()
-        self._passes, self._used = self._passes + 1, 0
-        self._stream.open(iter(self.dataset))
+        self._stream.open(iter(self._dataset))
         self._start = None
-        if self.is_to_be_saved:
-            if iterators.repeats_a_shuffle(self.dataset):
-                self._why_not = "it repeats what it shuffles: leave the repeat out, and epochs will"
-                return
+        if self.is_to_be_saved and self._own is None:
+            self._why_not = self._why_not or self._nature.why_not_saved
             try:
-                self._start = iterators.serialize(self._stream.iterator)
+                self._start = None if self._why_not else iterators.serialize(self._stream.iterator)
             except tf.errors.OpError as error:
                 self._why_not = iterators.reason(error)
+
+    def _own_state(self) -> Any:
+        """Of data that keep account of it, as JSON holds it; None of all others."""
+        own = arrays.own_state(self._data)
+        if own is None:
+            return None
+        try:
+            return arrays.as_json(own[0]())
+        except TypeError as error:
+            self._why_not = f"its own state holds {error}"
+            return None
 
     def advance(self, block: Block) -> None:
         """Says that the block's updates were committed."""
         self._used += block.size
         self._stream.advance(block.size)
+        if self._feed is not None:
+            self._feed.use(block.size)
+        lists, first = block.tensors
+        self._last = lists, int(first) + block.size - 1
+
+    def _last_batch(self) -> int:
+        """A number that tells the last batch used from others."""
+        assert self._last is not None
+        lists, i = self._last
+        specs = [spec for spec in tf.nest.flatten(self.element_spec, expand_composites=True) if spec is not None]
+        pairs = list(zip(lists, specs, strict=True))
+        get = tf.raw_ops.TensorListGetItem
+        with tf.device("CPU:0"):
+            leaves = [get(input_handle=each, index=i, element_shape=-1, element_dtype=spec.dtype) for each, spec in pairs]
+        return iterators.checksum(leaves)
+
+
+_ELSE = "goes on in another order than it would have"
+_OTHER_SEEDS = "its shuffles have other seeds than before: give them seeds, or call keras.utils.set_random_seed before it is made"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.data import Block, Layout
+from trainlab.data import Block, Layout, finishes
 from trainlab.objective import keras_internals, string_operation
 from trainlab.parameters import tensorflow_internals
 
@@ -113,6 +112,9 @@ def choose(
         block_of: the next updates of the data, up to a number; asking for them must not use them up.
         variables: all that the step may change, as far as tracing it has shown.
         updates_ahead: how many updates this choice is for.
+
+    Raises:
+        StopRequested: training is to stop (see `trainlab.data.stoppable`); nothing was used up.
     """
     started = time.monotonic()
     copies = _Copies(variables)
@@ -159,11 +161,15 @@ def choose(
 
 
 def _compile(jitted: Any, block: Block, copies: _Copies, until: float) -> float | None:
-    """Seconds that XLA takes to compile; None if it is not done in time. Leaves the function with the copies."""
+    """Seconds that XLA takes to compile; None if it is not done in time. Leaves the function with the copies.
+
+    Raises:
+        StopRequested: training is to stop, for which nobody waits: nothing can end a compiler.
+    """
     started = time.monotonic()
     copies.lend(jitted)
     with unsupported_operations():
-        if not _finishes(lambda: jitted(*block.arguments), until - started):
+        if not finishes(lambda: jitted(*block.arguments), until - started):
             return None  # its thread goes on for a while, on copies: nobody will use what it makes
     return time.monotonic() - started
 
@@ -218,24 +224,6 @@ def _calibrate(function: Any, block_of: Callable[[int], Block | None], block: Bl
             timing = _Timing(block, math.ceil(missing))
             return timing, timing.seconds_of(function)
         block = larger
-
-
-def _finishes(work: Callable[[], Any], seconds: float) -> bool:
-    """Whether `work` is done in time; otherwise it is left to itself, in a thread. Raises what it raises."""
-    problems: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            problems.append(error)
-
-    thread = threading.Thread(target=run, daemon=True, name="trainlab XLA trial")
-    thread.start()
-    thread.join(seconds)
-    if problems:
-        raise problems[0]
-    return not thread.is_alive()
 
 
 class _Copies:

@@ -61,6 +61,7 @@ class Loop:
         guard: what becomes of updates that are not finite.
         jit_compile: the same, as it is now.
         num_traces: how often an update was traced.
+        committed: within a transaction, what it would put back.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Loop:
         self._read: Callable[[], list[tf.Tensor]] = list
         self._snapshot_at, self._num_snapshots = -1, 0
         self.num_traces = 0
+        self.committed: Mapping[str, tf.Tensor] | None = None
 
     def run(self, source: Source, max_updates: int) -> int:
         """Runs up to `max_updates` updates and returns how many, skipped ones too; none at the end of a pass.
@@ -142,7 +144,6 @@ class Loop:
                 return problem
             if self._micro_batches.size != tried:
                 self._micro_batches.report()
-            self.guard.accept(block.num_updates)
             self._reach = min(2 * self._reach, sys.maxsize)
             return None
 
@@ -158,6 +159,7 @@ class Loop:
             if not is_surely_finite and (name := self.guard.watch.first()) is not None:  # waits for the device
                 raise Undo(name)
             source.advance(block)
+            self.guard.accept(block.num_updates)  # at once: where training stands in the data and in the run is one thing
 
     def _search(self, source: Source, num_updates: int, suspects: int = 0) -> None:
         """Makes so many updates with care; among the next `suspects` one is known to be bad, and is found by halves."""
@@ -219,7 +221,9 @@ class Loop:
                 program(*arguments)
                 return self.guard.watch.is_surely_finite()
 
-            self._functions[key] = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int32))
+            self._functions[key] = function = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int32))
+            if not self._run_eagerly:
+                self.update.notice(function)
         return self._functions[key]
 
     def _compiled(self, fn: Callable[..., Any], *specs: Any) -> Callable[..., Any]:
@@ -260,7 +264,7 @@ class Loop:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Puts every variable back if the block raises: an error, or an interrupt, in the middle of a call tears nothing."""
-        values = self.snapshot()
+        values = self.committed = self.snapshot()
         try:
             yield
         except BaseException:
@@ -269,6 +273,8 @@ class Loop:
                 if name not in values and name.startswith(("log.", "report.")):  # made in this call, as an eager one may
                     variable.assign(tf.zeros_like(variable))
             raise
+        finally:
+            self.committed = None
 
 
 class _Undone(Exception):

@@ -12,10 +12,10 @@ class Progress:
 
     Attributes:
         epoch: the number of the epoch under way, or of the next one; counted from 0.
-        phase: "between" two epochs, at its "updates", or at the "evaluation" after them.
+        phase: "between" two epochs, at its "updates", at the "evaluation" after them, or at the "hooks" of its end.
         done: updates of this epoch, skipped ones too.
         updates: updates of this fit, skipped ones too.
-        logs: what the last epoch reported.
+        logs: what the last epoch reported; at the hooks of its end, this one.
     """
 
     epoch: int = 0

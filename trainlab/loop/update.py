@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainlab.objective import Batches, Evaluation, KerasObjective, ModelFunction, check_vector, native
+from trainlab.objective import Batches, Evaluation, KerasObjective, ModelFunction, assigned_variables, check_vector, native
 from trainlab.parameters import Rows, Vector, dense
 from trainlab.strategies import State, Step, StepStrategy
 
@@ -28,6 +28,8 @@ class Update:
         function: the model's loss and gradient.
         memory: the strategy's memory: variables, or Vectors of variables, by name.
         logs: variables `[sum, count]` of each scalar that steps log, by name. Grows while tracing.
+        undeclared: variables that nobody lists as his, and that a step was seen to assign: an optimizer's beside its
+          `variables`, one that a loss closes over. Grows while tracing; eagerly nobody sees them.
     """
 
     def __init__(self, model: keras.Model, strategy: StepStrategy, seed: int, memory: Mapping[str, Any] | None = None):
@@ -42,6 +44,7 @@ class Update:
         self._metric_names = {metric.name for metric in model.metrics}
         self._warned = False
         self.logs: dict[str, tf.Variable] = {}
+        self.undeclared: list[tf.Variable] = []
 
     @property
     def variables(self) -> dict[str, tf.Variable]:
@@ -51,6 +54,7 @@ class Update:
             "model": function.model.variables,
             "optimizer": self._optimizer.variables,
             "state": function.state_variables,
+            "undeclared": self.undeclared,
             **{f"memory.{name}": tf.nest.flatten(group) for name, group in self.memory.items()},
         }
         named = {f"log.{name}": v for name, v in self.logs.items()}
@@ -69,6 +73,11 @@ class Update:
         self._check(step)
         self._commit(step)
 
+    def notice(self, traced: Any) -> None:
+        """Takes note of what a concrete function, in which this was traced, assigns, and nobody has declared."""
+        known = {id(v) for v in self.variables.values()}
+        self.undeclared += [v for v in assigned_variables(traced) if id(v) not in known]
+
     def observe(self, batches: Sequence[Batches]) -> tuple[list[Evaluation], Step]:
         """The evaluations that a step makes on one effective batch, in their order, and the step; nothing is changed.
 
@@ -80,7 +89,12 @@ class Update:
             seen.append(objective(parameters))
             return seen[-1]
 
-        return seen, self.strategy.step(observed, self._state())
+        values = [variable.read_value() for variable in self.undeclared]
+        try:
+            return seen, self.strategy.step(observed, self._state())
+        finally:  # a strategy that keeps variables of its own assigns them
+            for variable, value in zip(self.undeclared, values, strict=True):
+                variable.assign(value)
 
     def _state(self) -> State:
         iteration = tf.cast(tf.convert_to_tensor(self._optimizer.iterations.value), tf.int64)

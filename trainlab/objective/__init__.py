@@ -3,7 +3,7 @@
 from trainlab.objective import cutting, keras_internals
 from trainlab.objective.building import build_model, compile_model
 from trainlab.objective.evaluation import Batches, Evaluation, KerasObjective
-from trainlab.objective.graph_checks import string_operation
+from trainlab.objective.graph_checks import assigned_variables, string_operation
 from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, native
 from trainlab.objective.requirements import check_compiled
 
@@ -13,6 +13,7 @@ __all__ = [
     "Evaluation",
     "KerasObjective",
     "ModelFunction",
+    "assigned_variables",
     "build_model",
     "check_compiled",
     "check_vector",

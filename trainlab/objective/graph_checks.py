@@ -24,6 +24,7 @@ _ASSIGNS = frozenset(
     """AssignVariableOp AssignAddVariableOp AssignSubVariableOp ResourceScatterAdd ResourceScatterNdUpdate
     ResourceScatterSub ResourceScatterUpdate""".split()
 )
+_WRITES = re.compile(r"Assign|ResourceApply|ResourceSparseApply|ResourceScatter|ResourceStridedSliceAssign|Rng|StatefulRandom")
 _CALLS = frozenset("Case If PartitionedCall StatefulPartitionedCall StatelessCase StatelessIf StatelessWhile While".split())
 
 
@@ -56,16 +57,48 @@ def string_operation(graph: Any) -> str | None:
     return None
 
 
+def assigned_variables(function: Any) -> list[tf.Variable]:
+    """The variables that a concrete function assigns, in itself or in a function that it calls, in the order of its captures."""
+    graph = function.graph
+    written = {tensor.name for tensor in _written(graph, graph.get_operations())}
+    variables = {id(variable.handle): variable for variable in function.variables}
+    captured = [external for external, internal in graph.captures if internal.name in written]
+    return [variables[id(handle)] for handle in captured if id(handle) in variables]
+
+
+def _written(graph: Any, operations: list[Any]) -> Iterator[Any]:
+    """The resources that some operations of a graph write to, as tensors of it."""
+    for operation in operations:
+        resources = [tensor for tensor in operation.inputs if tensor.dtype == tf.resource]
+        if operation.type not in _CALLS:
+            if _WRITES.match(operation.type):
+                yield from resources[:1] if operation.type.startswith("ResourceScatter") else resources
+            continue
+        if not resources:
+            continue
+        inputs = list(operation.inputs)
+        inputs = inputs[1:] if operation.type in ("If", "StatelessIf", "Case", "StatelessCase") else inputs
+        for inner in _called(graph, operation):
+            written = {tensor.name for tensor in _written(inner, inner.get_operations())}
+            yield from (tensor for tensor, argument in zip(inputs, inner.inputs, strict=False) if argument.name in written)
+
+
+def _called(graph: Any, operation: Any) -> Iterator[Any]:
+    """The graphs of the functions that an operation calls."""
+    for _, attribute in sorted(operation.node_def.attr.items()):
+        for function in (attribute.func, *attribute.list.func):
+            inner = tensorflow_internals.function_of(graph, function.name) if function.name else None
+            if inner is not None and hasattr(inner, "graph"):
+                yield inner.graph
+
+
 def _operations(graph: Any, operations: list[Any]) -> Iterator[tuple[Any, str]]:
     for operation in operations:
         yield operation, operation.name
         if operation.type in _CALLS:
-            for attribute in operation.node_def.attr.values():
-                for function in (attribute.func, *attribute.list.func):
-                    inner = tensorflow_internals.function_of(graph, function.name) if function.name else None
-                    if inner is not None and hasattr(inner, "graph"):
-                        for found, name in _operations(inner.graph, inner.graph.get_operations()):
-                            yield found, f"{operation.name}/{name}"
+            for inner in _called(graph, operation):
+                for found, name in _operations(inner, inner.get_operations()):
+                    yield found, f"{operation.name}/{name}"
 
 
 def _place(operation_name: str, model: keras.Model) -> str:

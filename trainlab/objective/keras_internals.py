@@ -135,3 +135,26 @@ def trained_by(optimizer: keras.Optimizer) -> Sequence[Any] | None:
 def data_adapter(data: Any, class_weight: Mapping[int, float] | None, shuffle: bool) -> Any:
     """Keras' own reader of any kind of data set, generator or loader, workers included: only `fit` uses it publicly."""
     return get_data_adapter(data, class_weight=class_weight, shuffle=shuffle)
+
+
+def metric_directions(model: keras.Model) -> dict[str, str | None]:
+    """By the name that it has in the logs, "up" or "down" for every loss and metric of a built model; None where none is said.
+
+    Public would be `keras.Metric.direction`; the name in the logs is not always that of the metric.
+    """
+    container = model._compile_metrics
+    found: dict[str, Any] = {}
+    if container is not None and container.built:
+        metrics = container.metrics
+        for metric in metrics:  # the container knows under which name it shows a metric's result: it shows the metric
+            metric.result = lambda metric=metric: metric
+        try:
+            found = container.result()
+        finally:
+            for metric in metrics:
+                del metric.result
+    containers = (container, model._compile_loss)
+    found |= {metric.name: metric for metric in model.metrics if metric not in containers and metric.name not in found}
+    trackers = model._compile_loss.metrics if model._compile_loss is not None else []
+    down = {tracker.name: "down" for tracker in (model._loss_tracker, *trackers)}
+    return {**{name: getattr(metric, "_direction", None) for name, metric in found.items()}, **down}

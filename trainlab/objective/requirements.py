@@ -56,7 +56,10 @@ def _check_optimizer(optimizer: Any) -> None:
             f"optimizer gradient_accumulation_steps={optimizer.gradient_accumulation_steps} would accumulate a second time: "
             f"leave it None and use strategy=Accumulate({optimizer.gradient_accumulation_steps})"
         )
-    rate = optimizer.get_config().get("learning_rate")
+    try:
+        rate = optimizer.get_config().get("learning_rate")
+    except Exception:  # of a schedule, or an optimizer, of the user's: it may have none, and need not
+        return
     if isinstance(rate, (int, float)):  # a schedule's configuration is a dictionary
         rate = float(optimizer.learning_rate)
         if not math.isfinite(rate) or rate < 0:

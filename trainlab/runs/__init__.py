@@ -1,13 +1,14 @@
 """Runs: epochs and callbacks on the host, and a run kept safe in its directory."""
 
 from trainlab.runs import manifest
-from trainlab.runs.checkpoint import write_atomically
+from trainlab.runs.disk.checkpoint import write_atomically
+from trainlab.runs.disk.lock import Lock
 from trainlab.runs.epochs import Epochs, Fit, Keeper, callback_list, verbosity
 from trainlab.runs.keeping import RunKeeper
-from trainlab.runs.lock import Lock
 from trainlab.runs.manifest import OVERRIDABLE, OtherRun
 from trainlab.runs.resuming import RESUME, Asked, Found
 from trainlab.runs.run import Run
+from trainlab.runs.signals import Signals
 
 __all__ = [
     "OVERRIDABLE",
@@ -21,6 +22,7 @@ __all__ = [
     "OtherRun",
     "Run",
     "RunKeeper",
+    "Signals",
     "callback_list",
     "manifest",
     "verbosity",

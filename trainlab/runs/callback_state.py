@@ -2,77 +2,140 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import warnings
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
+from trainlab.callbacks import RecordFile
 from trainlab.objective import keras_internals
-from trainlab.runs.encoding import encode
+from trainlab.runs.disk.encoding import encode
+from trainlab.runs.forgetting import remembers, remembers_in_methods
 
 # What these remember, no later step depends on.
 _FORGETFUL = (
     keras.callbacks.ProgbarLogger,
-    keras.callbacks.LambdaCallback,
-    keras.callbacks.LearningRateScheduler,
     keras.callbacks.RemoteMonitor,
     keras.callbacks.TensorBoard,
     keras.callbacks.TerminateOnNaN,
 )
+# These remember as much as the functions that they are given.
+_BY_FUNCTIONS = (keras.callbacks.LambdaCallback, keras.callbacks.LearningRateScheduler)
+# Beside the states, by name: what their callbacks were made with.
+_SETTINGS = "settings"
+_CSV_FILES: weakref.WeakKeyDictionary[keras.callbacks.CSVLogger, RecordFile] = weakref.WeakKeyDictionary()
 
 
 def get_states(callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, dict[str, Any]]:
-    """What each callback remembers, by class and place; those that remember nothing are left out.
+    """What each callback remembers, by class and place, and under "settings" what tells those of one class apart.
 
-    A callback of one's own has `get_state()`, which returns None, numbers, text, arrays, and lists, tuples and dicts of them,
-    and `set_state(state)`, which takes that back.
+    A callback of one's own has `get_state()`, which returns None, numbers, text, dates, arrays, and lists, tuples and dicts of
+    them, and `set_state(state)`, which takes that back. Those that remember nothing are left out.
 
     Example:
         >>> stopping = keras.callbacks.EarlyStopping(patience=3)
         >>> stopping.wait = 2
-        >>> get_states([stopping])["EarlyStopping.0"]["wait"]
-        2
+        >>> states = get_states([stopping])
+        >>> states["EarlyStopping.0"]["wait"], states["settings"]["EarlyStopping.0"]["patience"]
+        (2, 3)
     """
-    states = {}
+    states: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, callback in _named(callbacks).items():
         if _has_own(callback):
             states[name] = callback.get_state()  # type: ignore[attr-defined]
+        elif isinstance(callback, keras.callbacks.CSVLogger):
+            if callback.append:
+                states[name] = _csv_file(callback).place()
         elif names := _attributes(callback):
             states[name] = {attribute: getattr(callback, attribute) for attribute in names if hasattr(callback, attribute)}
-    return states
+        if name in states and (found := _settings(callback, states[name])):
+            settings[name] = found
+    return {**states, _SETTINGS: settings} if settings else states
 
 
-def set_states(callbacks: Sequence[keras.callbacks.Callback], states: dict[str, Any]) -> None:
-    """Puts back what `get_states` took; warns of states whose callback is not there."""
+def set_states(callbacks: Sequence[keras.callbacks.Callback], states: Mapping[str, Any]) -> None:
+    """Puts back what `get_states` took, each state into the callback that it came from.
+
+    Of several callbacks of one class that is the one of the same settings, and among equal ones the one at the same place.
+    Warns of states whose callback is not there, or not to be told from others.
+    """
     named = _named(callbacks)
-    for name, state in states.items():
-        callback = named.get(name)
-        if callback is None:
-            warnings.warn(f"callback {name.partition('.')[0]} is in the checkpoint but not among callbacks", stacklevel=2)
-        elif _has_own(callback):
-            callback.set_state(state)  # type: ignore[attr-defined]
-        else:
-            for attribute, value in state.items():
-                setattr(callback, attribute, value)
+    settings = states.get(_SETTINGS)
+    for kind in dict.fromkeys(name.rpartition(".")[0] for name in states if name != _SETTINGS):
+        saved = [name for name in states if name.rpartition(".")[0] == kind]
+        there = [name for name in named if name.rpartition(".")[0] == kind]
+        for name, callback in _matched(kind, saved, [named[name] for name in there], settings).items():
+            if callback is None:
+                what = _described(kind, (settings or {}).get(name, {}))
+                warnings.warn(f"callback {what} is in the checkpoint but not among callbacks", stacklevel=2)
+            else:
+                _set_state(callback, states[name])
+
+
+def _set_state(callback: Any, state: Any) -> None:
+    if _has_own(callback):
+        callback.set_state(state)
+    elif isinstance(callback, keras.callbacks.CSVLogger):
+        _rewind_csv(callback, state)
+    else:
+        for attribute, value in state.items():
+            setattr(callback, attribute, value)
 
 
 def forgotten(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
-    """The callbacks that seem to remember something and say nothing of it, by class."""
+    """The callbacks that seem to remember something and say nothing of it, by class.
+
+    Warns besides of a `CSVLogger` that a resume would let begin its file anew, with what to do.
+    """
     names = []
     for callback in callbacks:
-        own = set(vars(callback)) - keras_internals.CALLBACK_SETTINGS
-        is_known = _has_own(callback) or bool(_attributes(callback)) or type(callback) in _FORGETFUL
-        is_appending = type(callback) is keras.callbacks.CSVLogger and callback.append
-        if own and not is_known and not is_appending:
+        if _has_own(callback) or type(callback) in _FORGETFUL:
+            continue
+        if isinstance(callback, keras.callbacks.CSVLogger):
+            if not callback.append:
+                warnings.warn(
+                    f"CSVLogger({callback.filename!r}) begins its file anew at every resume, without the epochs before: give it "
+                    "append=True",
+                    stacklevel=4,
+                )
+            continue
+        own = {name: value for name, value in vars(callback).items() if name not in keras_internals.CALLBACK_SETTINGS}
+        kept = _attributes(callback)
+        is_forgetful = any(remembers(value) for value in own.values() if callable(value))
+        if type(callback) not in _BY_FUNCTIONS:
+            is_plain = any(not inspect.isroutine(value) for value in own.values())
+            is_forgetful |= (is_plain and not kept) or remembers_in_methods(callback, kept)
+        if is_forgetful:
             names.append(type(callback).__name__)
     return names
 
 
-def check_states(states: dict[str, Any]) -> None:
+def check(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Warns of callbacks that forget what they seem to remember.
+
+    Raises:
+        ValueError: there is one that resumes by itself.
+    """
+    if names := forgotten(callbacks):
+        warnings.warn(
+            f"{', '.join(names)}: not in checkpoints, and so as new after a resume; if that matters, write a class of your own "
+            "with get_state() and set_state(state)",
+            stacklevel=4,
+        )
+    if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in callbacks):
+        raise ValueError("BackupAndRestore and a run both resume: leave the callback out")
+
+
+def check_states(states: Mapping[str, Any]) -> None:
     """Raises TypeError, naming the callback, for a state that a checkpoint cannot hold."""
     for name, state in states.items():
-        encode(state, {}, f"{name.partition('.')[0]}.get_state()")
+        encode(state, {}, f"{name.rpartition('.')[0]}.get_state()")
 
 
 def _has_own(callback: Any) -> bool:
@@ -92,3 +155,118 @@ def _named(callbacks: Sequence[Any]) -> dict[str, Any]:
         found[f"{kind}.{counts.get(kind, 0)}"] = callback
         counts[kind] = counts.get(kind, 0) + 1
     return found
+
+
+def _settings(callback: Any, state: Any) -> dict[str, Any]:
+    """Public attributes that are no state: what a callback was made with, and perhaps more."""
+    known = {*keras_internals.CALLBACK_SETTINGS, *_attributes(callback), *(state if isinstance(state, Mapping) else ())}
+    names = [name for name in vars(callback) if not name.startswith("_") and name not in known]
+    plain = {name: _plain(name, getattr(callback, name)) for name in names}
+    return {name: value for name, value in plain.items() if value is not ...}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A setting as a checkpoint holds it; Ellipsis for what it cannot hold."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if name == "min_delta" and isinstance(value, (int, float)):
+        return abs(value)  # Keras turns its sign round when training begins
+    if isinstance(value, (list, tuple)):
+        items = [_plain(name, item) for item in value]
+        return ... if ... in items else items
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    return getattr(value, "__qualname__", ...)
+
+
+def _matched(kind: str, saved: Sequence[str], callbacks: Sequence[Any], settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The callback that each of the saved states of one class belongs to; None for none."""
+    found = dict.fromkeys(saved)
+    if settings is None:  # until 0.2 nothing was kept that tells them apart
+        found.update(zip(saved, callbacks, strict=False))
+        if len(saved) > 1 and len({repr(_constructor_settings(callback)) for callback in callbacks}) > 1:
+            _warn_of_places(kind)
+        return found
+    is_doubtful = False
+    pairs = [(name, callback) for name in saved for callback in callbacks]
+    scores = {(name, id(callback)): _likeness(settings.get(name, {}), callback) for name, callback in pairs}
+    for name, callback in sorted(pairs, key=lambda pair: -scores[pair[0], id(pair[1])]):  # stable: equal ones by place
+        score = scores[name, id(callback)]
+        free = [other for other in callbacks if all(other is not taken for taken in found.values())]
+        if found[name] is not None or all(callback is not other for other in free) or score < 0:
+            continue
+        rivals = [other for other in free if scores[name, id(other)] == score]
+        names = [other for other in saved if found[other] is None and scores[other, id(callback)] == score]
+        own, made = map(_constructor_settings, rivals), [settings.get(other, {}) for other in names]
+        is_doubtful |= _differ(own, made[0]) or _differ(made, _constructor_settings(callback))
+        found[name] = callback
+    if is_doubtful:
+        _warn_of_places(kind)
+    return found
+
+
+def _differ(several: Iterable[Mapping[str, Any]], names: Mapping[str, Any]) -> bool:
+    """Whether some of these settings, under these names, are not the same for all."""
+    return len({repr({name: one.get(name) for name in names}) for one in several}) > 1
+
+
+def _warn_of_places(kind: str) -> None:
+    warnings.warn(
+        f"the checkpoint does not tell which {kind} is which: each goes on with the state of the one at its place; if their "
+        "order has changed, change it back",
+        stacklevel=4,
+    )
+
+
+def _likeness(saved: Mapping[str, Any], callback: Any) -> int:
+    """How many settings are what they were; -1 for a callback that cannot be the one."""
+    now = _settings(callback, None)
+    if saved.get("monitor") != now.get("monitor"):  # what it remembers is of another quantity
+        return -1
+    return sum(name in now and now[name] == value for name, value in saved.items())
+
+
+def _constructor_settings(callback: Any) -> dict[str, Any]:
+    """Those that are arguments of its constructor, under their names: of these it is known that they are no state."""
+    names = {name for base in type(callback).__mro__ for name in _parameters(vars(base).get("__init__"))}
+    return {name: value for name, value in _settings(callback, None).items() if name in names}
+
+
+def _parameters(function: Any) -> Sequence[str]:
+    return list(inspect.signature(function).parameters) if inspect.isfunction(function) else []
+
+
+def _described(kind: str, settings: Mapping[str, Any]) -> str:
+    telling = [name for name in ("monitor", "filepath", "name") if name in settings]
+    return kind + (f"({', '.join(f'{name}={settings[name]!r}' for name in telling)})" if telling else "")
+
+
+def _csv_file(logger: keras.callbacks.CSVLogger) -> RecordFile:
+    separator = logger.sep.encode()
+
+    def epoch(row: bytes) -> list[Any] | None:
+        number = row.partition(separator)[0]
+        return [int(number)] if number.isdigit() else None
+
+    if logger not in _CSV_FILES:
+        _CSV_FILES[logger] = RecordFile(logger.filename, epoch)
+    return _CSV_FILES[logger]
+
+
+def _rewind_csv(logger: keras.callbacks.CSVLogger, state: Mapping[str, Any]) -> None:
+    """Drops the rows that will be written again; in the file of a run that is finished, when it is written to again."""
+
+    def rewind(logs: Any = None) -> None:
+        vars(logger).pop("on_train_begin", None)
+        if logger.append and (said := _csv_file(logger).cut(state)):
+            warnings.warn(said, stacklevel=3)
+        if logger.csv_file is None or logger.csv_file.closed:
+            logger.on_train_begin(logs)
+
+    if logger.csv_file is not None and not logger.csv_file.closed:
+        rewind()
+        logger.append_header = not os.path.exists(logger.filename) or os.path.getsize(logger.filename) == 0
+    else:
+        logger.on_train_begin = rewind

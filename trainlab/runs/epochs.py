@@ -14,9 +14,9 @@ import keras
 import numpy as np
 
 from trainlab.data import ArraySource, Source, StreamSource, Validation
-from trainlab.loop import Findings, Loop, NonFiniteError, Plan, Progress
+from trainlab.loop import Findings, Loop, Plan, Progress
 from trainlab.objective import flat_logs, keras_internals
-from trainlab.runs import callback_state
+from trainlab.runs import callback_state, signals
 from trainlab.runs.manifest import Manifest
 from trainlab.runs.resuming import Asked, Found
 
@@ -55,7 +55,7 @@ class Keeper:
 
     def opened(self) -> AbstractContextManager[None]:
         """Round a whole `fit`."""
-        return nullcontext()
+        return signals.seen_to_the_end()
 
     def find(self, asked: Asked, plan: Plan, current: Callable[[], Manifest]) -> Found:
         """What to go on from; `current` returns what the fit is made of."""
@@ -85,8 +85,12 @@ class Keeper:
     def finish(self, before: Any) -> None:
         """Called at the end, with what `capture` returned before the last hooks."""
 
-    def save(self) -> None:
-        """Called where training stops at a committed update, because of an error."""
+    def hooks(self) -> AbstractContextManager[None]:
+        """Round the hooks of an epoch's end: if one of them raises, what is saved is from before them."""
+        return nullcontext()
+
+    def leave(self, reason: BaseException, before: Any = None) -> None:
+        """Called where training stops at a committed update because of `reason`; saves it, or what `capture` returned before."""
 
     def watch(self) -> list[keras.callbacks.Callback]:
         """Callbacks for an evaluation, which end it by raising `Interrupted` if training is to stop."""
@@ -104,6 +108,20 @@ def suppressed_but_said() -> Iterator[None]:
 
 class Interrupted(Exception):
     """Ends an evaluation that is not worth finishing: the next boundary stops training."""
+
+
+class EndsEvaluation(keras.callbacks.Callback):
+    """Ends an evaluation when training is to stop."""
+
+    def __init__(self, should_stop: Callable[[], bool]):
+        super().__init__()
+        self._should_stop = should_stop
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """See Keras."""
+        del batch, logs
+        if self._should_stop():
+            raise Interrupted
 
 
 class Epochs:
@@ -132,13 +150,29 @@ class Epochs:
             updates_per_call: the least distance of two batch hooks; None is 1.
         """
         model, listener, progress = self._model, self._listener, self._progress
-        steps = sys.maxsize if plan.steps is None else plan.steps
         model.stop_training = False
         listener.on_train_begin()
         self._heed_backup()
         if progress.phase != "between":
             listener.on_epoch_begin(progress.epoch)
         self._keeper.resume()
+        before = None
+        try:
+            self._train(plan, updates_per_call)
+            before = self._keeper.capture()
+            if progress.updates:
+                # Where the optimizer keeps an average of the weights, this is when it takes their place.
+                model.optimizer.finalize_variable_values(model.trainable_variables)
+            listener.on_train_end(progress.logs)
+        except BaseException as error:
+            with suppressed_but_said():
+                self._keeper.leave(error, before)
+            raise
+        self._keeper.finish(before)
+
+    def _train(self, plan: Plan, updates_per_call: int | None) -> None:
+        model, listener, progress = self._model, self._listener, self._progress
+        steps = sys.maxsize if plan.steps is None else plan.steps
         self._loop.guard.start(progress)
         while progress.phase != "between" or (  # an epoch that was begun is ended, whatever was reached in it
             progress.updates < steps and (plan.epochs is None or progress.epoch < plan.epochs) and not model.stop_training
@@ -158,12 +192,6 @@ class Epochs:
                     break
                 progress.phase = "evaluation"
             self._end_epoch()
-        before = self._keeper.capture()
-        if progress.updates:
-            # Where the optimizer keeps an average of the weights, this is when it takes their place.
-            model.optimizer.finalize_variable_values(model.trainable_variables)
-        listener.on_train_end(progress.logs)
-        self._keeper.finish(before)
 
     def _heed_backup(self) -> None:
         epoch = keras_internals.initial_epoch(self._model)  # BackupAndRestore sets it there
@@ -175,40 +203,45 @@ class Epochs:
     def _run_epoch(self, end: int, updates_per_call: int, has_size: bool) -> None:
         """Runs up to update `end` of this epoch; to the end of the pass unless the epoch has a size of its own."""
         source, listener, progress = self._source, self._listener, self._progress
+        if progress.done == 0 and source.at_end:  # an error came between the end of the last epoch and that of its pass
+            source.next_pass()
         while progress.done < end and not self._model.stop_training:
             if not source.at_end:
                 listener.on_train_batch_begin(progress.done)
                 limit = min(end - progress.done, self._keeper.updates_to_go())
-                try:
-                    ran = self._loop.run(source, min(limit, updates_per_call) if self._hears_every_update else limit)
-                except NonFiniteError:  # the updates before it are committed
-                    with suppressed_but_said():
-                        self._keeper.save()
-                    raise
-                if ran:
+                if self._loop.run(source, min(limit, updates_per_call) if self._hears_every_update else limit):
                     listener.on_train_batch_end(progress.done - 1, self._read_logs() if self._wants_logs else {})
                     self._keeper.boundary()
                     continue
-            source.next_pass()
-            if not has_size:
-                return
-            if isinstance(source, StreamSource):  # as Keras; arrays simply go on
+            is_over = not has_size or isinstance(source, StreamSource)  # as Keras; arrays simply go on
+            self._next_pass(is_over)
+            if is_over and has_size:
                 warnings.warn(
                     f"x ran out of data after {progress.done} of the {end} updates of this epoch: "
                     "repeat it, or lower steps_per_epoch",
                     stacklevel=4,
                 )
+            if is_over:
                 return
         if source.at_end:
-            source.next_pass()
+            self._next_pass(is_over=True)
+
+    def _next_pass(self, is_over: bool) -> None:
+        """Goes on to the next pass over the data; what they do then may fail, and the updates of this epoch may be over."""
+        if is_over and (self._progress.done or self._model.stop_training):
+            self._progress.phase = "evaluation"
+        self._source.next_pass()
 
     def _end_epoch(self) -> None:
         progress = self._progress
-        logs = self._read_logs()
-        if self._validation is not None and self._validation.is_due(progress.epoch + 1):
-            logs.update(self._evaluate(self._validation))
-        self._listener.on_epoch_end(progress.epoch, logs)
-        progress.epoch, progress.phase, progress.done, progress.logs = progress.epoch + 1, "between", 0, logs
+        if progress.phase == "evaluation":
+            logs = self._read_logs()
+            if self._validation is not None and self._validation.is_due(progress.epoch + 1):
+                logs.update(self._evaluate(self._validation))
+            progress.phase, progress.logs = "hooks", logs
+        with self._keeper.hooks():
+            self._listener.on_epoch_end(progress.epoch, progress.logs)
+        progress.epoch, progress.phase, progress.done = progress.epoch + 1, "between", 0
         self._keeper.boundary()
 
     def _evaluate(self, validation: Validation) -> dict[str, float]:

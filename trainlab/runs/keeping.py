@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,14 +16,26 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.data import ArraySource
-from trainlab.loop import Findings, NonFiniteError, Plan, Progress
+from trainlab.data import ArraySource, StopRequested, stoppable
+from trainlab.loop import Findings, NonFiniteError, Plan
 from trainlab.runs import callback_state, manifest, signals
-from trainlab.runs.checkpoint import Checkpoints, Loaded
-from trainlab.runs.encoding import decode, encode
-from trainlab.runs.epochs import Fit, Interrupted, Keeper
-from trainlab.runs.lock import Lock
-from trainlab.runs.resuming import Asked, Found, is_enough, newest, requested, restore_variables, restore_weights, variables
+from trainlab.runs.best import Best, note_best
+from trainlab.runs.disk.checkpoint import Checkpoints, Loaded
+from trainlab.runs.disk.encoding import decode, encode, refuse
+from trainlab.runs.disk.lock import Lock
+from trainlab.runs.epochs import EndsEvaluation, Fit, Keeper
+from trainlab.runs.remembered import Remembered, is_history
+from trainlab.runs.resuming import (
+    Asked,
+    Found,
+    is_enough,
+    load_best,
+    newest,
+    requested,
+    restore_variables,
+    restore_weights,
+    variables,
+)
 from trainlab.runs.run import Run
 
 
@@ -38,11 +51,15 @@ class RunKeeper(Keeper):
     """
 
     def __init__(self, run: Run):
-        self.directory = run.path
+        self.directory = run.path  # absolute: a callback may change the working directory
         self.fits = 0
         self._run = run
         self._checkpoints = Checkpoints(self.directory / "checkpoints", run.keep)
-        self._signals = signals.Signals()
+        self._lock = Lock(self.directory / "lock")
+        self._best = Best(run.keep_best)
+        self._checkpoints.on_written = functools.partial(note_best, self._checkpoints)
+        self._remembered: tuple[Remembered, Mapping[str, Any]] | None = None
+        self._signals = signals.Signals(rescue=self._rescue)
         self._fit: Fit | None = None
         self._loaded: Loaded | None = None
         self._manifest: manifest.Manifest = {}
@@ -52,9 +69,9 @@ class RunKeeper(Keeper):
         self._histories: list[Any] = []
         self._saved_at = (0, 0.0)  # updates, and the clock
         self._saves_iterators = True
-        self._must_save = False
-        self._best: float | None = None
+        self._must_save = self._is_longer = False
         self._overridden: set[str] = set()
+        self._told: set[type] = set()
 
     @property
     def last_checkpoint(self) -> Path | None:  # type: ignore[override]
@@ -70,13 +87,18 @@ class RunKeeper(Keeper):
         """
         held, before = ExitStack(), self.fits
         try:
+            self._checkpoints.check()
             self.directory.mkdir(parents=True, exist_ok=True)
-            held.enter_context(Lock(self.directory / "lock"))
-        except (FileExistsError, NotADirectoryError):
-            raise NotADirectoryError(f"run={str(self.directory)!r} is a file: give a directory") from None
-        except PermissionError as error:
-            raise PermissionError(f"run={str(self.directory)!r} cannot be written ({error.strerror})") from None
-        with held, self._signals:
+            self._lock.is_known = bool(self._checkpoints.paths())
+            held.enter_context(self._lock)
+        except OSError as error:
+            if error.errno is None:  # a line of our own
+                raise
+            where, is_file = f"run={str(self._run.directory)!r}", isinstance(error, (FileExistsError, NotADirectoryError))
+            if is_file:
+                raise NotADirectoryError(f"{where} is a file: give a directory") from None
+            raise type(error)(f"{where} cannot be written ({error.strerror})") from None
+        with held, self._signals, stoppable(lambda: self._signals.received is not None):
             self._checkpoints.tidy()
             try:
                 yield
@@ -86,6 +108,8 @@ class RunKeeper(Keeper):
                     self._checkpoints.wait()
                 except OSError as problem:  # what ended the run comes first
                     warnings.warn(str(problem), stacklevel=2)
+                if isinstance(error, StopRequested) and self._signals.received is not None:
+                    signals.stop(self._signals.received)
                 if isinstance(error, NonFiniteError) and self.last_checkpoint is not None:
                     line = f"{error}; the last checkpoint is {self.last_checkpoint}"
                     raise NonFiniteError(line, error.iteration) from error.__cause__
@@ -97,7 +121,7 @@ class RunKeeper(Keeper):
                 signals.stop(self._signals.received)
 
     def _leave(self) -> None:
-        fit, self._fit, self._loaded = self._fit, None, None
+        fit, self._fit, self._loaded, self._remembered = self._fit, None, None, None
         if fit is not None:
             self._rates = manifest.learning_rate(fit.model.optimizer), self._manifest["learning_rate"]
 
@@ -114,7 +138,10 @@ class RunKeeper(Keeper):
             self._manifest["learning_rate"] = self._rates[1]  # as a callback has left it: nobody else has changed it
         loaded = self._checkpoint(asked, plan)
         if loaded is None or asked.resume == "weights":
+            if not (self.fits and self._saved_at != (0, 0.0)):
+                self._checkpoints.run = os.urandom(8).hex()
             return Found(loaded)
+        self._checkpoints.run = loaded.state.get("run")
         is_over = loaded.state["fit"] > self.fits or (loaded.state["finished"] and is_enough(loaded.state, plan))
         is_longer = not is_over and self._request != loaded.state["request"]
         return Found(loaded, True, is_over, is_longer, asked.override)
@@ -122,7 +149,7 @@ class RunKeeper(Keeper):
     def _checkpoint(self, asked: Asked, plan: Plan) -> Loaded | None:
         """The one to go on from; what is in it is remembered, and nothing is restored yet."""
         resume, paths = asked.resume, self._checkpoints.paths()
-        if self.fits and self._saved_here():
+        if self.fits and self._saved_at != (0, 0.0):
             resume = "auto"  # this fit goes on with what the last one left, in the same run
         if resume == "never" and paths:
             if not asked.overwrite:
@@ -131,7 +158,7 @@ class RunKeeper(Keeper):
                     "overwrite=True, or give another directory"
                 )
             self._checkpoints.clear()
-            self._best = None
+            self._best.metric = None
             return None
         if not paths:
             if resume in ("must", "weights"):
@@ -146,45 +173,28 @@ class RunKeeper(Keeper):
             saved = {row: saved[row] for row in ("model", "variables")}
         self._overridden = manifest.check(loaded.path, saved, self._manifest, asked.override)
         if resume == "weights":
-            self._best, self._histories, self._manifests = None, [], []
+            self._best.metric, self._histories, self._manifests = None, [], []
         else:
-            self._best = loaded.state["best"]
+            is_same = loaded.state.get("metric_name", self._best.name) == self._best.name  # or it is of another scale
+            self._best.metric = loaded.state["best"] if is_same else None
             self._histories = decode(loaded.state["histories"], loaded.arrays)
             self._manifests = manifests
         return loaded
 
-    def _saved_here(self) -> bool:
-        return self._saved_at != (0, 0.0)
-
     def begin(self, fit: Fit, found: Found, must_save: bool) -> None:
         """See `Keeper`."""
-        self._fit, self._loaded, self._must_save = fit, found.loaded, must_save
+        self._fit, self._loaded, self._must_save, self._is_longer = fit, found.loaded, must_save, found.is_longer
         fit.source.is_to_be_saved = self._saves_iterators = True
         self._saved_at = fit.progress.updates, time.monotonic()
-        if names := callback_state.forgotten(fit.listener.callbacks):
-            warnings.warn(
-                f"{', '.join(names)}: not in checkpoints, and so as new after a resume; give it get_state() and set_state(state) "
-                "if that matters",
-                stacklevel=3,
-            )
-        if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in fit.listener.callbacks):
-            raise ValueError("BackupAndRestore and a run both resume: leave the callback out")
+        callback_state.check(fit.listener.callbacks)
+        callback_state.check_states({name: state for name, state in self._callback_states().items() if not is_history(state)})
+        self._best.prepare(fit.loop, fit.source, fit.validation is not None)
         if fit.verbose:
-            print(f"run       {self.directory}: {self._describe(found, fit.progress)}", flush=True)
+            print(f"run       {self._run.directory}: {found.describe(self.fits, fit.progress)}", flush=True)
         if found.loaded is not None and not found.is_resuming:
             restore_weights(fit.model, fit.loop, found.loaded)
             # At once, lest what they came from be taken for this run's.
             self._loaded, self._must_save = None, True
-
-    def _describe(self, found: Found, progress: Progress) -> str:
-        if found.loaded is None:
-            return f"goes on with fit {self.fits + 1}" if self.fits else "begun"
-        name = found.loaded.path.name
-        if not found.is_resuming:
-            return f"begun with the weights of {name}"
-        if found.is_over:
-            return f"finished at update {progress.updates:,} ({name})"
-        return f"resumed at update {progress.updates:,}, epoch {progress.epoch + 1} ({name})"
 
     def skip(self) -> keras.callbacks.History:
         """See `Keeper`; if later fits were begun, only the weights are put there: theirs is the rest."""
@@ -194,8 +204,9 @@ class RunKeeper(Keeper):
             fit.loop.assign({name: value for name, value in variables(loaded).items() if name.startswith("model.")})
         else:
             fit.loop.prepare(fit.source)
-            if isinstance(fit.source, ArraySource) or loaded.state["iterators"]:
-                fit.source.restore(loaded.state["source"], loaded.iterators())
+            where = loaded.state["source"]
+            if isinstance(fit.source, ArraySource) or loaded.state["iterators"] or where.get("own") or "generator" in where:
+                fit.source.restore(where, loaded.iterators())
             self._put_back(fit, loaded)
         record = self._histories[self.fits]
         self.fits += 1
@@ -209,14 +220,16 @@ class RunKeeper(Keeper):
             self._restore(self._fit, self._loaded)
             self._loaded = None
         if self._must_save:
-            self.save()
+            self._save(self.capture(), is_finished=False)
+            self._checkpoints.wait()
 
     def _restore(self, fit: Fit, loaded: Loaded) -> None:
         state = loaded.state
         fit.loop.prepare(fit.source)  # what only tracing discovers is to be restored too
         fit.source.restore(state["source"], loaded.iterators())
         self._put_back(fit, loaded)
-        fit.model.stop_training = state["stop_training"]
+        # One that a callback had stopped, and that is made longer, goes on.
+        fit.model.stop_training = state["stop_training"] and not self._is_longer
         self._saved_at = fit.progress.updates, time.monotonic()
 
     def _put_back(self, fit: Fit, loaded: Loaded) -> None:
@@ -232,12 +245,13 @@ class RunKeeper(Keeper):
 
     def boundary(self) -> None:
         """See `Keeper`."""
-        self._checkpoints.check()
+        self._check_lock()
+        self._checkpoints.raise_problem()
         fit = self._fit
         assert fit is not None
         signum = self._signals.received
         is_settled = fit.source.is_settled
-        is_best = is_settled and self._is_best(fit.progress)
+        is_best = is_settled and self._best.is_better(self._epoch_logs())
         since, seconds = fit.progress.updates - self._saved_at[0], time.monotonic() - self._saved_at[1]
         is_due = self._must_save or (self._run.save_steps is not None and since >= self._run.save_steps)
         # By time one is written only when the last is done: where writing takes long, training does not wait for it.
@@ -247,22 +261,50 @@ class RunKeeper(Keeper):
         if not is_settled:  # some batches were read and not used; soon they will be
             fit.source.settle()
             return
-        self._save(self.capture(), is_finished=False)
         if signum is not None:
-            self._checkpoints.wait()
-            print(f"stopped by a signal at update {fit.progress.updates}: saved in {self._checkpoints.last}", flush=True)
+            self._save_and_say(self.capture(), "a signal")
             signals.stop(signum)
+        self._save(self.capture(), is_finished=False)
 
-    def save(self) -> None:
+    def leave(self, reason: BaseException, before: Mapping[str, Any] | None = None) -> None:
+        """See `Keeper`."""
+        fit = self._fit
+        assert fit is not None
+        if before is None and fit.progress.updates == self._saved_at[0] and not self._must_save:
+            return
+        self._save_and_say(self.capture() if before is None else before, type(reason).__name__)
+
+    def _rescue(self) -> None:
+        """Saves what is committed, while the main thread is in a call that may never end."""
+        fit = self._fit
+        if fit is not None and fit.loop.committed is not None and fit.progress.updates:
+            self._save_and_say(self.capture(fit.loop.committed), "a signal")
+
+    def _save_and_say(self, captured: Mapping[str, Any], reason: str) -> None:
+        assert self._fit is not None
+        self._save(captured, is_finished=False)
+        self._checkpoints.wait()
+        if self._signals.received is not None or self._fit.verbose:
+            who = reason if self._signals.received is None else "a signal"
+            where = f"update {self._fit.progress.updates}: saved in {self._checkpoints.last}"
+            print(f"stopped by {who} at {where}; the same call goes on from there", flush=True)
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
         """See `Keeper`."""
         assert self._fit is not None
-        if self._fit.source.is_settled:
-            self._save(self.capture(), is_finished=False)
-            self._checkpoints.wait()
+        self._remembered = Remembered(self._callback_states()), self._fit.loop.snapshot()
+        yield
+        self._remembered = None
+
+    def load_best(self, model: keras.Model) -> Path:
+        """Gives a model the weights of the best checkpoint, and returns that; see `load_best`."""
+        self._checkpoints.wait()
+        return load_best(model, self._checkpoints)
 
     def watch(self) -> list[keras.callbacks.Callback]:
         """See `Keeper`."""
-        return [_Watch(self._signals)]
+        return [EndsEvaluation(lambda: self._signals.received is not None)]
 
     def finish(self, before: Mapping[str, Any]) -> None:
         """Saves the end of a fit; and what was `before` the end, if that changed a variable, for a longer run to go on from."""
@@ -280,39 +322,68 @@ class RunKeeper(Keeper):
         self._checkpoints.wait()
         self.fits += 1
 
-    def capture(self) -> Mapping[str, Any]:
-        """Everything as it is now."""
+    def capture(self, values: Mapping[str, tf.Tensor] | None = None) -> Mapping[str, Any]:
+        """Everything as it is now; variables as they are in `values`, if they are given."""
         fit = self._fit
         assert fit is not None
-        states = callback_state.get_states(fit.listener.callbacks)
-        callback_state.check_states(states)
         arrays: dict[str, np.ndarray] = {}
+        states = self._callback_states()
+        if self._remembered is not None:  # some hooks of the epoch's end were called and others not: a resume calls all again
+            remembered, values = self._remembered
+            states = remembered.states(states)
+        encoded = [[n, encode(s, arrays, "callbacks", self._as_text if is_history(s) else refuse)] for n, s in states.items()]
         progress = dataclasses.asdict(fit.progress)
         state = {
             "manifests": [*self._manifests[: self.fits], self._manifest],
             "request": self._request,
             "fit": self.fits,
-            "progress": {**progress, "logs": encode(progress["logs"], arrays, "logs")},
+            "progress": {**progress, "logs": encode(progress["logs"], arrays, "logs", self._as_text)},
             "source": fit.source.state(),
             "stop_training": bool(fit.model.stop_training),
-            "callbacks": encode(states, arrays, "callbacks"),
-            "best": self._best,
-            "metric": self._metric(fit.progress),
+            "callbacks": {"kind": "dict", "items": encoded},
+            "best": self._best.metric,
+            "metric": self._best.measure(self._epoch_logs()),
+            "metric_name": self._best.name,
+            "mode": self._best.mode,
             **fit.findings.record(),
         }
-        tensors = {f"variables/{name}": value for name, value in fit.loop.snapshot().items()}
+        tensors = {f"variables/{name}": value for name, value in (values or fit.loop.snapshot()).items()}
         return {"state": state, "tensors": {**tensors, **arrays}, "iterators": self._serialized()}
+
+    def _epoch_logs(self) -> Mapping[str, Any]:
+        """Of the epoch that has just ended; none in the middle of one."""
+        assert self._fit is not None
+        return self._fit.progress.logs if self._fit.progress.phase == "between" else {}
+
+    def _callback_states(self) -> dict[str, Any]:
+        assert self._fit is not None
+        return callback_state.get_states(self._fit.listener.callbacks)
+
+    def _as_text(self, value: Any, name: str) -> Any:
+        """What stands in a checkpoint for something that somebody put into the logs, and that it cannot hold."""
+        if type(value) not in self._told:
+            self._told.add(type(value))
+            warnings.warn(f"the logs hold a {type(value).__name__}, which a checkpoint keeps as text", stacklevel=2)
+        return str(value)
 
     def _save(self, captured: Mapping[str, Any], is_finished: bool, extends: bool = False) -> None:
         fit = self._fit
         assert fit is not None
         arrays: dict[str, np.ndarray] = {}
-        histories = encode(self._histories, arrays, "histories")
+        histories = encode(self._histories, arrays, "histories", self._as_text)
         state = {**captured["state"], "histories": histories, "finished": is_finished, "extends": extends}
         tensors = {**captured["tensors"], **arrays}
         self._saved_at = fit.progress.updates, time.monotonic()
         self._must_save = False
+        self._check_lock()
         self._checkpoints.save(fit.progress.updates, tensors, state, captured["iterators"])
+
+    def _check_lock(self) -> None:
+        if not self._lock.is_held:
+            raise OSError(
+                f"{self._run.directory}: was removed, or its lock was, while this run was writing there: another run may have it "
+                "now, and nothing more is written"
+            )
 
     def _serialized(self) -> Mapping[str, tf.Tensor]:
         assert self._fit is not None
@@ -321,40 +392,9 @@ class RunKeeper(Keeper):
             return {}
         try:
             return self._fit.source.serialized()
+        except StopRequested:  # it is being read: a resume reads it again up to there
+            return {}
         except ValueError as error:
             self._saves_iterators = False
             warnings.warn(f"x cannot be saved where it stands ({error}); a resume will read it again up to there", stacklevel=2)
             return {}
-
-    def _metric(self, progress: Progress) -> float | None:
-        """The metric of the epoch just ended, less being better."""
-        if self._run.keep_best is None or progress.phase != "between" or not progress.logs:
-            return None
-        is_validated = any(name.startswith("val_") for name in progress.logs)
-        if self._run.keep_best not in progress.logs and self._run.keep_best.startswith("val_") and not is_validated:
-            return None  # not after every epoch
-        if self._run.keep_best not in progress.logs:
-            raise ValueError(f"keep_best={self._run.keep_best!r} is not among the logs: {', '.join(progress.logs)}")
-        value = float(progress.logs[self._run.keep_best])
-        if math.isnan(value):
-            return None
-        is_higher_better = any(word in self._run.keep_best for word in ("acc", "auc", "precision", "recall", "f1", "iou"))
-        return -value if is_higher_better else value
-
-    def _is_best(self, progress: Progress) -> bool:
-        metric = self._metric(progress)
-        if metric is None or not (self._best is None or metric < self._best):
-            return False
-        self._best = metric
-        return True
-
-
-class _Watch(keras.callbacks.Callback):
-    def __init__(self, heard: signals.Signals):
-        super().__init__()
-        self._heard = heard
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        del batch, logs
-        if self._heard.received is not None:
-            raise Interrupted

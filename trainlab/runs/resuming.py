@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainlab.loop import Loop, Plan, Progress
-from trainlab.runs.checkpoint import Checkpoints, Loaded
-from trainlab.runs.encoding import decode
+from trainlab.runs.disk.checkpoint import Checkpoints, Loaded, peek, read
+from trainlab.runs.disk.encoding import decode
 from trainlab.runs.manifest import OVERRIDABLE
 
 RESUME = ("auto", "must", "never", "weights")
@@ -57,6 +57,20 @@ class Found(NamedTuple):
     is_longer: bool = False
     override: Collection[str] = ()
 
+    def describe(self, fits: int, progress: Progress) -> str:
+        """What becomes of a run of which so many fits are finished, in words."""
+        if self.loaded is None:
+            return f"goes on with fit {fits + 1}" if fits else "begun"
+        name = self.loaded.path.name
+        if not self.is_resuming:
+            return f"begun with the weights of {name}"
+        if self.is_over and self.loaded.state["stop_training"]:
+            where = f"update {progress.updates:,}, epoch {progress.epoch} ({name})"
+            return f"stopped by a callback at {where}; more epochs go on from there"
+        if self.is_over:
+            return f"finished at update {progress.updates:,} ({name})"
+        return f"resumed at update {progress.updates:,}, epoch {progress.epoch + 1} ({name})"
+
     def progress(self, initial_epoch: int) -> Progress:
         """How far the fit of the checkpoint had come; a beginning where it is not gone on with."""
         if self.loaded is None or not self.is_resuming:
@@ -71,8 +85,8 @@ def requested(plan: Plan) -> list[int | None]:
 
 
 def is_enough(state: Mapping[str, Any], plan: Plan) -> bool:
-    """Whether a fit that ended with this state did what is asked for now."""
-    if state["stop_training"] or requested(plan) == state["request"]:
+    """Whether a fit that ended with this state, perhaps since a callback stopped it, did what is asked for now."""
+    if requested(plan) == state["request"]:
         return True
     reached = state["progress"]["epoch"], state["progress"]["updates"]
     return any(wanted is not None and has >= wanted for has, wanted in zip(reached, requested(plan), strict=True))
@@ -96,9 +110,13 @@ def newest(checkpoints: Checkpoints, fit: int, plan: Plan, any_will_do: bool) ->
         damaged.append(f"{path.name}: {reason}")
         warnings.warn(f"checkpoint {path} is damaged ({reason}): trying the one before", stacklevel=5)
 
+    # Older ones may be another run's, whose weights this one began with.
+    last = peek(checkpoints.paths()[0])
     fallback = None
     for loaded in checkpoints.readable(on_damage):
         state = loaded.state
+        if "run" in last and state.get("run") != last["run"] and not any_will_do:
+            continue
         is_short = state["fit"] == fit and state["finished"] and not is_enough(state, plan)
         if not is_short or state.get("extends") or any_will_do:
             return loaded
@@ -136,6 +154,36 @@ def restore_variables(model: keras.Model, loop: Loop, loaded: Loaded, keeps_rate
             if variable is rate:
                 values.pop(f"optimizer.{i}")
     loop.assign(values)
+
+
+def load_best(model: keras.Model, checkpoints: Checkpoints) -> Path:
+    """Gives a model the weights of the best checkpoint, and returns that.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is of another model, or damaged; nothing is touched.
+    """
+    if (path := checkpoints.best) is None:
+        raise FileNotFoundError(
+            f"{checkpoints.directory.parent}: no checkpoint was kept as the best: give tl.Run(..., keep_best=...)"
+        )
+    load_weights(model, read(path))
+    return path
+
+
+def load_weights(model: keras.Model, loaded: Loaded) -> None:
+    """Gives a model the weights, and the statistics, of a checkpoint.
+
+    Raises:
+        ValueError: it is another model's; nothing is touched.
+    """
+    values = {name: value for name, value in variables(loaded).items() if name.startswith("model.")}
+    own = {f"model.{i}": variable for i, variable in enumerate(model.variables)}
+    shapes = {name: (tuple(variable.shape), variable.dtype) for name, variable in own.items()}
+    if shapes != {name: (value.shape, tf.as_dtype(value.dtype).name) for name, value in values.items()}:
+        raise ValueError(f"{loaded.path}: is of another model than this one; nothing was touched")
+    for name, variable in own.items():
+        variable.assign(values[name])
 
 
 def restore_weights(model: keras.Model, loop: Loop, loaded: Loaded) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainlab.data import check_count
+from trainlab.runs.best import check_keep_best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Run:
         save_steps: updates between two; None for none by steps.
         keep: how many of the last checkpoints are kept, at least 1.
         keep_best: a name in the logs, such as "val_loss", by which the best checkpoint is kept besides; checkpoints are then
-          also written after an epoch that was the best so far. Less is better, but for names with acc, auc, precision, recall,
-          f1 or iou in them.
+          also written after an epoch that was the best so far. Whether more or less is better Keras' metrics say themselves, and
+          of losses less; for any other name give `("max", name)` or `("min", name)`.
 
     Raises:
         TypeError, ValueError: a value is none of these.
@@ -35,7 +36,7 @@ class Run:
     save_seconds: float | None = 60.0
     save_steps: int | None = None
     keep: int = 3
-    keep_best: str | None = None
+    keep_best: str | tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.directory, (str, os.PathLike)):
@@ -47,13 +48,12 @@ class Run:
         if self.save_steps is not None:
             check_count("save_steps", self.save_steps, 1)
         check_count("keep", self.keep, 1)
-        if self.keep_best is not None and not isinstance(self.keep_best, str):
-            raise TypeError(f'keep_best must be a name in the logs, such as "val_loss", not {self.keep_best!r}')
+        check_keep_best(self.keep_best)
 
     @property
     def path(self) -> Path:
-        """The directory."""
-        return Path(self.directory)
+        """The directory, wherever the process goes."""
+        return Path(self.directory).absolute()
 
     @classmethod
     def of(cls, run: Any) -> Run | None:

@@ -1,10 +1,11 @@
+import datetime
 import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainlab.runs.encoding import decode, encode
+from trainlab.runs.disk.encoding import decode, encode
 
 VALUES = [
     None,
@@ -19,6 +20,18 @@ VALUES = [
     {"a": 1, 2: (3,), None: {"b": []}},
     np.float32(0.1),
     np.int64(5),
+    np.uint64(2**64 - 1),
+    np.float16(0.1),
+    np.float64(1 / 3),
+    np.float32("-inf"),
+    np.bool_(True),
+    np.str_("text"),
+    np.complex64(1 + 2j),
+    datetime.datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=datetime.UTC),
+    datetime.datetime(2026, 2, 3, 4, 5),
+    datetime.date(2026, 2, 3),
+    datetime.time(4, 5),
+    datetime.timedelta(days=-1, microseconds=3),
 ]
 
 
@@ -27,6 +40,18 @@ def test_a_value_comes_back_as_it_was(value):
     arrays = {}
     back = decode(json.loads(json.dumps(encode(value, arrays, "x"))), arrays)
     assert back == value and type(back) is type(value)
+
+
+def test_only_arrays_go_aside():
+    arrays = {}
+    encode({"a": [np.float32(0.1)] * 2500, "b": np.complex64(1)}, arrays, "logs")
+    assert list(arrays) == ["logs.0"]
+
+
+def test_something_may_stand_in_place_of_what_cannot_be_held():
+    value = {"a": [object(), 1], "b": np.array([object()])}
+    found = encode(value, {}, "logs", lambda value, name: f"{name}: {type(value).__name__}")
+    assert decode(found, {}) == {"a": ["logs: object", 1], "b": "logs: ndarray"}
 
 
 def test_arrays_go_aside_and_come_back():

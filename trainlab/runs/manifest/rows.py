@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import sys
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -21,33 +22,42 @@ from trainlab.data import Inputs
 from trainlab.loop import Findings, Plan
 from trainlab.objective import keras_internals
 from trainlab.parameters import tensorflow_internals
-from trainlab.runs.plain import fingerprint, plain, qualified
+from trainlab.runs.manifest.code import BYTECODE, is_installed_module
+from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, fingerprint, plain, renamed
 from trainlab.strategies import StepStrategy
 
 # Every row of a manifest: what a difference in it does, and what to do about it.
 REFUSE, WARN = "refuse", "warn"
+_ANEW = 'to train on with others, begin a new run by resume="weights"'
 RULES: dict[str, tuple[str, str]] = {
     "model": (REFUSE, "build the model as it was"),
     "variables": (REFUSE, "build the model as it was"),
-    "loss and metrics": (REFUSE, "compile with those that were saved"),
-    "optimizer": (REFUSE, "compile with the one that was saved"),
+    "layers' code": (REFUSE, f"give the layers the code and the settings that they had; {_ANEW}"),
+    "loss and metrics": (REFUSE, f"compile with those that were saved, their code included; {_ANEW}"),
+    "optimizer": (REFUSE, f"compile with the one that was saved, its code included; {_ANEW}"),
     "optimizer variables": (REFUSE, "compile with the one that was saved"),
     "learning_rate": (REFUSE, 'give it back, or say override=["learning_rate"] to go on with the new one'),
-    "strategy": (REFUSE, "give the Trainer the one that was saved"),
+    "strategy": (REFUSE, f"give the Trainer the one that was saved, its code and attributes included; {_ANEW}"),
     "seed": (REFUSE, "give the Trainer the one that was saved"),
     "batches": (REFUSE, "call fit with what was saved"),
+    "initial_epoch": (REFUSE, "call fit with the one that was saved: how far the run has come is in the checkpoint"),
     "data": (REFUSE, "give fit the data that were saved"),
     "dtypes": (REFUSE, "set them as they were"),
     "jit_compile": (REFUSE, 'give the one that was saved, or "auto", which takes it'),
     "micro_batch_size": (REFUSE, 'give the one that was saved, or "auto", which takes it'),
+    "on_nonfinite": (REFUSE, 'give it back, or say override=["on_nonfinite"] to go on with the new one'),
     "determinism": (WARN, "the result may differ in the last bits"),
     "threads": (WARN, "the result may differ in the last bits"),
     "device": (WARN, "the result may differ in the last bits"),
     "versions": (WARN, "the result may differ in the last bits"),
 }
 # What a user may change on purpose, by naming it.
-OVERRIDABLE = ("learning_rate", "data", "micro_batch_size")
+OVERRIDABLE = ("learning_rate", "data", "micro_batch_size", "on_nonfinite")
 _MAX_LINES = 3  # of differences in one row that are shown
+
+# The entry that says how a manifest is written, since its second form, and the rows that were otherwise in the first.
+_FORM = "form"
+_NEW_FORM = ("strategy", "layers' code", "loss and metrics", "optimizer", "learning_rate", "versions")
 
 Manifest = dict[str, Any]
 
@@ -83,30 +93,42 @@ class _Absent:
 ABSENT = _Absent()
 
 
-def of_fit(model: keras.Model, strategy: StepStrategy, seed: int, inputs: Inputs, plan: Plan, findings: Findings) -> Manifest:
-    """All rows of a `fit` that is about to begin."""
+def of_fit(
+    model: keras.Model,
+    strategy: StepStrategy,
+    seed: int,
+    inputs: Inputs,
+    plan: Plan,
+    findings: Findings,
+    on_nonfinite: str | None = None,
+) -> Manifest:
+    """All rows of a `fit` that is about to begin, and the form that they have; without `on_nonfinite` none of that."""
     data, batches = {"training": of_data(inputs.source.arrays)}, {"steps_per_epoch": plan.steps_per_epoch}
     batches |= inputs.source.describe()
     if inputs.validation is not None:
         data["validation"] = of_data(inputs.validation[:3])
         batches["validation"] = plain(inputs.validation[3:])
-    own = {"strategy": plain(strategy), "seed": seed, "batches": batches, "data": data}
-    return of_model(model) | of_machine() | own | findings.known()
+    reader = Reader(_trained(model))
+    own = {"strategy": _numbered(reader.read(strategy)), "seed": seed, "batches": batches, "data": data}
+    own |= {"initial_epoch": plan.initial_epoch} | ({} if on_nonfinite is None else {"on_nonfinite": on_nonfinite})
+    rows = of_model(model, reader) | of_machine() | own | findings.known()
+    rows["versions"] |= {name: _version(name) for name in sorted(reader.packages - set(rows["versions"]))}
+    return rows | {_FORM: {"manifest": 2, "code": sys.implementation.cache_tag}}
 
 
-def of_model(model: keras.Model) -> Manifest:
+def of_model(model: keras.Model, reader: Reader | None = None) -> Manifest:
     """The rows that a compiled and built model decides."""
-    optimizer = dict(model.optimizer.get_config())
-    optimizer.pop("learning_rate", None)
-    optimizer.pop("name", None)
+    reader = Reader(_trained(model)) if reader is None else reader
     config = keras_internals.compile_arguments(model)  # as given: Keras' own way to write it fails for some losses
     compiled = {key: config.get(key) for key in ("loss", "loss_weights", "metrics", "weighted_metrics")}
     names = layer_names(model)
+    held = {renumbered(layer.name, names): _numbered(reader.held(layer)) for layer in keras_internals.layers_of(model)}
     return {
-        "model": renumbered(plain(_architecture(model)), names),
+        "model": renumbered(plain(_architecture(model, reader)), names),
         "variables": [[renumbered(v.path, names), list(v.shape), str(v.dtype)] for v in model.variables],
-        "loss and metrics": renumbered(plain(compiled), _named_in(plain(compiled))),
-        "optimizer": plain({"class": qualified(type(model.optimizer)), **optimizer}),
+        "layers' code": {name: record for name, record in held.items() if record},
+        "loss and metrics": _numbered(reader.read(compiled)),
+        "optimizer": _optimizer(model.optimizer, reader),
         # Their names are made of those of the model's.
         "optimizer variables": [[list(v.shape), str(v.dtype)] for v in model.optimizer.variables],
         "learning_rate": learning_rate(model.optimizer),
@@ -114,10 +136,40 @@ def of_model(model: keras.Model) -> Manifest:
     }
 
 
+def _trained(model: keras.Model) -> list[Any]:
+    """What training changes, or what has a row of its own."""
+    metrics = [variable for metric in model.metrics for variable in metric.variables]
+    variables = [*model.variables, *model.optimizer.variables, *metrics]
+    return [model.optimizer, *keras_internals.layers_of(model), *variables, *(v.value for v in variables)]
+
+
+def _optimizer(optimizer: keras.Optimizer, reader: Reader) -> Any:
+    parts = reader.read(_config(optimizer)) | reader.held(optimizer)
+    parts = {name: part for name, part in parts.items() if name.strip("_") not in ("learning_rate", "name")}
+    return parts | {"class": reader.label(type(optimizer))}
+
+
 def learning_rate(optimizer: keras.Optimizer) -> Any:
     """The row of the learning rate: a number of seven digits (float32 makes 0.10000000149 of 0.1), or a schedule."""
+    reader = Reader(optimizer.variables)
+    own = [item for name, item in vars(optimizer).items() if name.strip("_") == "learning_rate" and reader.is_own(item)]
+    if own and not isinstance(own[0], keras.optimizers.schedules.LearningRateSchedule):
+        return reader.read(own[0])  # a function
     rate = optimizer.get_config().get("learning_rate")
-    return float(f"{rate:.7g}") if isinstance(rate, (int, float)) else plain(rate)
+    if isinstance(rate, (int, float)):
+        return float(f"{rate:.7g}")
+    return reader.read(rate) | {"code": reader.read(own[0])} if own and isinstance(rate, dict) else reader.read(rate)
+
+
+def _config(value: Any) -> dict[str, Any]:
+    """The configuration of a layer or an optimizer; where Keras cannot write it (a lambda without source), its numbers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a lambda is no good in a file
+        try:
+            return dict(value.get_config())
+        except Exception:  # users' code may raise anything
+            kinds = (bool, int, float, str, tuple)
+            return {k: v for k, v in vars(value).items() if not k.startswith("_") and isinstance(v, kinds)}
 
 
 def of_machine() -> Manifest:
@@ -155,14 +207,33 @@ def of_data(data: Any) -> Any:
 
 def differences(saved: Manifest, current: Manifest) -> list[Difference]:
     """What is not what it was, row by row."""
+    return [difference for row in RULES for difference in _compared(row, saved, current)[0]]
+
+
+def _compared(row: str, saved: Manifest, current: Manifest) -> tuple[list[Difference], dict[str, str]]:
+    """The differences in a row; and places that cannot be compared, with the reason."""
+    a, b = (_leaves(rows.get(row, ABSENT), row == "model") for rows in (saved, current))
+    is_old = _FORM in current and _FORM not in saved
+    is_other_python = not is_old and saved.get(_FORM) != current.get(_FORM)
+    hidden = {p.removesuffix(NOT_COMPARED).rstrip("."): why for p, why in (b | a).items() if p.endswith(NOT_COMPARED)}
     found = []
-    for row in RULES:
-        a, b = _flat(saved.get(row, ABSENT)), _flat(current.get(row, ABSENT))
-        for place in dict.fromkeys([*a, *b]):
-            before, now = a.get(place, ABSENT), b.get(place, ABSENT)
-            if before != now and not (before != before and now != now):  # NaN is what it was
-                found.append(Difference(row, place, before, now))
-    return found
+    for place in dict.fromkeys([*a, *b]):
+        before, now = a.get(place, ABSENT), b.get(place, ABSENT)
+        if any(place == over or place.startswith((f"{over}.", f"{over}[")) or not over for over in hidden):
+            continue
+        if row == "versions" and ABSENT in (before, now):  # other packages are used: other rows say by what
+            continue
+        if is_old and (_is_name(place) or row in _NEW_FORM):
+            if row in _NEW_FORM and before is ABSENT:
+                hidden[place.partition("()")[0] + "()" * ("()" in place)] = "not in checkpoints of an older trainlab"
+            if before is ABSENT or now is ABSENT or place.endswith("source"):
+                continue
+            before, now = (str(name).rpartition(".")[2] if _is_name(place) else name for name in (before, now))
+        if is_other_python and any(isinstance(value, str) and value.startswith(BYTECODE) for value in (before, now)):
+            hidden[place.removesuffix(".code")] = "code, which another Python compiled"
+        elif before != now and not (before != before and now != now):  # NaN is what it was
+            found.append(Difference(row, place, before, now))
+    return found, hidden
 
 
 def refusals(found: Sequence[Difference], override: Collection[str] = ()) -> tuple[list[Difference], list[Difference]]:
@@ -176,7 +247,7 @@ def check(path: Path, saved: Manifest, current: Manifest, override: Collection[s
 
     Args:
         path: of the checkpoint.
-        saved: its rows.
+        saved: its rows. One that an older trainlab wrote holds no code and nothing private: there what both say is compared.
         current: the rows of now; those that only one of the two has are not compared.
         override: names of rows that were changed on purpose.
 
@@ -186,8 +257,11 @@ def check(path: Path, saved: Manifest, current: Manifest, override: Collection[s
     Raises:
         OtherRun: it is another run's.
     """
-    both = [row for row in RULES if row in saved and row in current]
-    found = differences({row: saved[row] for row in both}, {row: current[row] for row in both})
+    rows = [row for row in RULES if row in saved and row in current]
+    if "seed" in saved and _FORM not in saved and current.get("layers' code"):  # of an older trainlab, and whole
+        rows.append("layers' code")
+    compared = {row: _compared(row, saved, current) for row in rows}
+    found = [difference for differing, _ in compared.values() for difference in differing]
     refusing, warning = refusals(found, override)
     if refusing:
         lines = [f"{path} is of another run; nothing was touched. It differs in:"]
@@ -198,6 +272,13 @@ def check(path: Path, saved: Manifest, current: Manifest, override: Collection[s
         raise OtherRun("\n  ".join(lines))
     for difference in warning:
         warnings.warn(f"resuming in spite of a difference: {difference}", stacklevel=5)
+    unseen: dict[str, list[str]] = {}
+    for row, (_, hidden) in compared.items():
+        for place, why in hidden.items():
+            unseen.setdefault(why, []).append(f"{row} {place}".strip())
+    if unseen:
+        places = "; ".join(f"{', '.join(places)} ({why})" for why, places in unseen.items())
+        warnings.warn(f"resuming; what cannot be compared must be as it was: {places}", stacklevel=5)
     return {difference.row for difference in found if difference.row in override}
 
 
@@ -224,17 +305,7 @@ def renumbered(value: Any, names: Iterable[str]) -> Any:
     for stem, number in parts.values():
         stems.setdefault(stem, []).append(number)
     ranks = {name: f"{stem}#{sorted(stems[stem]).index(number)}" for name, (stem, number) in parts.items()}
-
-    def walk(item: Any) -> Any:
-        if isinstance(item, str):
-            return "/".join(ranks.get(part, part) for part in item.split("/"))
-        if isinstance(item, list):
-            return [walk(element) for element in item]
-        if isinstance(item, dict):
-            return {walk(key): walk(element) for key, element in item.items()}
-        return item
-
-    return walk(value)
+    return renamed(value, ranks)
 
 
 def _named_in(value: Any) -> list[str]:
@@ -245,11 +316,15 @@ def _named_in(value: Any) -> list[str]:
     return [name for item in value for name in _named_in(item)] if isinstance(value, list) else []
 
 
-def _version() -> str:
+def _numbered(value: Any) -> Any:
+    return renumbered(value, _named_in(value))
+
+
+def _version(package: str = "trainlab") -> str:
     try:
-        return importlib.metadata.version("trainlab")
-    except importlib.metadata.PackageNotFoundError:  # used from a folder, not installed
-        return "unknown"
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # used from a folder, not installed; or it is called otherwise there
+        return str(getattr(sys.modules.get(package), "__version__", "unknown"))
 
 
 def _stem(name: str) -> tuple[str, int]:
@@ -257,21 +332,40 @@ def _stem(name: str) -> tuple[str, int]:
     return (match[1], int(match[2])) if match else (name, 0)
 
 
-def _architecture(model: keras.Model) -> Any:
-    try:
-        return keras.saving.serialize_keras_object(model)["config"] | {"class": qualified(type(model))}
-    except Exception:  # a subclassed model need not say how it is built
-        return {
-            "class": qualified(type(model)),
-            "layers": [_layer(layer) for layer in keras_internals.layers_of(model, include_self=False)],
-        }
+def _architecture(model: keras.Model, reader: Reader) -> Any:
+    own = {"class": reader.label(type(model))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return keras.saving.serialize_keras_object(model)["config"] | own
+        except Exception:  # a subclassed model need not say how it is built
+            layers = keras_internals.layers_of(model, include_self=False)
+    is_graph = hasattr(model, "operations") and not isinstance(model, keras.Sequential)
+    unseen = {"connections": {NOT_COMPARED: "Keras cannot write them"}} if is_graph else {}
+    return (
+        own
+        | {"layers": [{"class": reader.label(type(layer)), "name": layer.name, **_config(layer)} for layer in layers]}
+        | unseen
+    )
 
 
-def _layer(layer: keras.Layer) -> Any:
-    try:
-        return {"class": qualified(type(layer)), **layer.get_config()}
-    except Exception:  # whatever a layer's own get_config raises, its variables are compared anyway
-        return {"class": qualified(type(layer)), "name": layer.name}
+def _leaves(value: Any, is_model: bool) -> dict[str, Any]:
+    """Every leaf by its place, but for what Keras writes of code: the user's module, the bytes and lines of a lambda."""
+    flat = _flat(value)
+    if is_model:  # an older trainlab took keys for names of layers, where the two were the same
+        flat = {re.sub(r"#\d+(?=[.\[]|$)", "", place): item for place, item in flat.items()}
+    lambdas = {place.removesuffix("class_name") for place, name in flat.items() if name == "__lambda__"}
+    gone = {place for place in flat if any(place.startswith(f"{start}config.") for start in lambdas)}
+    gone |= {p for p, name in flat.items() if f"{p.removesuffix('module')}class_name" in flat and _is_place_of_user(p, name)}
+    return {place: item for place, item in flat.items() if place not in gone}
+
+
+def _is_place_of_user(place: str, value: Any) -> bool:
+    return place.endswith("module") and (value is None or not is_installed_module(str(value)))
+
+
+def _is_name(place: str) -> bool:
+    return place.rpartition(".")[2] in ("class", "function")
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:

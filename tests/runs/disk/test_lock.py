@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from trainlab.runs.lock import InUse, Lock
+from trainlab.runs.disk.lock import InUse, Lock
 
 
 def test_a_second_holder_is_told_of_the_first(tmp_path):
@@ -20,7 +20,9 @@ def test_a_second_holder_is_told_of_the_first(tmp_path):
 
 def test_death_releases_it(tmp_path):
     path = str(tmp_path / "lock")
-    program = f"import os, pathlib; from trainlab.runs.lock import Lock; Lock(pathlib.Path({path!r})).__enter__(); os._exit(9)"
+    program = (
+        f"import os, pathlib; from trainlab.runs.disk.lock import Lock; Lock(pathlib.Path({path!r})).__enter__(); os._exit(9)"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False, capture_output=True).returncode == 9
     left = json.loads((tmp_path / "lock").read_text())
     assert left["pid"] != os.getpid()

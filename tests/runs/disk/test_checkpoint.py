@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 from damaging import damage
 
-from trainlab.runs import checkpoint
-from trainlab.runs.checkpoint import Checkpoints, Damaged, read, write_atomically
+from trainlab.runs.disk import checkpoint
+from trainlab.runs.disk.checkpoint import Checkpoints, Damaged, read, write_atomically
 
 
 def tensors(step):
@@ -157,7 +157,7 @@ def test_what_a_killed_run_left_is_tidied_away(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000001-step-1", "notes.txt"]
 
 
-@pytest.mark.parametrize("where", ["_sync", "_write"])
+@pytest.mark.parametrize("where", ["sync", "_write"])
 def test_a_full_disk_is_one_line_and_costs_nothing_before_it(tmp_path, monkeypatch, where):
     checkpoints = saved(tmp_path / "c", 1)
 

@@ -1,0 +1,134 @@
+"""State that nobody declared, and that a step changes: saved, restored, and taken back like any other."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small import compiled, dense_model, regression
+
+import trainlab as tl
+
+X, Y = regression(24)
+
+
+class Counting(keras.optimizers.SGD):
+    """Its steps grow shorter by a number that stands in no list of variables."""
+
+    def __init__(self, rate=0.1, **kwargs):
+        super().__init__(rate, **kwargs)
+        self.hidden = [tf.Variable(1.0, trainable=False)]  # Keras looks for its own variables only
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient * tf.cast(self.hidden[0], gradient.dtype), variable, learning_rate)
+        self.hidden[0].assign(self.hidden[0] * 0.9)
+
+
+def counting():
+    model = compiled(dense_model(), Counting())
+    return model, model.optimizer.hidden[0]
+
+
+def closing():
+    seen = keras.Variable(1.0, trainable=False)
+
+    def loss(y, p):
+        seen.assign(seen * 0.9)
+        return keras.ops.mean(keras.ops.square(y - p), axis=-1) * seen
+
+    return compiled(dense_model(), loss=loss), seen
+
+
+def in_a_branch():
+    seen = keras.Variable(0.0, trainable=False)
+
+    class Branching(keras.optimizers.SGD):
+        def apply(self, gradients, variables=None):
+            def add():
+                seen.value.assign_add(1.0)
+                return tf.zeros([])
+
+            tf.cond(tf.reduce_sum(gradients[0]) < 1e9, add, lambda: tf.zeros([]))
+            super().apply([g / (1.0 + seen.value) for g in gradients], variables)
+
+    return compiled(dense_model(), Branching(0.1)), seen
+
+
+class Remembering(tl.StepStrategy):
+    """Keeps a variable of its own, against the rules."""
+
+    def __init__(self):
+        self._steps = tf.Variable(0.0, trainable=False)
+
+    def step(self, objective, state):
+        here = objective(state.parameters)
+        with tf.control_dependencies([self._steps.assign_add(1.0)]):
+            return tl.Step(here.gradient / (1.0 + self._steps.read_value()), at=here)
+
+
+def in_a_strategy():
+    strategy = Remembering()
+    return compiled(dense_model()), strategy._steps, strategy
+
+
+MAKE = {"optimizer": counting, "loss": closing, "branch": in_a_branch, "strategy": in_a_strategy}
+
+
+def trained(make, directory, updates, jit_compile=False, **kwargs):
+    model, hidden, *strategy = make()
+    trainer = tl.Trainer(
+        model, *strategy, run=directory and tl.Run(directory, save_seconds=None), jit_compile=jit_compile, **kwargs
+    )
+    trainer.fit(X, Y, 4, steps=updates, verbose=0)
+    return trainer, float(tf.convert_to_tensor(hidden)), [np.array(w) for w in model.get_weights()]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
+@pytest.mark.parametrize("name", MAKE)
+def test_it_is_in_checkpoints(name, jit_compile, tmp_path):
+    _, hidden, whole = trained(MAKE[name], None, 9, jit_compile)
+    trained(MAKE[name], tmp_path, 5, jit_compile)
+    trainer, again, resumed = trained(MAKE[name], tmp_path, 9, jit_compile)
+    assert trainer.resumed_at == 5 and again == hidden
+    for a, b in zip(resumed, whole, strict=True):
+        np.testing.assert_array_equal(a, b)
+    names = [name for name in trainer._made[1].update.variables if name.startswith("undeclared")]
+    assert names == ([] if name == "loss" else ["undeclared.0"])  # what a forward pass assigns is committed with the step
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_it_is_taken_back_with_an_update(name):
+    model, hidden, *strategy = MAKE[name]()
+    trainer = tl.Trainer(model, *strategy, on_nonfinite="skip", jit_compile=False)
+    trainer.fit(X, Y, 4, steps=3, verbose=0)
+    before = float(tf.convert_to_tensor(hidden))
+    bad = tf.data.Dataset.from_tensors((np.full([4, 3], np.nan, "float32"), Y[:4]))
+    with pytest.warns(UserWarning, match="skipped"):
+        trainer.fit(bad, verbose=0)
+    assert float(tf.convert_to_tensor(hidden)) == before
+    trainer.fit(X, Y, 4, steps=1, verbose=0)
+    assert float(tf.convert_to_tensor(hidden)) != before
+
+
+def test_what_is_only_read_is_no_state():
+    teacher = keras.Variable(np.ones([3], "float32"), trainable=False)
+
+    def loss(y, p):
+        return keras.ops.mean(keras.ops.square(y - p), axis=-1) + 0 * keras.ops.sum(teacher)
+
+    trainer = tl.Trainer(compiled(dense_model(), loss=loss))
+    trainer.fit(X, Y, 4, verbose=0)
+    assert trainer._made[1].update.undeclared == []
+
+
+def test_a_usual_model_has_none():
+    for optimizer in (keras.optimizers.Adam(0.01, use_ema=True), keras.optimizers.SGD(0.1, momentum=0.9)):
+        model = compiled(
+            dense_model(
+                lambda: keras.layers.BatchNormalization(), lambda: keras.layers.Dropout(0.2), lambda: keras.layers.Dense(1)
+            ),
+            optimizer,
+            metrics=["mae"],
+        )
+        trainer = tl.Trainer(model, tl.Accumulate(2, tl.Heun()))
+        trainer.fit(X, Y, 4, verbose=0)
+        assert trainer._made[1].update.undeclared == []

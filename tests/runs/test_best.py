@@ -1,0 +1,165 @@
+"""Best means best: by what Keras' metrics say of themselves, or as one is told; and what was kept can be had."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from resuming import small
+from small import compiled, dense_model, labelled, regression, weights
+
+import trainlab as tl
+from trainlab.objective import keras_internals
+from trainlab.runs.best import Best, said_of
+
+X, Y = regression()
+
+
+@pytest.mark.parametrize(
+    ("keep_best", "metric", "is_max"),
+    [
+        ("val_r2_score", lambda: keras.metrics.R2Score(), True),
+        ("val_accent", lambda: keras.metrics.MeanSquaredError(name="accent"), False),
+        ("accuracy_error", lambda: keras.metrics.MeanAbsoluteError(name="accuracy_error"), False),
+        ("val_recall_loss", lambda: keras.metrics.Huber(name="recall_loss") if hasattr(keras.metrics, "Huber") else None, False),
+        ("val_pearson_correlation", lambda: keras.metrics.PearsonCorrelation(), True),
+        ("val_cosine_similarity", lambda: keras.metrics.CosineSimilarity(), True),
+        ("val_mse", lambda: "mse", False),
+        ("val_loss", lambda: None, False),
+        (("max", "val_loss"), lambda: None, True),
+        (("min", "val_mine"), lambda: keras.metrics.MeanMetricWrapper(lambda y, p: y - p, name="mine"), False),
+        (["max", "val_mine"], lambda: keras.metrics.MeanMetricWrapper(lambda y, p: y - p, name="mine"), True),
+    ],
+    ids=range(11),
+)
+def test_whether_more_or_less_is_better(keep_best, metric, is_max):
+    metric = metric()
+    if metric is None and keep_best == "val_recall_loss":
+        pytest.skip("Keras has no such metric")
+    trainer = tl.Trainer(compiled(metrics=[metric] if metric is not None else None))
+    trainer.fit(X, Y, verbose=0)
+    best, values = Best(keep_best), [0.3, 0.7, 0.1, 0.5, 0.7, 0.1]
+    best.prepare(trainer._made[1], None, is_validated=True)
+    found = [value for value in values if best.is_better({best.name: value, "val_other": 0.0})]
+    assert found == ([0.3, 0.7] if is_max else [0.3, 0.1])
+    assert said_of({"metric": best.metric, "mode": best.mode, "metric_name": best.name, "progress": {"epoch": 2}}) == {
+        "epoch": 2,
+        best.name: max(values) if is_max else min(values),
+    }
+
+
+def test_the_weights_of_the_best_are_those_of_that_epoch(tmp_path):
+    class Remembers(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seen.append((logs["val_loss"], weights(self.model)))
+
+        get_state, set_state = (lambda self: None), (lambda self, state: None)
+
+    remembers = Remembers()
+    trainer = small(tmp_path, keep=1, keep_best="val_loss", optimizer=keras.optimizers.SGD(2.4), save_seconds=None)
+    trainer.fit(X, Y, 8, epochs=6, verbose=0, callbacks=[remembers], validation_data=(X, Y))
+    _, best = min(remembers.seen, key=lambda pair: pair[0])
+    for fresh in (trainer, small(tmp_path, keep_best="val_loss", optimizer=keras.optimizers.SGD(2.4))):  # in a new process too
+        fresh.load_best()
+        for a, b in zip(weights(fresh.model), best, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("keep_best", "metrics", "line"),
+    [
+        ("val_los", None, "keep_best='val_los' is not among the logs: .*val_loss; did you mean val_loss"),
+        ("val_acuracy", ["accuracy"], "did you mean val_accuracy"),
+        ("val_false_positives", [keras.metrics.FalsePositives()], r'write keep_best=\("max", \'val_false_positives\'\)'),
+        ("speed", None, "is not among the logs"),
+    ],
+)
+def test_what_cannot_be_known_is_asked_before_the_first_update(keep_best, metrics, line, tmp_path):
+    trainer = tl.Trainer(compiled(metrics=metrics), run=tl.Run(tmp_path, keep_best=keep_best))
+    with pytest.raises(ValueError, match=line):
+        trainer.fit(X, Y, 8, verbose=0, validation_data=(X, Y))
+    assert trainer.iterations == 0
+
+
+def test_without_validation_data_there_is_nothing_validated(tmp_path):
+    trainer = tl.Trainer(compiled(), run=tl.Run(tmp_path, keep_best="val_loss"))
+    with pytest.raises(ValueError, match="keep_best='val_loss' is not among the logs: loss"):
+        trainer.fit(X, Y, 8, verbose=0)
+    assert trainer.iterations == 0
+
+
+class Logs(tl.StepStrategy):
+    """Logs a number of its own."""
+
+    def step(self, objective, state):
+        here = objective(state.parameters)
+        return tl.Step(here.gradient, at=here, logs={"speed": here.gradient.norm()})
+
+
+def test_a_number_that_steps_log(tmp_path):
+    with pytest.raises(ValueError, match=r"nothing says whether more or less.*\(\"max\", 'speed'\)"):
+        tl.Trainer(compiled(), Logs(), run=tl.Run(tmp_path / "a", keep_best="speed")).fit(X, Y, 8, verbose=0)
+    trainer = tl.Trainer(compiled(), Logs(), run=tl.Run(tmp_path / "b", keep_best=("max", "speed")))
+    history = trainer.fit(X, Y, 8, epochs=4, verbose=0).history["speed"]
+    assert json.loads((tmp_path / "b" / "best.json").read_text())["speed"] == max(history)
+
+
+def test_another_name_does_not_compare_two_scales(tmp_path):
+    def run(keep_best, epochs):
+        trainer = tl.Trainer(compiled(metrics=["mae"]), run=tl.Run(tmp_path, keep=1, keep_best=keep_best, save_seconds=None))
+        trainer.fit(X, Y, 8, epochs=epochs, verbose=0)
+        return trainer, json.loads((tmp_path / "best.json").read_text())
+
+    run(("max", "mae"), 3)
+    trainer, best = run(("min", "loss"), 6)
+    assert "loss" in best and best["epoch"] > 3
+    trainer.load_best()
+
+
+def test_what_is_not_there_cannot_be_loaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no run"):
+        small(None).load_best()
+    with pytest.raises(FileNotFoundError, match="no checkpoint was kept as the best: give tl.Run"):
+        small(tmp_path).load_best()
+    trainer = small(tmp_path, keep_best="loss")
+    trainer.fit(X, Y, 8, verbose=0)
+    other = tl.Trainer(compiled(dense_model(lambda: keras.layers.Dense(2))), run=tl.Run(tmp_path, keep_best="loss"))
+    before = weights(other.model)
+    with pytest.raises(ValueError, match="is of another model than this one; nothing was touched"):
+        other.load_best()
+    np.testing.assert_array_equal(weights(other.model)[0], before[0])
+
+
+@pytest.mark.parametrize("value", [3, ("up", "loss"), ("max",), ("max", 3), {"max": "loss"}, b"loss"], ids=str)
+def test_what_it_may_be(value, tmp_path):
+    with pytest.raises(TypeError, match="keep_best must be a name in the logs"):
+        tl.Run(tmp_path, keep_best=value)
+
+
+def test_directions_of_several_outputs_are_by_the_names_in_the_logs():
+    inputs = keras.Input([3])
+    outputs = {"accent": keras.layers.Dense(1, name="accent")(inputs), "tone": keras.layers.Dense(4, name="tone")(inputs)}
+    model = keras.Model(inputs, outputs)
+    losses = {"accent": "mse", "tone": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
+    model.compile(loss=losses, metrics={"accent": ["mae", keras.metrics.R2Score()], "tone": ["accuracy", "accuracy"]})
+    x, labels = labelled()
+    logs = model.fit(x, {"accent": Y, "tone": labels}, verbose=0).history
+    directions = keras_internals.metric_directions(model)
+    assert set(directions) == set(logs)
+    assert {name for name, direction in directions.items() if direction == "up"} == {
+        "accent_r2_score", "tone_accuracy", "tone_accuracy_1"
+    } & set(logs)  # fmt: skip
+    assert directions["accent_mae"] == directions["accent_loss"] == directions["loss"] == "down"
+    # Its results are its own again.
+    assert float(model.get_metrics_result()["accent_mae"]) == pytest.approx(logs["accent_mae"][0])
+
+
+def test_nan_is_never_the_best():
+    best = Best(("min", "a"))
+    assert [best.is_better({"a": value}) for value in (float("nan"), 2.0, float("nan"), 1.0, 1.0, float("-inf"))] == [
+        False, True, False, True, False, True
+    ]  # fmt: skip

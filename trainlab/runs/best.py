@@ -1,0 +1,123 @@
+"""Which checkpoint is the best, by a name in the logs."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from trainlab.data import Source
+from trainlab.loop import Loop
+from trainlab.objective import keras_internals
+from trainlab.runs.disk.checkpoint import Checkpoints, peek, write_atomically
+
+_MODES = ("max", "min")
+
+
+def check_keep_best(value: Any) -> None:
+    """Makes sure that this is None, a name in the logs, or `("max", name)` or `("min", name)`.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    is_pair = isinstance(value, (tuple, list)) and len(value) == 2 and value[0] in _MODES and isinstance(value[1], str)
+    if value is not None and not isinstance(value, str) and not is_pair:
+        what = 'a name in the logs, such as "val_loss", or ("max", name) or ("min", name)'
+        raise TypeError(f"keep_best must be {what}, not {value!r}")
+
+
+class Best:
+    """The best value so far of a name in the logs.
+
+    Args:
+        keep_best: a name, or `("max", name)` or `("min", name)`; None measures nothing.
+
+    Attributes:
+        name: in the logs.
+        mode: "max" or "min"; None until `prepare` has found it out.
+        metric: the best so far, less being better; None at first.
+    """
+
+    def __init__(self, keep_best: Any):
+        is_name = isinstance(keep_best, (str, type(None)))
+        self.mode: str | None = None if is_name else keep_best[0]
+        self.name: str | None = keep_best if is_name else keep_best[1]
+        self.metric: float | None = None
+
+    def prepare(self, loop: Loop, source: Source, is_validated: bool) -> None:
+        """Finds out, before the first update, whether more or less is better.
+
+        Args:
+            loop: of a built model.
+            source: what it will be trained on.
+            is_validated: whether there is something to validate on.
+
+        Raises:
+            ValueError: there will be no such name in the logs, or nothing says which is better.
+        """
+        if self.name is None:
+            return
+        model, update = loop.update.function.model, loop.update
+        if self.name.removeprefix("val_") not in keras_internals.metric_directions(model):
+            loop.prepare(source)  # what steps log shows when they are traced
+        logged = [*update.logs, *update.function.reports]
+        directions = {**dict.fromkeys(logged), **keras_internals.metric_directions(model)}
+        known = [*directions, *(f"val_{name}" for name in directions if is_validated)]
+        # What a model makes of its metrics in code of its own shows only in the logs.
+        is_open = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in ("test_step", "compute_metrics"))
+        if self.name not in known and not is_open:
+            close = difflib.get_close_matches(self.name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "without validation data there is no val_..." * (not is_validated)
+            raise ValueError(f"keep_best={self.name!r} is not among the logs: {', '.join(known)}{f'; {hint}' if hint else ''}")
+        direction = directions.get(self.name.removeprefix("val_"))
+        if self.mode is None:
+            if direction is None:
+                raise ValueError(
+                    f"keep_best={self.name!r}: nothing says whether more or less of it is better: write "
+                    f'keep_best=("max", {self.name!r}) or ("min", {self.name!r})'
+                )
+            self.mode = "max" if direction == "up" else "min"
+
+    def measure(self, logs: Mapping[str, Any]) -> float | None:
+        """The metric of an epoch, less being better; None if it has none.
+
+        Raises:
+            ValueError: the name is not among the logs.
+        """
+        if self.name is None or not logs:
+            return None
+        is_validated = any(name.startswith("val_") for name in logs)
+        if self.name not in logs and self.name.startswith("val_") and not is_validated:
+            return None  # not after every epoch
+        if self.name not in logs:
+            raise ValueError(f"keep_best={self.name!r} is not among the logs: {', '.join(logs)}")
+        value = float(logs[self.name])
+        if math.isnan(value):
+            return None
+        return -value if self.mode == "max" else value
+
+    def is_better(self, logs: Mapping[str, Any]) -> bool:
+        """Whether an epoch was the best so far, which it is then."""
+        metric = self.measure(logs)
+        if metric is None or (self.metric is not None and metric >= self.metric):
+            return False
+        self.metric = metric
+        return True
+
+
+def said_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's state says of how good it is: its epoch, and the value by its name."""
+    value = -state["metric"] if state.get("mode") == "max" else state["metric"]
+    return {"epoch": state["progress"]["epoch"], state["metric_name"]: value}
+
+
+def note_best(checkpoints: Checkpoints) -> None:
+    """Says beside the checkpoints, in the run's directory, which is the best, and how good."""
+    if (path := checkpoints.best) is not None:
+        text = json.dumps({"checkpoint": path.name, **said_of(peek(path))}) + "\n"
+        file = checkpoints.directory.with_name("best.json")
+        write_atomically(file, lambda aside: aside.write_text(text, encoding="utf-8"))

@@ -1,0 +1,41 @@
+"""What a run is made of, as plain data: compared before anything is restored."""
+
+from trainlab.runs.manifest.rows import (
+    ABSENT,
+    OVERRIDABLE,
+    REFUSE,
+    RULES,
+    WARN,
+    Difference,
+    Manifest,
+    OtherRun,
+    check,
+    differences,
+    learning_rate,
+    of_data,
+    of_fit,
+    of_machine,
+    of_model,
+    refusals,
+    renumbered,
+)
+
+__all__ = [
+    "ABSENT",
+    "OVERRIDABLE",
+    "REFUSE",
+    "RULES",
+    "WARN",
+    "Difference",
+    "Manifest",
+    "OtherRun",
+    "check",
+    "differences",
+    "learning_rate",
+    "of_data",
+    "of_fit",
+    "of_machine",
+    "of_model",
+    "refusals",
+    "renumbered",
+]
