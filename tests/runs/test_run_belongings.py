@@ -190,15 +190,16 @@ def test_a_directory_that_is_removed_meanwhile_is_not_written_into(tmp_path):
     class Removes(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             if epoch == 0:
+                first._keeper._checkpoints.wait()  # who removes a directory must not meet one that is being renamed
                 shutil.rmtree(run)
                 fit(second)  # somebody else begins there
                 self.left = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
         get_state, set_state = (lambda self: None), (lambda self, state: None)
 
-    removes = Removes()
+    first, removes = small(run, save_steps=1), Removes()
     with pytest.raises(OSError, match="was removed, or its lock was, while this run was writing there"):
-        fit(small(run, save_steps=1), callbacks=[removes])
+        fit(first, callbacks=[removes])
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == removes.left
 
 
