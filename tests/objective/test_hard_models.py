@@ -292,13 +292,3 @@ def test_seeded_noise_is_one_function_a_step_and_new_at_the_next():
         Trainer(model, Heun()).fit(x, y, batch_size=3, steps=steps, verbose=0)
         models.append(np.array(model.layers[0].seed_generator.state))
     assert differ([models[0]], [models[1]])
-
-
-def test_an_own_train_step_is_refused_by_name():
-    class MyModel(keras.Sequential):
-        def train_step(self, data):
-            return {}
-
-    with pytest.raises(ValueError, match="MyModel defines its own train_step, which a Trainer would silently ignore"):
-        Trainer(compiled(MyModel([keras.Input([3]), layers.Dense(1)])))
-    assert weights(compiled())

@@ -51,24 +51,6 @@ def test_no_optimizer():
         assert "without an optimizer" in refusal(model)
 
 
-def test_a_model_with_its_own_train_step():
-    class Own(keras.Sequential):
-        def train_step(self, data):
-            return {"loss": 0.0}
-
-    keras.utils.set_random_seed(0)
-    assert "Own defines its own train_step" in refusal(compiled(Own([keras.Input([3]), keras.layers.Dense(1)])))
-    # Control: another method of the same class is no matter.
-    Own.train_step = keras.Model.train_step
-    requirements.check_compiled(compiled(Own([keras.Input([3]), keras.layers.Dense(1)])))
-
-
-def test_a_train_step_set_on_the_object():
-    model = compiled()
-    model.train_step = lambda data: {"loss": 0.0}
-    assert "defines its own train_step" in refusal(model)
-
-
 @pytest.mark.parametrize("rate", [-0.1, np.nan, np.inf, -np.inf], ids=str)
 def test_a_learning_rate_that_is_none(rate):
     model = compiled()

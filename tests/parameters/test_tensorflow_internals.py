@@ -20,6 +20,13 @@ REPLACEMENTS = {
     "dataset_variant": (tf.data.Dataset, ["variant", "variant_tensor"]),
     "vectorized_maps_replaced": (tf, ["is_vectorizing"]),
     "function_calls_replaced": (tf.config, ["run_functions_inline"]),
+    "recording_stopped": (tf, ["stop_recording", "no_recording"]),
+    "variable_accessed": (tf, ["variable_accessed", "watch_accessed"]),
+    "custom_gradients_replaced": (tf, ["variables_read_by"]),
+    "recomputed_function": (tf.recompute_grad, ["python_function"]),
+    "asks_for_xla": (type(tf.function(lambda: None)), ["jit_compile"]),
+    "is_ours": (type(tf.function(lambda: None)), ["clone", "copy"]),
+    "traced_anew": (type(tf.function(lambda: None)), ["clone", "copy"]),
     "call_python": (tf.autograph, ["convert_as"]),
 }
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.objective import keras_internals
+from trainlab.objective import has_own_step, keras_internals
 
 
 def check_lengths(x: Any, y: Any, sample_weight: Any) -> int:
@@ -56,7 +56,7 @@ def check_shapes(model: keras.Model, x: Any) -> None:
     Raises:
         ValueError: a shape does not fit.
     """
-    inputs = getattr(model, "inputs", None)
+    inputs = None if has_own_step(model) else getattr(model, "inputs", None)
     leaves = list(_named(("x", x)))
     if not inputs or len(inputs) != len(leaves):
         return  # another structure: Keras knows more about those than we do
@@ -84,7 +84,7 @@ def check_targets(model: keras.Model, y: Any) -> None:
     Raises:
         ValueError: there is none.
     """
-    has_own_loss = type(model).compute_loss is not keras.Model.compute_loss
+    has_own_loss = type(model).compute_loss is not keras.Model.compute_loss or has_own_step(model)
     if y is None and keras_internals.compile_loss(model) is not None and not has_own_loss:
         raise ValueError("y is missing: the model's loss needs targets")
 

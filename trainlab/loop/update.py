@@ -9,7 +9,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainlab.objective import Batches, Evaluation, KerasObjective, ModelFunction, assigned_variables, check_vector, native
+from trainlab.objective import (
+    Batches,
+    Evaluation,
+    KerasObjective,
+    ModelFunction,
+    TrainStepFunction,
+    assigned_variables,
+    check_vector,
+    has_own_step,
+    keras_internals,
+    native,
+)
 from trainlab.parameters import Rows, Vector, dense
 from trainlab.strategies import State, Step, StepStrategy
 
@@ -33,7 +44,7 @@ class Update:
     """
 
     def __init__(self, model: keras.Model, strategy: StepStrategy, seed: int, memory: Mapping[str, Any] | None = None):
-        self.function = ModelFunction(model)
+        self.function = TrainStepFunction(model) if has_own_step(model) else ModelFunction(model)
         self._optimizer = model.optimizer
         self.strategy = strategy
         self._seed = seed
@@ -69,9 +80,12 @@ class Update:
         Raises:
             TypeError, ValueError: the strategy returned something that is not a `Step` of this model.
         """
-        step = self.strategy.step(KerasObjective(self.function, batches), self._state())
+        objective, state = KerasObjective(self.function, batches), self._state()
+        step = self.strategy.step(objective, state)
         self._check(step)
         self._commit(step)
+        for variable, value in objective.late(state.parameters):
+            variable.assign(value)
 
     def notice(self, traced: Any) -> None:
         """Takes note of what a concrete function, in which this was traced, assigns, and nobody has declared."""
@@ -100,7 +114,7 @@ class Update:
         iteration = tf.cast(tf.convert_to_tensor(self._optimizer.iterations.value), tf.int64)
         return State(
             parameters=self.function.read_parameters(),
-            learning_rate=tf.convert_to_tensor(self._optimizer.learning_rate),
+            learning_rate=_learning_rate(self._optimizer, self.function.variables),
             iteration=iteration,
             seed=tf.stack([tf.constant(self._seed, tf.int32), tf.cast(iteration, tf.int32)]),
             memory={name: tf.nest.map_structure(tf.convert_to_tensor, value) for name, value in self.memory.items()},
@@ -152,7 +166,7 @@ class Update:
         gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i], summed) for i in connected]
         # Before the variables change: a strategy may remember a point that nobody has read yet.
         memory = {name: value.leaves if isinstance(value, Vector) else (value,) for name, value in (step.memory or {}).items()}
-        self._optimizer.apply(gradients, [function.variables[i] for i in connected])
+        self._apply(gradients, [function.variables[i] for i in connected])
         for key, value in step.at.after.items():
             function.changing[key].assign(value)
         for name, leaves in memory.items():
@@ -163,6 +177,16 @@ class Update:
                 with tf.init_scope():
                     self.logs[name] = tf.Variable(tf.zeros([2]), trainable=False, name=name)
             self.logs[name].assign_add(tf.stack([value, 1.0]))
+
+    def _apply(self, gradients: list[Any], variables: list[Any]) -> None:
+        if isinstance(self._optimizer, keras.optimizers.MultiOptimizer):  # it takes all that it was built for
+            found = {id(v): gradient for v, gradient in zip(variables, gradients, strict=True)}
+            variables = list(keras_internals.trained_by(self._optimizer) or variables)
+            gradients = [found.get(id(v)) for v in variables]
+        if self.function.applied_by == "apply":
+            self._optimizer.apply(gradients, variables)
+        else:
+            self._optimizer.apply_gradients(list(zip(gradients, variables, strict=True)))
 
     def _remember(self, name: str, leaves: Sequence[Any]) -> None:
         for variable, leaf in zip(tf.nest.flatten(self.memory[name]), leaves, strict=True):
@@ -181,6 +205,13 @@ def _describe(value: Any) -> str:
 
 def _describe_all(memory: Mapping[str, Any]) -> dict[str, str]:
     return {name: _describe(value) for name, value in memory.items()}
+
+
+def _learning_rate(optimizer: keras.Optimizer, variables: Sequence[Any]) -> tf.Tensor | Vector:
+    inner = keras_internals.inner_optimizers(optimizer)
+    if inner is None:
+        return tf.convert_to_tensor(optimizer.learning_rate)
+    return Vector([tf.cast(inner[id(v)].learning_rate, v.dtype) for v in variables])
 
 
 def _as_gradient(leaf: Any, variable: Any, summed: bool) -> Any:

@@ -6,6 +6,7 @@ from trainlab.objective.evaluation import Batches, Evaluation, KerasObjective
 from trainlab.objective.graph_checks import assigned_variables, string_operation
 from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, native
 from trainlab.objective.requirements import check_compiled
+from trainlab.objective.train_step import TrainStepFunction, has_own_step
 
 __all__ = [
     "Batch",
@@ -13,6 +14,7 @@ __all__ = [
     "Evaluation",
     "KerasObjective",
     "ModelFunction",
+    "TrainStepFunction",
     "assigned_variables",
     "build_model",
     "check_compiled",
@@ -20,6 +22,7 @@ __all__ = [
     "compile_model",
     "cutting",
     "flat_logs",
+    "has_own_step",
     "keras_internals",
     "native",
     "string_operation",

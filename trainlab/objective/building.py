@@ -12,6 +12,7 @@ import tensorflow as tf
 from trainlab.objective import keras_internals
 from trainlab.objective.model_function import Batch
 from trainlab.objective.requirements import check_built
+from trainlab.objective.train_step import build_by_step, has_own_step
 
 _COMPILE_ARGUMENTS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
 
@@ -37,6 +38,10 @@ def build_model(model: keras.Model, specs: Batch, first_batch: Callable[[], Batc
     Raises:
         ValueError: they do not fit the batches, or there is nothing to train.
     """
+    if has_own_step(model):
+        build_by_step(model, tf.nest.map_structure(_any_size, specs))
+        check_built(model)
+        return
     try:
         if first_batch is not None:
             _build_eagerly(model, first_batch)

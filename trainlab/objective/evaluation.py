@@ -106,6 +106,15 @@ class KerasObjective:
         self._last = [evaluation.loss, *tf.nest.flatten(evaluation.gradient, expand_composites=True)]
         return evaluation
 
+    def late(self, parameters: Vector) -> list[tuple[tf.Variable, tf.Tensor]]:
+        """What is known only once the optimizer has changed the weights: variables and their values (see `ModelFunction.late`).
+
+        Args:
+            parameters: where the update began.
+        """
+        last = self._batches[-1]
+        return self._function.late(parameters, self._start, lambda: last.fetch(last.num_batches - 1))
+
     def _after_the_last(self, parameters: Vector) -> Vector:
         """The same, for an evaluation that waits for the one before it, lest the activations of two are in memory at once.
 

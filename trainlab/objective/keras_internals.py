@@ -114,6 +114,21 @@ def current_scope() -> Any:
 
 
 @contextmanager
+def handles_replaced(make: Callable[[Callable[[Any], Any]], Callable[[Any], Any]]) -> Iterator[None]:
+    """While open, `make` of what `keras.Variable.handle` does is done in its place.
+
+    By it a gradient tape knows a variable; a stateless scope, which public code opens, leaves it as it is.
+    """
+    owner = next(cls for cls in keras.Variable.__mro__ if "handle" in vars(cls))  # that of TensorFlow's variables
+    original = vars(owner)["handle"]
+    owner.handle = property(make(original.fget))
+    try:
+        yield
+    finally:
+        owner.handle = original
+
+
+@contextmanager
 def take_replaced(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """While open, `make` of the function in which `keras.ops.take`, and so `keras.layers.Embedding`, ends is called instead.
 
@@ -130,6 +145,31 @@ def take_replaced(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> I
 def trained_by(optimizer: keras.Optimizer) -> Sequence[Any] | None:
     """The variables that an optimizer was built for, None if it does not say: `optimizer.variables` holds only its own."""
     return getattr(optimizer, "_trainable_variables", None)
+
+
+def inner_optimizers(optimizer: keras.Optimizer) -> dict[int, keras.Optimizer] | None:
+    """By a variable's id, the optimizer that a `keras.optimizers.MultiOptimizer` hands it to; None of any other optimizer.
+
+    Its `optimizers` are public, which variables are whose is not.
+    """
+    if not isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        return None
+    return {id(v): inner for inner in optimizer.optimizers for v in trained_by(inner) or ()}
+
+
+@contextmanager
+def applying_replaced(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """While open, `make` of what every optimizer's `apply` ends in is done in its place.
+
+    Public would be a way to know the optimizers that a model holds.
+    """
+    owner = next(cls for cls in keras.optimizers.Optimizer.__mro__ if "apply" in vars(cls))
+    original = vars(owner)["apply"]
+    owner.apply = make(original)
+    try:
+        yield
+    finally:
+        owner.apply = original
 
 
 def data_adapter(data: Any, class_weight: Mapping[int, float] | None, shuffle: bool) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -13,9 +13,8 @@ import tensorflow as tf
 from trainlab.objective import denominators
 from trainlab.objective.backward_order import filters_first
 from trainlab.objective.graph_checks import check_operations
-from trainlab.objective.inlining import functions_inlined
 from trainlab.objective.keras_internals import compile_loss, compile_metrics, flat_losses, layers_of, loss_tracker
-from trainlab.objective.lookups import Lookups
+from trainlab.objective.pure import Lookups, Scope, StandIn, is_reachable, opened
 from trainlab.parameters import Rows, Table, Vector, dense
 
 Batch = tuple[Any, Any, Any]  # x, y, sample_weight; y and sample_weight may be None
@@ -37,7 +36,10 @@ class ModelFunction:
         sparse: the leaves whose gradient is row-sparse. Grows while tracing.
         connected: the leaves that some evaluation's loss depends on. Grows while tracing.
         reports: variables that hold what an overridden `compute_metrics` returned last, by name.
+        applied_by: the optimizer's method that gradients are handed to.
     """
+
+    applied_by = "apply_gradients"  # as Keras' own step does: an optimizer may override it
 
     def __init__(self, model: keras.Model):
         """Takes a model that is compiled and built, its losses, metrics and optimizer too."""
@@ -90,25 +92,27 @@ class ModelFunction:
             totals: the effective batch's denominators if this batch is one of several: loss and gradient are then its share of
               theirs, and the mean of the loss is left to `track_loss`.
         """
-        first_operation = _num_operations()
+        first_operation = num_operations()
         # This tape watches what it meets: a variable met here was not swapped, and would never be trained.
         with tf.GradientTape() as tape:
-            scope = self._scope(parameters, state, tape)
-            with scope, self._shared(batch, totals):
-                y_pred, loss = self._forward(batch, totals, scope.lookups)
+            scope = self.scope_at(parameters, state, tape)
+            before = scope.values()
+            with opened(scope), self._shared(batch, totals):
+                y_pred, loss = self._forward(batch, totals)
         with scope:
             results = self._update_metrics(batch, y_pred, None if totals is not None else loss)
-        self._check_forward(scope, tape, first_operation)
-        gradients = self._gradients(tape, loss, scope.lookups, parameters)
+        self.check_forward(scope, tape, first_operation)
+        with opened(scope.again(before)):  # for functions with a gradient of their own, which may read variables
+            gradients = self._gradients(tape, loss, scope.lookups, parameters)
         if totals is not None and not tf.executing_eagerly():  # who accumulates is short of memory
             filters_first(tf.compat.v1.get_default_graph().get_operations()[first_operation:])
-        return loss, self._vector(gradients, parameters), self._after(scope, state, results)
+        return loss, self.gradient_of(gradients, parameters), self.state_after(scope, state, results)
 
     def denominators(self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch) -> tf.Tensor:
         """`[num_losses + 1]`: what each compiled loss divides by on this batch and, last, the number of examples."""
         examples = denominators.num_examples(batch[0])
-        with self._scope(parameters, state) as scope, denominators.counted(self.model, examples, None) as found:
-            self._forward(batch, None, scope.lookups)
+        with opened(self.scope_at(parameters, state)), denominators.counted(self.model, examples, None) as found:
+            self._forward(batch, None)
         dtype = wide(parameters)
         zero = tf.zeros([], dtype)
         counts = [tf.cast(found.get(index, zero), dtype) for index in range(self.num_losses)]
@@ -117,7 +121,7 @@ class ModelFunction:
     def track_loss(self, loss: tf.Tensor, examples: tf.Tensor, state: Mapping[int, tf.Tensor]) -> dict[int, tf.Tensor]:
         """The loss tracker's variables after it has seen an effective batch."""
         tracker = loss_tracker(self.model)
-        with _Scope([(v, state[id(v)]) for v in tracker.variables]) as scope:
+        with Scope([(v, state[id(v)]) for v in tracker.variables]) as scope:
             tracker.update_state(loss, sample_weight=examples)
             result = tracker.result()
         after = {id(v): scope.get_current_value(v) for v in tracker.variables}
@@ -126,26 +130,39 @@ class ModelFunction:
             after[id(report)] = tf.cast(result, report.dtype)
         return after
 
+    def late(
+        self, parameters: Vector, state: Mapping[int, tf.Tensor], fetch: Callable[[], Batch]
+    ) -> list[tuple[tf.Variable, tf.Tensor]]:
+        """What an update changes that is known only once the optimizer has changed the weights: variables and their values.
+
+        Args:
+            parameters: where the update began.
+            state: what it began with.
+            fetch: returns its last batch.
+        """
+        del parameters, state, fetch
+        return []
+
     def _shared(self, batch: Batch, totals: tf.Tensor | None) -> contextlib.AbstractContextManager[Any]:
         if totals is None:
             return contextlib.nullcontext()  # one batch differentiates the loss's own mean, untouched
         return denominators.counted(self.model, denominators.num_examples(batch[0]), totals)
 
-    def _scope(self, parameters: Vector, state: Mapping[int, tf.Tensor], tape: tf.GradientTape | None = None) -> _Scope:
+    def scope_at(self, parameters: Vector, state: Mapping[int, tf.Tensor], tape: tf.GradientTape | None = None) -> Scope:
+        """A scope in which the model is at these parameters and in this state; `tape` watches what is read of them."""
         values = dict(zip(map(id, self.variables), parameters.parts, strict=True))
         tables = {key: part for key, part in values.items() if isinstance(part, Table) and not part.is_read}
         pairs = [(v, dense(values[id(v)])) for v in self.variables if id(v) not in tables]
         if tape is not None:
             tape.watch([value for _, value in pairs])
         swapped = [(v, state[id(v)]) for v in self.state_variables if id(v) in state and not isinstance(v, tf.Variable)]
-        return _Scope([*pairs, *swapped], Lookups(tables, tape))
+        return Scope([*pairs, *swapped], {id(v): v for v in self.variables}, Lookups(tables, tape))
 
-    def _forward(self, batch: Batch, totals: tf.Tensor | None, lookups: Lookups) -> tuple[Any, tf.Tensor]:
+    def _forward(self, batch: Batch, totals: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
         x, y, sample_weight = batch
         kwargs = {"training": True} if self._loss_takes_training else {}
-        with functions_inlined(), lookups.open():
-            y_pred = self.model(x, training=True)
-            loss = self.model.compute_loss(x, y, y_pred, sample_weight, **kwargs)
+        y_pred = self.model(x, training=True)
+        loss = self.model.compute_loss(x, y, y_pred, sample_weight, **kwargs)
         if loss is None:
             raise ValueError("compute_loss returned None while training; it must return a scalar")
         loss = tf.convert_to_tensor(loss)
@@ -177,7 +194,8 @@ class ModelFunction:
             found[0] if reading is None else reading.joined(found) for reading, found in zip(readings, gradients, strict=True)
         ]
 
-    def _vector(self, gradients: list[Any], parameters: Vector) -> Vector:
+    def gradient_of(self, gradients: list[Any], parameters: Vector) -> Vector:
+        """A Vector of gradients in the order of `variables`: tensors, `tf.IndexedSlices`, or None for zero."""
         leaves: list[Any] = []
         for i, (gradient, leaf) in enumerate(zip(gradients, parameters.parts, strict=True)):
             if gradient is None:
@@ -192,11 +210,12 @@ class ModelFunction:
             leaves.append(gradient)
         return Vector(leaves)
 
-    def _after(self, scope: _Scope, state: Mapping[int, tf.Tensor], results: Mapping[str, Any]) -> dict[int, tf.Tensor]:
+    def state_after(self, scope: Scope, state: Mapping[int, tf.Tensor], results: Mapping[str, Any]) -> dict[int, tf.Tensor]:
+        """What was assigned in a scope and differs from `state`, by id, and what was reported, by the id of its variable."""
         after = {}
         for key, variable in scope.updated.items():
             value = scope.get_current_value(variable)
-            if not _is_reachable(value):
+            if not is_reachable(value):
                 raise ValueError(
                     f"layer {_owners(self.model, variable)} changes its state {variable.path!r} inside a tf.cond, a loop or a "
                     "map, where a pure evaluation cannot follow: draw or assign outside it (in an RNN: the layer's own dropout)"
@@ -205,16 +224,21 @@ class ModelFunction:
                 self.changing[key] = variable
                 after[key] = value
         for name, value in results.items():
-            value = tf.convert_to_tensor(value)
-            if name not in self.reports:
-                with tf.init_scope():
-                    self.reports[name] = tf.Variable(tf.zeros(value.shape, value.dtype), trainable=False, name=name)
-            variable = self.reports[name]
+            variable = self.report_of(name, value)
             self.changing[id(variable)] = variable
-            after[id(variable)] = value
+            after[id(variable)] = tf.convert_to_tensor(value)
         return after
 
-    def _check_forward(self, scope: _Scope, tape: Any, first_operation: int) -> None:
+    def report_of(self, name: str, value: Any) -> tf.Variable:
+        """The variable that holds what was reported last under this name; made if there is none."""
+        if name not in self.reports:
+            value = tf.convert_to_tensor(value)
+            with tf.init_scope():
+                self.reports[name] = tf.Variable(tf.zeros(value.shape, value.dtype), trainable=False, name=name)
+        return self.reports[name]
+
+    def check_forward(self, scope: Scope, tape: Any, first_operation: int) -> None:
+        """Raises ValueError, in one line, if something was done in a scope that a pure evaluation cannot do."""
         for variable in self.variables:
             if id(variable) in scope.updated:
                 raise ValueError(
@@ -224,6 +248,8 @@ class ModelFunction:
         trained = {v.value.ref(): v for v in self.variables}
         frozen = {v.value.ref() for v in self._state.values()}
         for variable in tape.watched_variables():
+            if isinstance(variable, StandIn):
+                continue
             if variable.ref() in trained:
                 owners = _owners(self.model, trained[variable.ref()])
                 raise ValueError(
@@ -237,36 +263,6 @@ class ModelFunction:
                 )
         if not tf.executing_eagerly():
             check_operations(tf.compat.v1.get_default_graph(), first_operation, self.model)
-
-
-class _Scope(keras.StatelessScope):
-    """Keras' stateless scope, remembering which variables were assigned in it; tables are read when they are asked for."""
-
-    def __init__(self, pairs: list[tuple[Any, tf.Tensor]], lookups: Lookups | None = None):
-        super().__init__(state_mapping=pairs, collect_losses=True)
-        self.updated: dict[int, Any] = {}
-        self.lookups = Lookups({}) if lookups is None else lookups
-
-    def add_update(self, update: tuple[Any, Any]) -> None:
-        super().add_update(update)
-        self.updated[id(update[0])] = update[0]
-
-    def get_current_value(self, variable: Any) -> Any:
-        value = super().get_current_value(variable)
-        reading = self.lookups.of(variable) if value is None else None
-        return value if reading is None else reading.whole()
-
-
-def _is_reachable(value: Any) -> bool:
-    """Whether the graph being built can use a tensor: it was made there, or in a graph round it."""
-    if tf.executing_eagerly() or not hasattr(value, "graph"):
-        return True
-    graph = tf.compat.v1.get_default_graph()
-    while graph is not None:
-        if value.graph is graph:
-            return True
-        graph = getattr(graph, "outer_graph", None)
-    return False
 
 
 def flat_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
@@ -318,5 +314,6 @@ def _owners(model: keras.Model, variable: Any) -> str:
     return " > ".join(repr(layer.name) for layer in layers) or repr(model.name)
 
 
-def _num_operations() -> int:
+def num_operations() -> int:
+    """How many operations the graph being built has; 0 eagerly."""
     return 0 if tf.executing_eagerly() else len(tf.compat.v1.get_default_graph().get_operations())

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from trainlab.objective.keras_internals import layers_of, trained_by
+from trainlab.objective.train_step import has_own_step
 
 
 def check_compiled(model: Any) -> None:
@@ -20,11 +21,6 @@ def check_compiled(model: Any) -> None:
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
-    if type(model).train_step is not keras.Model.train_step or "train_step" in vars(model):
-        raise ValueError(
-            f"{type(model).__name__} defines its own train_step, which a Trainer would silently ignore: "
-            "put the loss into compute_loss, the metrics into compute_metrics, and the step into a StepStrategy"
-        )
     if not model.compiled:
         raise ValueError(
             f"model {model.name!r} is not compiled: call model.compile(optimizer=..., loss=...), "
@@ -87,7 +83,7 @@ def check_built(model: Any) -> None:
     known = {id(v) for v in (variables if trained is None else trained)}
     if not known & {id(v) for v in variables}:
         raise ValueError("the optimizer was built for another model's variables: give this model a new one")
-    for variable in variables:
+    for variable in () if has_own_step(model) else variables:  # such a step may leave some alone
         if id(variable) not in known:
             raise ValueError(
                 f"variable {variable.path!r} became trainable after the optimizer was built: call model.compile again"

@@ -6,14 +6,15 @@ It stands in the lowest package, since all others may need it; nothing else of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
-from tensorflow.python.eager import record
+from tensorflow.python.eager import record, tape
 from tensorflow.python.eager.polymorphic_function import autograph_util
 from tensorflow.python.framework.config import is_op_determinism_enabled as _is_op_determinism_enabled
+from tensorflow.python.ops import custom_gradient
 from tensorflow.python.ops.parallel_for import control_flow_ops as parallel_for
 
 _Function = type(tf.function(lambda: None))
@@ -22,6 +23,44 @@ _Function = type(tf.function(lambda: None))
 def may_record() -> bool:
     """Whether any tape may be recording: public would be a function that asks; `tf.GradientTape` knows only of itself."""
     return bool(record.could_possibly_record())
+
+
+def recording_stopped() -> AbstractContextManager[None]:
+    """While open, no tape records: public is `tf.GradientTape.stop_recording`, of one tape."""
+    return record.stop_recording()
+
+
+def variable_accessed(variable: Any) -> None:
+    """Tells every tape that watches what it meets, and `tf.custom_gradient`, that a variable was read.
+
+    Reading a `tf.Variable` does so; public would be a tensor that counts as one.
+    """
+    tape.variable_accessed(variable)
+
+
+@contextmanager
+def custom_gradients_replaced(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """While open, `make` of what a `tf.custom_gradient` does when it is called is done in its place.
+
+    It gets the function, its arguments and its keywords. Public would be a way to know the variables that a function reads.
+    """
+    originals = custom_gradient._eager_mode_decorator, custom_gradient._graph_mode_decorator
+    custom_gradient._eager_mode_decorator, custom_gradient._graph_mode_decorator = map(make, originals)
+    try:
+        yield
+    finally:
+        custom_gradient._eager_mode_decorator, custom_gradient._graph_mode_decorator = originals
+
+
+def recomputed_function(function: Any) -> Callable[..., Any] | None:
+    """The function that was given to `tf.recompute_grad`, if a `tf.custom_gradient` is of its making; None if not.
+
+    Public would be an attribute of what `tf.recompute_grad` returns.
+    """
+    if getattr(function, "__qualname__", "") != "recompute_grad.<locals>.inner":
+        return None
+    names = function.__code__.co_freevars
+    return function.__closure__[names.index("f")].cell_contents if "f" in names else None
 
 
 def is_stateful(operation: Any) -> bool:
@@ -98,6 +137,28 @@ def function_calls_replaced(make: Callable[[Callable[..., Any]], Callable[..., A
         yield
     finally:
         _Function.__call__ = original
+
+
+def asks_for_xla(function: Any) -> bool:
+    """Whether a `tf.function` was made with `jit_compile=True`: public would be an attribute of it."""
+    return function._jit_compile is True
+
+
+def is_ours(function: Any) -> bool:
+    """Whether `traced_anew` made it."""
+    return getattr(function, "_is_traced_anew", False)
+
+
+def traced_anew(function: Any) -> Any:
+    """The same `tf.function`, but without what it was traced with before: `tf.function` does not tell with which options."""
+    anew = tf.function(
+        function.python_function,
+        autograph=function._autograph,
+        experimental_autograph_options=function._experimental_autograph_options,
+        jit_compile=function._jit_compile,
+    )
+    anew._is_traced_anew = True
+    return anew
 
 
 def call_python(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

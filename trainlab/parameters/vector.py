@@ -24,7 +24,8 @@ def dense(leaf: Leaf | Table) -> tf.Tensor:
 class Vector:
     """A point or a direction in parameter space: one leaf for each trainable variable, in the model's order.
 
-    `+ - * /` take Vectors of the same model (element by element), numbers and scalar tensors. A scalar of any float dtype
+    `+ - * /` take Vectors of the same model (element by element), numbers and scalar tensors; `*` and `/` also Vectors of one
+    scalar a leaf, such as learning rates of its own for each variable. A scalar of any float dtype
     multiplies leaves of any dtype: the leaves keep theirs. Sums, differences and multiples of row-sparse leaves
     (embeddings' gradients) stay row-sparse. A Vector is a value: nothing changes it, and it passes through
     `tf.function`, `tf.cond` and `tf.while_loop` as it is.
@@ -109,7 +110,7 @@ class Vector:
 
     def _combine(self, other: Any, symbol: str, fn: Callable[[Leaf, Any], Leaf]) -> Any:
         if isinstance(other, Vector):
-            self._check_same_space(other, symbol)
+            self._check_same_space(other, symbol, takes_scalars=symbol in ("*", "/"))
             return Vector([fn(a, b) for a, b in zip(self.parts, other.parts, strict=True)])
         scalars = [_as_scalar(other, part.dtype) for part in self.parts]
         if any(scalar is None for scalar in scalars):
@@ -121,13 +122,13 @@ class Vector:
             return NotImplemented
         return Vector([fn(part, scalar) for part, scalar in zip(self.parts, scalars, strict=True)])
 
-    def _check_same_space(self, other: Vector, symbol: str) -> None:
+    def _check_same_space(self, other: Vector, symbol: str, takes_scalars: bool = False) -> None:
         if len(self.parts) != len(other.parts):
             raise ValueError(
                 f"Vector {symbol} Vector: {len(self.parts)} leaves against {len(other.parts)}; both must come from the same model"
             )
         for i, (a, b) in enumerate(zip(self.parts, other.parts, strict=True)):
-            if not a.shape.is_compatible_with(b.shape):
+            if not a.shape.is_compatible_with(b.shape) and not (takes_scalars and 0 in (a.shape.rank, b.shape.rank)):
                 raise ValueError(
                     f"Vector {symbol} Vector: leaf {i} has shape {a.shape} against {b.shape}; both must come from the same model"
                 )

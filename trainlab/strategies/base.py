@@ -20,7 +20,9 @@ class State(NamedTuple):
 
     Attributes:
         parameters: the trainable variables' values.
-        learning_rate: scalar, the optimizer's at this iteration (its schedule applied), in Keras' floatx.
+        learning_rate: scalar, the optimizer's at this iteration (its schedule applied), in Keras' floatx. Of a
+          `keras.optimizers.MultiOptimizer` it is a Vector of one scalar a leaf, the rate of that variable's own optimizer;
+          `learning_rate * gradient` means the same with both.
         iteration: scalar int64, updates done so far.
         seed: int32 `[2]`, drawn from the run's seed and the iteration; give it to `tf.random.stateless_*` for noise that is
           new at each step and the same on a rerun.
@@ -28,7 +30,7 @@ class State(NamedTuple):
     """
 
     parameters: Vector
-    learning_rate: tf.Tensor
+    learning_rate: Any
     iteration: tf.Tensor
     seed: tf.Tensor
     memory: Mapping[str, Any] = {}

@@ -146,7 +146,19 @@ def _trained(model: keras.Model) -> list[Any]:
 def _optimizer(optimizer: keras.Optimizer, reader: Reader) -> Any:
     parts = reader.read(_config(optimizer)) | reader.held(optimizer)
     parts = {name: part for name, part in parts.items() if name.strip("_") not in ("learning_rate", "name")}
-    return parts | {"class": reader.label(type(optimizer))}
+    return _nameless(parts) | {"class": reader.label(type(optimizer))}
+
+
+def _nameless(config: Any) -> Any:
+    """The same without the names of the optimizers inside, which Keras counts up."""
+    if not isinstance(config, dict):
+        return config
+    return {
+        name: {key: _nameless(item) for key, item in part.items() if key != "name"}
+        if name == "config" and isinstance(part, dict)
+        else _nameless(part)
+        for name, part in config.items()
+    }
 
 
 def learning_rate(optimizer: keras.Optimizer) -> Any:

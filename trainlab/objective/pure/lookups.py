@@ -85,6 +85,7 @@ class Lookups:
         self._readings = {key: Reading(table, tape) for key, table in tables.items()}
         self._graph = tf.compat.v1.get_default_graph()
         self._is_vectorizing = False
+        self._is_asked_whole = False
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
@@ -112,6 +113,15 @@ class Lookups:
         with _lock, keras_internals.take_replaced(looking_up), tensorflow_internals.vectorized_maps_replaced(noticing):
             yield
 
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """While open, tables are read as a whole."""
+        before, self._is_asked_whole = self._is_asked_whole, True
+        try:
+            yield
+        finally:
+            self._is_asked_whole = before
+
     def of(self, variable: Any) -> Reading | None:
         """What is read of the table that stands for a variable; None if none does."""
         return self._readings.get(id(variable))
@@ -125,7 +135,7 @@ class Lookups:
         if getattr(scope, "lookups", None) is not self:  # a stateless call inside, with values of its own
             return None
         # The tape follows nothing from rows that are looked up in a loop or a branch, or that pfor then writes anew.
-        if self._is_vectorizing or tf.compat.v1.get_default_graph() is not self._graph:
+        if self._is_vectorizing or self._is_asked_whole or tf.compat.v1.get_default_graph() is not self._graph:
             return None
         if isinstance(indices, (tf.SparseTensor, tf.RaggedTensor)):
             return None

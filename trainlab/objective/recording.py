@@ -1,0 +1,123 @@
+"""What a model's own `train_step` does with its optimizer, written down instead of done."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainlab.objective import keras_internals
+
+_lock = threading.RLock()
+
+
+class Recorder:
+    """Stands in for the optimizer of a model while its `train_step` runs.
+
+    Args:
+        model: the model.
+        applied: called where the optimizer would have changed its variables.
+
+    Attributes:
+        gradients: those that were to be applied, tensors, `tf.IndexedSlices` or None, by their variable's id.
+        variables: the variables that they were to be applied to, in their order.
+        by: the name of the optimizer's method that was called; None if none was.
+        loss: scalar, what the step's tape differentiated; None if no tape did.
+    """
+
+    def __init__(self, model: keras.Model, applied: Callable[[], None] = lambda: None):
+        self._model, self._applied = model, applied
+        self.gradients: dict[int, Any] = {}
+        self.variables: list[Any] = []
+        self.by: str | None = None
+        self.loss: tf.Tensor | None = None
+
+    @property
+    def _name(self) -> str:
+        return f"{type(self._model).__name__}.train_step"
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """While open, this thread's `apply` and `apply_gradients` of the model's optimizer are written down.
+
+        Raises:
+            ValueError: something is applied twice, or by another optimizer.
+        """
+        optimizer = self._model.optimizer
+        methods = {"apply": self._apply, "apply_gradients": self._apply_gradients}
+        kept = {name: vars(optimizer)[name] for name in methods if name in vars(optimizer)}
+        with _lock, keras_internals.applying_replaced(self._refusing), self._losses_noticed():
+            vars(optimizer).update(methods)  # past Keras' tracking of attributes
+            try:
+                yield
+            finally:
+                for name in methods:
+                    del vars(optimizer)[name]
+                vars(optimizer).update(kept)
+
+    def _apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        if trainable_variables is None:
+            trainable_variables = keras_internals.trained_by(self._model.optimizer) or []
+        self._record("apply", list(grads), list(trainable_variables))
+
+    def _apply_gradients(self, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
+        pairs = list(grads_and_vars)
+        self._record("apply_gradients", [gradient for gradient, _ in pairs], [variable for _, variable in pairs])
+        return self._model.optimizer.iterations
+
+    def _record(self, by: str, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+        if self.by is not None:
+            raise self._several()
+        if len(gradients) != len(variables):
+            raise ValueError(f"{self._name} applies {len(gradients)} gradients to {len(variables)} variables")
+        known = {id(v): v for v in self._model.variables}
+        known |= {id(v.value): v for v in self._model.variables}  # their values, which stand for them inside
+        for gradient, variable in zip(gradients, variables, strict=True):
+            found = known.get(id(variable))
+            if found is None:
+                named = getattr(variable, "path", getattr(variable, "name", variable))
+                raise ValueError(
+                    f"{self._name} applies a gradient to {named!r}, which the model does not track: "
+                    "keep its layer as an attribute of the model"
+                )
+            self.gradients[id(found)] = gradient
+            self.variables.append(found)
+        self.by = by
+        self._applied()
+
+    def _several(self) -> ValueError:
+        return ValueError(
+            f"{self._name} applies gradients more than once, or by several optimizers, and a step is one update: "
+            "train each part by a Trainer of its own, in turns (the README shows it for a GAN)"
+        )
+
+    def _refusing(self, apply: Callable[..., Any]) -> Callable[..., Any]:
+        thread = threading.get_ident()
+
+        def refuse(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != thread:
+                return apply(optimizer, *args, **kwargs)
+            raise self._several()
+
+        return refuse
+
+    @contextlib.contextmanager
+    def _losses_noticed(self) -> Iterator[None]:
+        original, thread = tf.GradientTape.gradient, threading.get_ident()
+        trained = {id(v) for v in self._model.trainable_variables}
+
+        def gradient(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() == thread and self.by is None:
+                if any(id(source) in trained for source in tf.nest.flatten(sources)):
+                    self.loss = tf.add_n([tf.reduce_sum(tf.convert_to_tensor(leaf)) for leaf in tf.nest.flatten(target)])
+            return original(tape, target, sources, *args, **kwargs)
+
+        tf.GradientTape.gradient = gradient
+        try:
+            yield
+        finally:
+            tf.GradientTape.gradient = original

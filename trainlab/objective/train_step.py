@@ -1,0 +1,209 @@
+"""A model's own `train_step` as a pure function: the gradient that it would have applied, the state that it would have left."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainlab.objective import denominators, keras_internals
+from trainlab.objective.backward_order import filters_first
+from trainlab.objective.model_function import Batch, ModelFunction, flat_logs, native, num_operations, wide
+from trainlab.objective.pure import Scope, opened
+from trainlab.objective.recording import Recorder
+from trainlab.parameters import Vector
+
+_warned: set[type] = set()
+
+
+def has_own_step(model: Any) -> bool:
+    """Whether a model defines a `train_step` of its own."""
+    return type(model).train_step is not keras.Model.train_step or "train_step" in vars(model)
+
+
+def packed(batch: Batch) -> Any:
+    """What Keras hands to a `train_step` of a batch: x, `(x, y)` or `(x, y, sample_weight)`."""
+    return keras.utils.pack_x_y_sample_weight(*batch)
+
+
+def build_by_step(model: keras.Model, specs: Batch) -> None:
+    """Builds the layers, and the optimizer for the variables that `train_step` applies gradients to, by tracing it once.
+
+    Raises:
+        ValueError: it is not one step of one optimizer, or cannot be traced; one line.
+    """
+    if model.optimizer.built:
+        return
+    recorders: list[Recorder] = []
+
+    def step(x: Any, y: Any, sample_weight: Any) -> None:  # traced a second time where the first one makes variables
+        recorders.append(Recorder(model))
+        with recorders[-1].open():
+            model.train_step(packed((x, y, sample_weight)))
+
+    _traced(model, step, specs)
+    _check_applied(model, recorders[-1])
+    model.optimizer.build(recorders[-1].variables)
+
+
+class TrainStepFunction(ModelFunction):
+    """Evaluates the `train_step` of a compiled, built model at given parameters, from given state, and assigns nothing.
+
+    Its loss is what the step's tape differentiates; the gradient is what it would have applied, whatever it was made of.
+
+    What the step assigns once its gradients are applied, and that depends on the weights then (an average of them, a target
+    network), is not known before the update is made: `late` computes it.
+    """
+
+    def __init__(self, model: keras.Model):
+        """Takes a model that is compiled and built, by `build_by_step`."""
+        super().__init__(model)
+        self.num_losses = 0
+        trained = {id(v) for v in keras_internals.trained_by(model.optimizer) or self.variables}
+        self._state |= {id(v): v for v in self.variables if id(v) not in trained}
+        self.variables = [v for v in self.variables if id(v) in trained]
+        self._tables = set()  # the step's own tape would not know rows that are looked up
+        self._late: set[Any] | None = None  # variables by id, and reports by name
+
+    def __call__(
+        self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch, totals: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, Vector, dict[int, tf.Tensor]]:
+        """See `ModelFunction`; of several batches each weighs by its examples."""
+        if self._late is None:
+            self._late = self._find_late(parameters, state, batch)
+        first_operation = num_operations()
+        recorder = Recorder(self.model)
+        with tf.GradientTape() as tape:
+            scope = self.scope_at(parameters, state, tape)
+            with opened(scope), recorder.open():
+                logs = self._step(batch)
+        self._check_step(recorder, scope, logs)
+        self.check_forward(scope, tape, first_operation)
+        self.applied_by = recorder.by or self.applied_by
+        gradient = self.gradient_of([recorder.gradients.get(id(v)) for v in self.variables], parameters)
+        loss = recorder.loss if recorder.loss is not None else tf.convert_to_tensor(flat_logs(logs)["loss"])
+        if totals is not None:
+            share = tf.cast(denominators.num_examples(batch[0]), totals.dtype) / totals[-1]
+            loss, gradient = loss * tf.cast(share, loss.dtype), gradient * share
+            if not tf.executing_eagerly():
+                filters_first(tf.compat.v1.get_default_graph().get_operations()[first_operation:])
+        results = {name: value for name, value in flat_logs(logs).items() if name not in self._late}
+        after = self.state_after(scope, state, results)
+        return loss, gradient, {key: value for key, value in after.items() if key not in self._late}
+
+    def denominators(self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch) -> tf.Tensor:
+        """`[1]`: the number of examples."""
+        del state
+        if type(self.model) not in _warned:
+            _warned.add(type(self.model))
+            warnings.warn(
+                f"{type(self.model).__name__}.train_step makes its loss itself: of several batches in an update each weighs "
+                "by its examples, which is exact where the loss is a mean over them",
+                stacklevel=2,
+            )
+        return tf.cast(denominators.num_examples(batch[0]), wide(parameters))[None]
+
+    def track_loss(self, loss: tf.Tensor, examples: tf.Tensor, state: Mapping[int, tf.Tensor]) -> dict[int, tf.Tensor]:
+        """Nothing: the step keeps its own account."""
+        del loss, examples, state
+        return {}
+
+    def late(
+        self, parameters: Vector, state: Mapping[int, tf.Tensor], fetch: Callable[[], Batch]
+    ) -> list[tuple[tf.Variable, tf.Tensor]]:
+        """See `ModelFunction`."""
+        if not self._late:
+            return []
+        scope = self.scope_at(parameters, state)
+        trained = [(id(v), native(v)) for v in self.variables]  # inside, a Keras variable is its value
+
+        def applied() -> None:
+            for key, variable in trained:
+                scope.state_mapping[key] = tf.convert_to_tensor(variable)
+
+        with opened(scope), Recorder(self.model, applied).open():
+            logs = flat_logs(self._step(fetch()))
+        found = [(native(v), scope.get_current_value(v)) for key, v in scope.updated.items() if key in self._late]
+        return found + [(self.report_of(name, value), value) for name, value in logs.items() if name in self._late]
+
+    def _step(self, batch: Batch) -> Any:
+        return self.model.train_step(packed(batch))
+
+    def _find_late(self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch) -> set[Any]:
+        """What depends on the weights after the update, by a trace of which nothing is run."""
+        late: set[Any] = set()
+
+        def step() -> tf.Tensor:
+            scope = self.scope_at(parameters, state)
+            marks: list[tf.Tensor] = []
+
+            def applied() -> None:
+                for variable in self.variables:
+                    marks.append(tf.identity(scope.state_mapping[id(variable)]))
+                    scope.state_mapping[id(variable)] = marks[-1]
+
+            with opened(scope), Recorder(self.model, applied).open():
+                logs = self._step(batch)
+            assigned = [(key, scope.state_mapping[key]) for key in scope.updated]
+            reported = flat_logs(logs).items() if isinstance(logs, Mapping) else ()
+            late.update(key for key, value in (*assigned, *reported) if _depends(value, marks))
+            return tf.zeros([])
+
+        _traced(self.model, step, ())
+        return late
+
+    def _check_step(self, recorder: Recorder, scope: Scope, logs: Any) -> None:
+        name = f"{type(self.model).__name__}.train_step"
+        _check_applied(self.model, recorder)
+        trained = {id(v) for v in self.variables}
+        for variable in recorder.variables:
+            if id(variable) not in trained:
+                raise ValueError(
+                    f"{name} applies a gradient to {variable.path!r}, which the optimizer was not built for: "
+                    "call model.compile again"
+                )
+        for key, variable in scope.updated.items():
+            if key in trained:
+                raise ValueError(
+                    f"{name} assigns the weight {variable.path!r} that it also trains, past the optimizer: a step is one update; "
+                    "give the layer a constraint, or write a StepStrategy"
+                )
+        if not isinstance(logs, Mapping):
+            raise ValueError(f"{name} must return a dictionary of logs, not {type(logs).__name__}")
+        if recorder.loss is None and "loss" not in flat_logs(logs):
+            raise ValueError(f"{name} differentiates no loss by a tf.GradientTape: nothing says what its gradient is of")
+
+
+def _check_applied(model: keras.Model, recorder: Recorder) -> None:
+    if recorder.by is None or not recorder.variables:
+        raise ValueError(
+            f"{type(model).__name__}.train_step applies no gradient by model.optimizer.apply or apply_gradients: "
+            "a Trainer has nothing to make a step of"
+        )
+
+
+def _traced(model: keras.Model, step: Callable[..., Any], specs: Any) -> None:
+    try:
+        tf.function(step, autograph=False).get_concrete_function(*specs)
+    except (NotImplementedError, AttributeError, tf.errors.OperatorNotAllowedInGraphError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(
+            f"{type(model).__name__}.train_step cannot be traced, which a pure evaluation needs, run_eagerly or not: {text[:300]}"
+        ) from error
+
+
+def _depends(value: Any, marks: list[tf.Tensor]) -> bool:
+    """Whether a tensor of the graph being built was computed from one of the marks."""
+    marked = {mark.ref() for mark in marks}
+    pending, seen = [leaf for leaf in tf.nest.flatten(value) if hasattr(leaf, "op")], set()
+    while pending:
+        tensor = pending.pop()
+        if tensor.ref() in marked:
+            return True
+        if tensor.op not in seen:
+            seen.add(tensor.op)
+            pending += tensor.op.inputs
+    return False
