@@ -25,7 +25,7 @@ REPLACEMENTS = {
     "custom_gradients_replaced": (tf, ["variables_read_by"]),
     "recomputed_function": (tf.recompute_grad, ["python_function"]),
     "asks_for_xla": (type(tf.function(lambda: None)), ["jit_compile"]),
-    "is_ours": (type(tf.function(lambda: None)), ["clone", "copy"]),
+    "is_to_be_left": (type(tf.function(lambda: None)), ["clone", "copy"]),
     "traced_anew": (type(tf.function(lambda: None)), ["clone", "copy"]),
     "call_python": (tf.autograph, ["convert_as"]),
 }

@@ -144,9 +144,13 @@ def asks_for_xla(function: Any) -> bool:
     return function._jit_compile is True
 
 
-def is_ours(function: Any) -> bool:
-    """Whether `traced_anew` made it."""
-    return getattr(function, "_is_traced_anew", False)
+def is_to_be_left(function: Any) -> bool:
+    """Whether a `tf.function` must not be inlined: `traced_anew` made it, or TensorFlow for a call, as `tf.vectorized_map` does.
+
+    Public would be a way to tell TensorFlow's own from users'.
+    """
+    own = getattr(function.python_function, "__module__", None) or ""
+    return getattr(function, "_is_traced_anew", False) or own.startswith("tensorflow.python.")
 
 
 def traced_anew(function: Any) -> Any:

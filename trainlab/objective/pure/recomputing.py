@@ -56,6 +56,8 @@ def _recompute(scope: Scope, function: Callable[..., Any], args: Any, kwargs: An
     with tensorflow_internals.recording_stopped(), scope.reading() as read:
         result = function(*args, **kwargs)
     stand_ins = list(read.values())
+    for stand_in in stand_ins:  # no tape could see it
+        tensorflow_internals.variable_accessed(stand_in)
     flat = tf.nest.flatten((args, kwargs), expand_composites=True)
     tensors = [leaf for leaf in flat if isinstance(leaf, tf.Tensor)]
     outputs = tf.nest.flatten(result, expand_composites=True)

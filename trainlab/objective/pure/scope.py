@@ -33,7 +33,8 @@ class StandIn:
         self.name, self.shape, self.dtype = variable.path, value.shape, value.dtype
 
     def value(self) -> tf.Tensor:
-        """The value, as `tf.Variable.value`."""
+        """The value, as `tf.Variable.value`; tapes see that it is read."""
+        tensorflow_internals.variable_accessed(self)
         return self.handle
 
     read_value = value
@@ -43,7 +44,8 @@ class StandIn:
         return _Reference(self)
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
-        return self.handle if dtype is None or dtype == self.dtype else tf.cast(self.handle, dtype, name)
+        value = self.value()
+        return value if dtype is None or dtype == self.dtype else tf.cast(value, dtype, name)
 
 
 class _Reference:
