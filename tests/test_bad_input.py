@@ -133,11 +133,6 @@ BAD_FITS = {
         {"x": np.array([{}] * 20), "y": Y},
         "x: an array of dtype object holds no batch of numbers or strings; convert it with astype",
     ),
-    "sparse tensor": (
-        compiled,
-        {"x": tf.sparse.from_dense(X), "y": Y},
-        "x: SparseTensor is no dense array: convert it (toarray, to_tensor), or pass a tf.data.Dataset of batches",
-    ),
     "epochs < 0": (compiled, {"x": X, "y": Y, "epochs": -1}, "epochs must be at least 0, not -1"),
     "epochs no int": (compiled, {"x": X, "y": Y, "epochs": 1.5}, "epochs must be a whole number, not 1.5"),
     "steps < 0": (compiled, {"x": X, "y": Y, "steps": -3}, "steps must be at least 0, not -3"),
@@ -150,11 +145,6 @@ BAD_FITS = {
         compiled,
         {"x": X, "y": Y, "epochs": 3, "steps": 5},
         "give epochs or steps, not both: epochs=3, steps=5",
-    ),
-    "batch_size and a data set": (
-        compiled,
-        {"x": dataset(), "batch_size": 4},
-        "batch_size must not be given when x is a {any}Dataset, whose batches hold everything",
     ),
     "y and a data set": (
         compiled,
@@ -198,10 +188,35 @@ BAD_FITS = {
         {"x": XL, "y": {"a": YL, "b": YL % 2}, "class_weight": {0: 1.0}},
         "class_weight needs one y, not 2: for several outputs give sample_weight",
     ),
+    "weights of no output": (
+        two_outputs,
+        {"x": XL, "y": {"a": YL, "b": YL % 2}, "sample_weight": {"c": np.ones(20)}},
+        "sample_weight is for 'c', which is none of the outputs: 'a', 'b'",
+    ),
+    "weights of one output in a list": (
+        two_outputs,
+        {"x": XL, "y": [YL, YL % 2], "sample_weight": [np.ones(20)]},
+        "sample_weight has 1 entries for 2 targets: give None for no weights",
+    ),
+    "weights of no output in validation": (
+        two_outputs,
+        {"x": XL, "y": [YL, YL % 2], "validation_data": (XL, [YL, YL % 2], {"c": np.ones(20)})},
+        "validation_data: sample_weight is for 'c', which is none of the outputs: 'a', 'b'",
+    ),
     "validation_freq 0": (
         compiled,
         {"x": X, "y": Y, "validation_data": (X, Y), "validation_freq": 0},
         "validation_freq must be at least 1, not 0",
+    ),
+    "validation_freq, a word": (
+        compiled,
+        {"x": X, "y": Y, "validation_data": (X, Y), "validation_freq": "2"},
+        "validation_freq must be a whole number, not '2'",
+    ),
+    "validation_freq, a half": (
+        compiled,
+        {"x": X, "y": Y, "validation_data": (X, Y), "validation_freq": np.float64(0.5)},
+        "validation_freq must be a whole number, not 0.5",
     ),
     "endless data": (compiled, {"x": dataset().repeat()}, "x never ends: give steps_per_epoch, or steps"),
     "a string": (compiled, {"x": "digits", "y": Y}, "x: 'digits' is a single value, not an array of examples{any}"),

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from trainlab.data import Given, Inputs, Source, Whereabouts, check_count, checked, describe_update, device, prepared, split
 from trainlab.loop import Findings, Loop, Plan, Recipe, Update, jit, plan_of, recipe_of, settings_of
 from trainlab.objective import build_model, check_compiled, compile_model, cutting, keras_internals
-from trainlab.parameters import tensorflow_internals
 from trainlab.runs import Asked, Epochs, Fit, Found, Keeper, Run, RunKeeper, callback_list, manifest, verbosity
 from trainlab.strategies import SGD, StepStrategy
 
@@ -125,7 +123,7 @@ class Trainer:
         self._made: tuple[Recipe, Loop] | None = None  # the loop, and what it was made from
         self._resumed_at: int | None = None
         _check_strategy(self.strategy)
-        _switch_determinism(deterministic)
+        device.switch_determinism(deterministic)
         device.grow_memory()
 
     @property
@@ -202,6 +200,7 @@ class Trainer:
         resume: str = "auto",
         overwrite: bool = False,
         override: Collection[str] = (),
+        check_data: bool = True,
     ) -> keras.callbacks.History:
         """Trains; arguments, names and meanings are those of `keras.Model.fit`, with the following said precisely.
 
@@ -231,6 +230,8 @@ class Trainer:
             overwrite: with resume="never", removes the checkpoints of the run that is there.
             override: names of what was changed on purpose since the checkpoint: "learning_rate", "data", "micro_batch_size",
               "on_nonfinite".
+            check_data: whether arrays are looked through for NaN, infinity and labels out of range before training; False for a
+              loss, or a model, that masks or maps such values itself.
 
         Returns:
             The `keras.callbacks.History`.
@@ -242,7 +243,7 @@ class Trainer:
         """
         plan = plan_of(initial_epoch, epochs, steps, steps_per_epoch)
         validation = (validation_split, validation_data, validation_batch_size, validation_steps, validation_freq)
-        given = split(Given(x, y, sample_weight, class_weight, batch_size, shuffle, *validation))
+        given = split(Given(x, y, sample_weight, class_weight, batch_size, shuffle, *validation, check_data))
         asked = Asked(resume, overwrite, override)
         asked.check(has_run=isinstance(self._keeper, RunKeeper))
         verbose = verbosity(verbose)
@@ -377,13 +378,6 @@ def _check_strategy(strategy: Any) -> None:
     if not isinstance(strategy, StepStrategy):
         hint = f": write {strategy.__name__}()" if isinstance(strategy, type) else ""
         raise TypeError(f"strategy must be a StepStrategy, not {strategy!r}{hint}")
-
-
-def _switch_determinism(deterministic: bool | None) -> None:
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
-    elif deterministic is False and tensorflow_internals.is_op_determinism_enabled():
-        raise ValueError("deterministic=False, but op determinism is on in this process, which nothing switches off")
 
 
 def _explain_unknown(unknown: Mapping[str, Any]) -> str:

@@ -13,9 +13,10 @@ import tensorflow as tf
 from trainlab.data import device
 from trainlab.data.arrays import SameData
 from trainlab.data.blocks import ArrayLayout, Block, Layout
+from trainlab.data.kinds import Composite, rows_of, sized, spec_of
 from trainlab.data.order import shuffled
 from trainlab.data.stream import Stream, pack
-from trainlab.objective import Batch
+from trainlab.objective import Batch, cutting
 
 # Arrays that take a larger share of the device's memory are streamed, batch by batch, in the same order.
 RESIDENT_SHARE = 0.25
@@ -26,8 +27,8 @@ class ArraySource:
 
     A source hands out blocks, and moves on only when told that the block's updates were committed.
 
-    Arrays that take at most `RESIDENT_SHARE` of the device's memory are put there whole; of larger ones each batch is
-    brought by `tf.data`, in the same order.
+    Arrays that take at most `RESIDENT_SHARE` of the device's memory are put there whole; of larger ones, and with a ragged or
+    sparse one among them, each batch is brought by `tf.data`, in the same order.
 
     Args:
         arrays: `(x, y, sample_weight)`, nests of arrays with the same first axis, or None.
@@ -49,7 +50,7 @@ class ArraySource:
         self._leaves = [leaf for leaf in tf.nest.flatten(arrays) if leaf is not None]
         structure = tf.nest.map_structure(lambda leaf: None if leaf is None else True, arrays)
         self._pack = functools.partial(pack, structure)
-        self._leaf_specs = [tf.TensorSpec([None, *leaf.shape[1:]], tf.as_dtype(leaf.dtype)) for leaf in self._leaves]
+        self._leaf_specs = [spec_of(leaf) for leaf in self._leaves]
         self._structure = f"{structure} of {self._leaf_specs}"
         # Not a method: traces keep it, and must not keep the arrays.
         self._restore = functools.partial(_restored, structure, self._leaf_specs)
@@ -63,7 +64,8 @@ class ArraySource:
         self._resident: list[tf.Tensor] = []
         self._stream: Stream | None = None
         self._stream_at: tuple[int, int] | None = None  # the epoch and position that the stream's next block begins at
-        if sum(_num_bytes(leaf) for leaf in self._leaves) <= RESIDENT_SHARE * device.memory():
+        are_dense = not any(isinstance(leaf, Composite) for leaf in self._leaves)
+        if are_dense and sum(_num_bytes(leaf) for leaf in self._leaves) <= RESIDENT_SHARE * device.memory():
             self._resident = [device.put(leaf) for leaf in self._leaves]
         else:
             self._stream = Stream(self._specs(None))
@@ -160,7 +162,8 @@ class ArraySource:
 
     def first_batch(self) -> Batch:
         """The first batch in the given order."""
-        return self._pack([tf.convert_to_tensor(leaf[: self.batch_size]) for leaf in self._leaves])
+        first = [leaf for leaf in tf.nest.flatten(cutting.take(self.arrays, 0, self.batch_size)) if leaf is not None]
+        return self._pack([leaf if isinstance(leaf, Composite) else tf.convert_to_tensor(leaf) for leaf in first])
 
     def batch_specs(self) -> Batch:
         """What one batch is."""
@@ -175,7 +178,7 @@ class ArraySource:
         return ArrayLayout(self._restore, specs, self._structure, self.batch_size, full, rest, seed)
 
     def _specs(self, size: int | None) -> Batch:
-        return self._pack([tf.TensorSpec([size, *spec.shape[1:]], spec.dtype) for spec in self._leaf_specs])
+        return self._pack([sized(spec, size) for spec in self._leaf_specs])
 
     def _streamed(self, stream: Stream, max_updates: int, batches: int) -> Block | None:
         if self._stream_at != (self.epoch, self.position):
@@ -189,20 +192,24 @@ class ArraySource:
 
     def _dataset(self, epoch: int, position: int) -> tf.data.Dataset:
         """The rest of a pass, batch by batch; NumPy reads the rows, from wherever the arrays are."""
-        dtypes = [spec.dtype for spec in self._leaf_specs]
+        dense = [leaf for leaf in self._leaves if not isinstance(leaf, Composite)]
+        specs = [spec for spec in self._leaf_specs if isinstance(spec, tf.TensorSpec)]
+        takes = [rows_of(leaf) for leaf in self._leaves if isinstance(leaf, Composite)]
 
         def rows(indices: np.ndarray) -> list[np.ndarray]:
-            return [leaf[indices] if isinstance(leaf, np.ndarray) else tf.gather(leaf, indices).numpy() for leaf in self._leaves]
+            return [leaf[indices] if isinstance(leaf, np.ndarray) else tf.gather(leaf, indices).numpy() for leaf in dense]
 
         def batch(start: tf.Tensor) -> Batch:
             size = tf.constant(self.num_examples, tf.int64)
             indices = tf.range(start, tf.minimum(start + self.batch_size, size))
             if self.shuffle:
                 indices = shuffled(self.seed, tf.constant(epoch, tf.int64), indices, size)
-            tensors = tf.numpy_function(rows, [indices], dtypes, stateful=False)
-            for tensor, spec in zip(tensors, self._leaf_specs, strict=True):
+            tensors = tf.numpy_function(rows, [indices], [spec.dtype for spec in specs], stateful=False) if dense else []
+            for tensor, spec in zip(tensors, specs, strict=True):
                 tensor.set_shape(spec.shape)
-            return self._pack(tensors)
+            others = (take(indices) for take in takes)
+            given = iter(tensors)
+            return self._pack([next(others) if isinstance(leaf, Composite) else next(given) for leaf in self._leaves])
 
         starts = tf.data.Dataset.range(position, self.num_examples, self.batch_size)
         return starts.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

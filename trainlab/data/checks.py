@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from trainlab.data.kinds import first_place
 from trainlab.objective import has_own_step, keras_internals
 
 
@@ -38,7 +41,7 @@ def check_values(x: Any, y: Any, sample_weight: Any) -> None:
     """
     found = find_non_finite(x, y, sample_weight)
     if found is not None:
-        raise ValueError(f"{found}: clean the data (a tf.data.Dataset is not checked in this way)")
+        raise ValueError(f"{found}: clean the data, or say check_data=False where the loss or the model masks such values")
 
 
 def find_non_finite(x: Any, y: Any, sample_weight: Any) -> str | None:
@@ -70,7 +73,7 @@ def check_shapes(model: keras.Model, x: Any) -> None:
     for name, leaf, tensor in pairs:
         want, got = tuple(tensor.shape[1:]), tuple(leaf.shape[1:])
         is_same_rank = len(want) == len(got)  # Keras adds or drops a trailing axis of size 1 by itself
-        if (is_same_rank and any(w not in (None, g) for w, g in zip(want, got, strict=True))) or (
+        if (is_same_rank and any(None not in (w, g) and w != g for w, g in zip(want, got, strict=True))) or (
             not is_same_rank and not (abs(len(want) - len(got)) == 1 and 1 in ((want or (1,))[-1], (got or (1,))[-1]))
         ):
             raise ValueError(
@@ -90,7 +93,9 @@ def check_targets(model: keras.Model, y: Any) -> None:
 
 
 def check_labels(model: keras.Model, x: Any, y: Any) -> None:
-    """Checks integer labels against the number of classes, for sparse categorical losses.
+    """Checks integer labels against the number of classes, for Keras' own sparse categorical losses.
+
+    What a loss or a `compute_loss` of the user's makes of labels nobody knows.
 
     Args:
         model: built, its losses too.
@@ -101,7 +106,7 @@ def check_labels(model: keras.Model, x: Any, y: Any) -> None:
         ValueError: a label is out of range; the line names the first.
     """
     sparse = [entry for entry in keras_internals.flat_losses(model) if _is_sparse(entry.loss)]
-    if not sparse:
+    if not sparse or type(model).compute_loss is not keras.Model.compute_loss:
         return
     outputs = _outputs(model, x)
     names = list(getattr(model, "output_names", []))
@@ -110,19 +115,23 @@ def check_labels(model: keras.Model, x: Any, y: Any) -> None:
         if leaf is None or output is None or output.shape[-1] is None:
             continue
         name = "y" + "".join(f"[{key!r}]" for key in entry.path)
-        values = np.asarray(leaf)
-        if values.dtype.kind not in "biuf":
-            raise ValueError(f"{name} holds strings: map them to labels from 0 to {output.shape[-1] - 1}")
-        ignored = _ignored_class(entry.loss)
-        is_bad = (values < 0) | (values >= output.shape[-1]) | (values != np.floor(values))
-        if ignored is not None:
-            is_bad &= values != ignored
-        if is_bad.any():
-            place = tuple(int(i) for i in np.argwhere(is_bad)[0])
+        num_classes = int(output.shape[-1])
+        if tf.as_dtype(leaf.dtype) == tf.string:
+            raise ValueError(f"{name} holds strings: map them to labels from 0 to {num_classes - 1}")
+        bad = first_place(leaf, functools.partial(_is_no_label, num_classes=num_classes, ignored=_ignored_class(entry.loss)))
+        if bad is not None:
             raise ValueError(
-                f"{name} holds the label {values[place]} in example {place[0]}: labels must be whole numbers "
-                f"from 0 to {output.shape[-1] - 1}, the model's output having {output.shape[-1]} classes"
+                f"{name} holds the label {bad[1]} in example {bad[0]}: labels must be whole numbers "
+                f"from 0 to {num_classes - 1}, the model's output having {num_classes} classes"
             )
+
+
+def takes_labels(model: keras.Model) -> bool:
+    """Whether a compiled model's only loss takes integer labels; it need not be built."""
+    loss = tf.nest.flatten(keras_internals.compile_arguments(model).get("loss"))
+    return len(loss) == 1 and (
+        loss[0] == "sparse_categorical_crossentropy" or loss[0] in _SPARSE_FUNCTIONS or isinstance(loss[0], _SPARSE_LOSSES)
+    )
 
 
 def check_count(name: str, value: Any, minimum: int) -> None:
@@ -155,17 +164,33 @@ _SPARSE_LOSSES = tuple(
 )
 
 
+_SPARSE_FUNCTIONS = (keras.losses.sparse_categorical_crossentropy,)
+
+
 def _is_sparse(loss: Any) -> bool:
+    """Whether a compiled loss is one of Keras' own, all that it calls being Keras' too."""
+    if any(_is_users(getattr(type(loss), name, None)) for name in ("call", "__call__")):
+        return False
     function = getattr(loss, "fn", None)  # a loss given by name or as a function is wrapped
-    return isinstance(loss, _SPARSE_LOSSES) or function is keras.losses.sparse_categorical_crossentropy
+    return function in _SPARSE_FUNCTIONS or (isinstance(loss, _SPARSE_LOSSES) and (function is None or not _is_users(function)))
+
+
+def _is_users(function: Any) -> bool:
+    return (getattr(function, "__module__", None) or "").split(".")[0] != "keras"
 
 
 def _ignored_class(loss: Any) -> int | None:
-    """The label that a loss leaves out: since Keras 3.16 only its configuration says."""
-    try:
-        return loss.get_config().get("ignore_class")
-    except Exception:  # a class of the user's need not have a configuration
-        return getattr(loss, "ignore_class", None)
+    """The label that a loss leaves out: its arguments, its configuration or an attribute says, by the version of Keras."""
+    with suppress(Exception):  # a class of the user's need not have a configuration
+        config = {**loss.get_config(), **keras_internals.loss_arguments(loss)}
+        if config.get("ignore_class") is not None:
+            return config["ignore_class"]
+    return getattr(loss, "ignore_class", None)
+
+
+def _is_no_label(values: np.ndarray, num_classes: int, ignored: int | None) -> np.ndarray:
+    is_bad = (values < 0) | (values >= num_classes) | (values != np.floor(values))
+    return is_bad if ignored is None else is_bad & (values != ignored)
 
 
 def _at(path: Sequence[Any], structure: Any, names: list[str]) -> Any:
@@ -195,11 +220,9 @@ def _named(*structures: tuple[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _first_non_finite(leaf: Any) -> tuple[int, str] | None:
     """The first example that holds NaN or infinity, and which."""
-    if isinstance(leaf, tf.Tensor):
-        if not leaf.dtype.is_floating or bool(tf.reduce_all(tf.math.is_finite(leaf))):
-            return None
-        leaf = leaf.numpy()
-    if leaf.dtype.kind != "f" or np.isfinite(leaf).all():
+    if isinstance(leaf, tf.Tensor) and (not leaf.dtype.is_floating or bool(tf.reduce_all(tf.math.is_finite(leaf)))):
+        return None  # found out where it is
+    if not tf.as_dtype(leaf.dtype).is_floating:
         return None
-    place = np.argwhere(~np.isfinite(leaf))[0]
-    return int(place[0]), "NaN" if np.isnan(leaf[tuple(place)]) else "an infinite number"
+    bad = first_place(leaf, lambda values: ~np.isfinite(values))
+    return None if bad is None else (bad[0], "NaN" if np.isnan(bad[1]) else "an infinite number")

@@ -59,6 +59,18 @@ def grow_memory() -> None:
             return
 
 
+def switch_determinism(is_on: bool | None) -> None:
+    """Switches TensorFlow's op determinism on, for the whole process; None leaves it as it is.
+
+    Raises:
+        ValueError: it is to be off, and is on.
+    """
+    if is_on:
+        tf.config.experimental.enable_op_determinism()
+    elif is_on is False and tensorflow_internals.is_op_determinism_enabled():
+        raise ValueError("deterministic=False, but op determinism is on in this process, which nothing switches off")
+
+
 def put(leaf: Any) -> tf.Tensor:
     """An array `[n, ...]` or `[n]`, NumPy's or a tensor, on the device: as it is, or as what `restored` takes."""
     dtype = tf.as_dtype(leaf.dtype)

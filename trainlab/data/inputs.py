@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import keras
@@ -11,8 +13,10 @@ import tensorflow as tf
 
 from trainlab.data import checks
 from trainlab.data.array_source import ArraySource
-from trainlab.data.arrays import as_arrays, class_weights, is_stream
+from trainlab.data.arrays import as_arrays, is_stream
+from trainlab.data.kinds import class_weights, matched
 from trainlab.data.stream_source import StreamSource
+from trainlab.objective import cutting
 
 Arrays = tuple[Any, Any, Any]  # x, y, sample_weight
 Source = ArraySource | StreamSource
@@ -32,6 +36,7 @@ class Given(NamedTuple):
     validation_batch_size: int | None = None
     validation_steps: int | None = None
     validation_freq: int | Collection[int] = 1
+    check_data: bool = True
 
 
 class Validation(NamedTuple):
@@ -76,8 +81,7 @@ def split(given: Given) -> Given:
     for name in ("batch_size", "validation_batch_size", "validation_steps"):
         if getattr(given, name) is not None:
             checks.check_count(name, getattr(given, name), 1)
-    if isinstance(given.validation_freq, int):
-        checks.check_count("validation_freq", given.validation_freq, 1)
+    given = given._replace(validation_freq=_frequency(given.validation_freq))
     return _split(given) if given.validation_split and given.validation_data is None else given
 
 
@@ -92,7 +96,7 @@ def prepared(model: keras.Model, given: Given, seed: int) -> Source:
     Raises:
         TypeError, ValueError: they cannot be trained on.
     """
-    source = _source(given, seed)
+    source = _source(model, given, seed)
     if source.arrays is not None:
         checks.check_shapes(model, source.arrays[0])
     checks.check_targets(model, source.batch_specs()[1])
@@ -106,54 +110,64 @@ def checked(model: keras.Model, given: Given, source: Source) -> Inputs:
         TypeError, ValueError: they do not fit.
     """
     validation = None if given.validation_data is None else _validation(model, given)
-    if source.arrays is not None:
+    if source.arrays is not None and given.check_data:
         x, y, _ = source.arrays
         checks.check_labels(model, x, y)
     return Inputs(source, validation)
 
 
-def _source(given: Given, seed: int) -> Source:
+def _source(model: keras.Model, given: Given, seed: int) -> Source:
     if given.x is None:
         raise ValueError("x is missing: give arrays or a tf.data.Dataset")
     if is_stream(given.x):
-        for name in ("y", "sample_weight", "batch_size"):
+        kind = type(given.x).__name__
+        for name in ("y", "sample_weight"):
             if getattr(given, name) is not None:
-                raise ValueError(f"{name} must not be given when x is a {type(given.x).__name__}, whose batches hold everything")
-        return StreamSource(given.x, given.class_weight, given.shuffle)
+                raise ValueError(f"{name} must not be given when x is a {kind}, whose batches hold everything")
+        if given.batch_size is not None:
+            warnings.warn(
+                f"batch_size={given.batch_size} is ignored: x is a {kind}, whose batches are what they are", stacklevel=4
+            )
+        return StreamSource(given.x, given.class_weight, given.shuffle, checks.takes_labels(model))
     if given.class_weight is not None and given.sample_weight is not None:
         raise ValueError("give class_weight or sample_weight, not both")
-    x, y, sample_weight = _converted((given.x, given.y, given.sample_weight))
+    x, y, sample_weight = _matched(model, _converted((given.x, given.y, given.sample_weight)))
     checks.check_lengths(x, y, sample_weight)
     if given.class_weight is not None:
         labels = [leaf for leaf in tf.nest.flatten(y) if leaf is not None]
         if len(labels) != 1:
             raise ValueError(f"class_weight needs one y, not {len(labels)}: for several outputs give sample_weight")
-        sample_weight = class_weights(labels[0], given.class_weight)
-    checks.check_values(x, y, sample_weight)
+        sample_weight = class_weights(labels[0], given.class_weight, checks.takes_labels(model))
+    if given.check_data:
+        checks.check_values(x, y, sample_weight)
     return ArraySource((x, y, sample_weight), 32 if given.batch_size is None else given.batch_size, bool(given.shuffle), seed)
 
 
 def _validation(model: keras.Model, given: Given) -> Validation:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(given.validation_data)
     if not is_stream(x):
-        _check_validation(model, (x, y, sample_weight))
+        x, y, sample_weight = _checked_validation(model, (x, y, sample_weight), given.check_data)
     if hasattr(x, "__next__"):  # looked into once, or each reading after an epoch would lose what the look took
         x, y, sample_weight = StreamSource(x, None, False).dataset, None, None
     batch_size = given.validation_batch_size or (None if is_stream(x) else given.batch_size)
     return Validation(x, y, sample_weight, batch_size, given.validation_steps, given.validation_freq)
 
 
-def _check_validation(model: keras.Model, arrays: Arrays) -> None:
-    """Checks validation data as thoroughly as training data."""
+def _checked_validation(model: keras.Model, arrays: Arrays, has_values_checked: bool) -> Arrays:
+    """Checks validation data as thoroughly as training data; returns them as Keras' `evaluate` takes them."""
     try:
-        x, y, sample_weight = _converted(arrays)
+        converted = _converted(arrays)
+        x, y, sample_weight = _matched(model, converted)
         checks.check_targets(model, y)
         checks.check_lengths(x, y, sample_weight)
-        checks.check_values(x, y, sample_weight)
         checks.check_shapes(model, x)
-        checks.check_labels(model, x, y)
+        if has_values_checked:
+            checks.check_values(x, y, sample_weight)
+            checks.check_labels(model, x, y)
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation_data: {error}") from None
+    are_as_given = all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in tf.nest.flatten(arrays) if leaf is not None)
+    return arrays if are_as_given and y is converted[1] and sample_weight is converted[2] else (x, y, sample_weight)
 
 
 def _converted(arrays: Arrays) -> Arrays:
@@ -165,6 +179,29 @@ def _converted(arrays: Arrays) -> Arrays:
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name}: {error}") from None
     return results[0], results[1], results[2]
+
+
+def _matched(model: keras.Model, arrays: Arrays) -> Arrays:
+    """The same, targets and weights in one structure."""
+    x, y, sample_weight = arrays
+    outputs = None
+    with suppress(AttributeError, ValueError):  # a subclassed model does not say
+        outputs = model.output
+    return x, *matched(y, sample_weight, outputs, getattr(model, "output_names", None) or ())
+
+
+def _frequency(given: Any) -> int | Collection[int]:
+    """`validation_freq`: every so many epochs, or the numbers of the epochs after which.
+
+    Raises:
+        TypeError, ValueError: it is neither.
+    """
+    if getattr(given, "shape", None) == ():
+        given = given.item() if hasattr(given, "item") else given.numpy()
+    if isinstance(given, Collection) and not isinstance(given, (str, bytes, Mapping)):
+        return given
+    checks.check_count("validation_freq", given, 1)
+    return int(given)
 
 
 def _split(given: Given) -> Given:
@@ -180,8 +217,5 @@ def _split(given: Given) -> Given:
     if cut in (0, length):
         raise ValueError(f"validation_split={share} of {length} examples leaves nothing on one side")
 
-    def part(selection: slice) -> Arrays:
-        return tf.nest.map_structure(lambda leaf: None if leaf is None else leaf[selection], arrays)
-
-    x, y, sample_weight = part(slice(None, cut))
-    return given._replace(x=x, y=y, sample_weight=sample_weight, validation_data=part(slice(cut, None)))
+    x, y, sample_weight = cutting.take(arrays, 0, cut)
+    return given._replace(x=x, y=y, sample_weight=sample_weight, validation_data=cutting.take(arrays, cut, length - cut))

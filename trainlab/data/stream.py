@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from trainlab.data.blocks import Block
 from trainlab.data.iterators import NOTHING, Pulled, Puller
+from trainlab.data.kinds import matched
 from trainlab.data.stream_blocks import StreamLayout
 from trainlab.objective import Batch
 
@@ -344,7 +345,8 @@ def unpack(element: Any) -> Batch:
     """
     optional = (tf.experimental.Optional, tf.OptionalSpec)
     batch = keras.utils.unpack_x_y_sample_weight(element)
-    return tf.nest.map_structure(lambda leaf: None if isinstance(leaf, optional) else leaf, batch)
+    x, y, sample_weight = tf.nest.map_structure(lambda leaf: None if isinstance(leaf, optional) else leaf, batch)
+    return x, *matched(y, sample_weight)
 
 
 def _leaves(element: Any) -> list[tf.Tensor]:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from trainlab.data import arrays, iterators
 from trainlab.data.blocks import Block, Layout
+from trainlab.data.kinds import weighing
 from trainlab.data.stream import StopRequested, Stream, in_thread, unpack, waited_for
 from trainlab.objective import Batch, keras_internals
 
@@ -26,6 +27,7 @@ class StreamSource:
         data: any of these; its batches are `x`, `(x, y)` or `(x, y, sample_weight)`.
         class_weight: weights by class, as in Keras.
         shuffle: for a `PyDataset`, whether its order of batches changes.
+        are_labels: whether class weights are looked up by each element of `y`, which are labels; see `kinds.class_weights`.
 
     Attributes:
         is_to_be_saved: whether `serialized` will be called.
@@ -34,7 +36,7 @@ class StreamSource:
     is_to_be_saved = False
     arrays = None
 
-    def __init__(self, data: Any, class_weight: Mapping[int, float] | None, shuffle: bool):
+    def __init__(self, data: Any, class_weight: Mapping[int, float] | None, shuffle: bool, are_labels: bool = False):
         weights = {str(label): float(weight) for label, weight in (class_weight or {}).items()}
         self._settings = {"class_weight": weights, "shuffle": bool(shuffle)}
         self._data, self._before = data, arrays.passes_begun(data)
@@ -42,10 +44,12 @@ class StreamSource:
         self._ordered = arrays.Ordered(data) if is_ordered else None
         self._feed = arrays.Feed(data) if isinstance(data, types.GeneratorType) else None
         given = self._ordered or (self._feed.first() if self._feed is not None else data)
-        self._adapter = keras_internals.data_adapter(given, class_weight, False)
+        self._adapter = keras_internals.data_adapter(given, None, False)
         if self._feed is not None:
             self._adapter.generator = self._feed  # in place of one that gives its first batches again in each pass
-        self._dataset = self._adapter.get_tf_dataset().prefetch(tf.data.AUTOTUNE)
+        self._dataset = self._adapter.get_tf_dataset()
+        self._dataset = self._dataset.map(weighing(class_weight, are_labels)) if class_weight else self._dataset
+        self._dataset = self._dataset.prefetch(tf.data.AUTOTUNE)
         self._num_batches = self._adapter.num_batches
         self._is_endless = self._num_batches is None and (
             isinstance(data, keras.utils.PyDataset) or self._dataset.cardinality() == tf.data.INFINITE_CARDINALITY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,7 +32,7 @@ def build_model(model: keras.Model, specs: Batch, first_batch: Callable[[], Batc
 
     Args:
         model: compiled.
-        specs: of the batches that it will be trained on.
+        specs: of the batches that it will be trained on; ragged and sparse ones too.
         first_batch: returns one of them, or a part of one, for a model that is run eagerly: it may look at the numbers, and so
             cannot be built symbolically. None for any other.
 
@@ -45,31 +46,83 @@ def build_model(model: keras.Model, specs: Batch, first_batch: Callable[[], Batc
     try:
         if first_batch is not None:
             _build_eagerly(model, first_batch)
-        is_built = all(layer.built for layer in keras_internals.layers_of(model))
-        keras_internals.build(model, specs if is_built else tf.nest.map_structure(_any_size, specs))
-    except (ValueError, TypeError, RuntimeError) as error:
+        else:
+            _build_symbolically(model, specs)
+    except (ValueError, TypeError, RuntimeError, LookupError, tf.errors.InvalidArgumentError) as error:
         # Keras' messages run over several lines, the last of which list the arguments, and may be coloured.
-        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("Arguments received by")[0]
-        shapes = tf.nest.map_structure(lambda spec: None if spec is None else tuple(spec.shape), specs[:2])
+        text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("Arguments received by")[0].split())
+        remedy = _SET_SHAPES if any(map(_is_open, tf.nest.flatten(specs))) else ""
+        shapes = [tf.nest.map_structure(_shape_in_words, spec) for spec in specs[:2]]
         raise ValueError(
-            f"model, losses or metrics do not fit batches of x {shapes[0]} and y {shapes[1]}: {' '.join(text.split())}"
+            f"model, losses or metrics do not fit batches of x {shapes[0]} and y {shapes[1]}: {text}{remedy}"
         ) from error
     check_built(model)
 
 
-def _any_size(spec: Any) -> Any:
-    """The same for batches of any size: a model must not keep the size of those that it was first trained on."""
-    return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype) if isinstance(spec, tf.TensorSpec) and spec.shape.rank else spec
+_SET_SHAPES = (
+    " (of some the number of axes is not known: set it, by dataset.map(lambda x, y: (tf.ensure_shape(x, [None, 5]), "
+    "tf.ensure_shape(y, [None]))), with your own sizes)"
+)
+
+
+def _build_symbolically(model: keras.Model, specs: Batch) -> None:
+    """Builds for batches of this kind without any."""
+    is_built = all(layer.built for layer in keras_internals.layers_of(model))
+    specs = specs if is_built else tf.nest.map_structure(_any_size, specs)
+    if any(isinstance(spec, (tf.RaggedTensorSpec, tf.SparseTensorSpec)) for spec in tf.nest.flatten(specs)):
+        _build_by_a_trace(model, specs)  # which Keras takes for dense ones here
+        return
+    try:
+        keras_internals.build(model, specs)
+    except (ValueError, TypeError, RuntimeError, LookupError) as error:
+        try:
+            _build_by_a_trace(model, specs)
+        except Exception as another:
+            if isinstance(error, RuntimeError):  # Keras' advice to build it, where the reason is another
+                raise another from error
+            raise error from None
+
+
+def _build_by_a_trace(model: keras.Model, specs: Batch) -> None:
+    """Builds in the trace of a call, as Keras' `fit` does: all that TensorFlow can trace can be built so."""
+    with keras.StatelessScope():
+        tf.function(lambda *batch: _evaluate(model, batch), autograph=False).get_concrete_function(*specs)
+    keras_internals.finish_build(model)
 
 
 def _build_eagerly(model: keras.Model, first_batch: Callable[[], Batch]) -> None:
     """Builds by one real pass."""
     parts = (keras_internals.compile_loss(model), keras_internals.compile_metrics(model))
-    if all(layer.built for layer in keras_internals.layers_of(model)) and all(part is None or part.built for part in parts):
-        return
-    x, y, _ = first_batch()
-    with keras.StatelessScope():  # what the pass leaves behind (states, seeds) is dropped with it
-        y_pred = model(x)
-        for part in parts:
-            if part is not None and not part.built:
-                part.build(y, y_pred)
+    built = [*(layer.built for layer in keras_internals.layers_of(model)), *(part is None or part.built for part in parts)]
+    if not all(built):
+        batch = first_batch()
+        with keras.StatelessScope():  # what the pass leaves behind (states, seeds, metrics) is dropped with it
+            _evaluate(model, batch)
+    keras_internals.finish_build(model)
+
+
+def _evaluate(model: keras.Model, batch: Batch) -> None:
+    """Calls all that a training step calls, so that whatever builds itself when it is called is built."""
+    x, y, sample_weight = batch
+    y_pred = model(x, training=True)
+    model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+    kwargs = {"training": True} if "training" in inspect.signature(model.compute_loss).parameters else {}
+    model.compute_loss(x, y, y_pred, sample_weight, **kwargs)
+
+
+def _any_size(spec: Any) -> Any:
+    """The same for batches of any size: a model must not keep the size of those that it was first trained on."""
+    if spec is None or not spec.shape.rank:
+        return spec
+    shape = [None, *spec.shape[1:]]
+    if isinstance(spec, tf.RaggedTensorSpec):
+        return tf.RaggedTensorSpec(shape, spec.dtype, spec.ragged_rank, spec.row_splits_dtype, spec.flat_values_spec)
+    return type(spec)(shape, spec.dtype)
+
+
+def _is_open(spec: Any) -> bool:
+    return spec is not None and spec.shape.rank is None
+
+
+def _shape_in_words(spec: Any) -> Any:
+    return None if spec is None else "of an unknown shape" if _is_open(spec) else tuple(spec.shape)

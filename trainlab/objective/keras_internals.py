@@ -59,6 +59,13 @@ def build(model: keras.Model, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
+def finish_build(model: keras.Model) -> None:
+    """What is left once a model, its losses and metrics were called on a batch: the optimizer, as Keras builds it then."""
+    if model.optimizer is not None and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    model._post_build()
+
+
 def loss_tracker(model: keras.Model) -> keras.Metric:
     """The metric that holds the mean of the losses: it is in `model.metrics`, unless a model overrides that."""
     return model._loss_tracker
@@ -80,6 +87,11 @@ def flat_losses(model: keras.Model) -> list[Any]:
     Empty where an overridden `compute_loss` calls none of them: they were never built then.
     """
     return getattr(model._compile_loss, "_flat_losses", None) or []
+
+
+def loss_arguments(loss: Any) -> Mapping[str, Any]:
+    """What a loss of Keras' hands to its function, such as `ignore_class`; a subclass need not say so in its configuration."""
+    return getattr(loss, "_fn_kwargs", None) or {}
 
 
 @contextmanager

@@ -247,6 +247,7 @@ class ModelFunction:
                 )
         trained = {v.value.ref(): v for v in self.variables}
         frozen = {v.value.ref() for v in self._state.values()}
+        strangers = {v.value.ref(): v for v in scope.strangers.values()}
         for variable in tape.watched_variables():
             if isinstance(variable, StandIn):
                 continue
@@ -256,10 +257,19 @@ class ModelFunction:
                     f"layer {owners} reads its variable {variable.name!r} past Keras (from a function traced before?): "
                     "read it in call, as self.kernel or by calling the layer"
                 )
-            if variable.ref() not in frozen:
+            stranger = strangers.get(variable.ref())
+            if stranger is not None and stranger.trainable:
+                raise ValueError(
+                    f"the model or its loss reads the trainable keras.Variable {stranger.path!r} of shape {stranger.shape}, "
+                    "which is none of the model's, so that nothing would train it: make it a weight of the model (by "
+                    "self.add_weight, or in a layer of it) and use it in compute_loss; or, if it is a constant, such as a "
+                    "teacher's, set trainable=False on it or on the layer or model that it belongs to"
+                )
+            if stranger is None and variable.ref() not in frozen:
                 raise ValueError(
                     f"the model reads the raw tf.Variable {variable.name!r} of shape {variable.shape}, which Keras does not "
-                    "track and nothing would train: make it with self.add_weight or keras.Variable"
+                    "track and nothing would train: give it trainable=False if it is a constant, and otherwise make it with "
+                    "self.add_weight or keras.Variable"
                 )
         if not tf.executing_eagerly():
             check_operations(tf.compat.v1.get_default_graph(), first_operation, self.model)

@@ -72,6 +72,7 @@ class Scope(keras.StatelessScope):
 
     Attributes:
         updated: the variables that were assigned, by id.
+        strangers: the variables that were read as they are, by id, such as the weights of a frozen teacher.
         lookups: the same.
     """
 
@@ -80,6 +81,7 @@ class Scope(keras.StatelessScope):
     ):
         super().__init__(state_mapping=pairs, collect_losses=True)
         self.updated: dict[int, Any] = {}
+        self.strangers: dict[int, Any] = {}
         self.lookups = Lookups({}) if lookups is None else lookups
         self._trained = dict(trained or {})
         self._stand_ins: dict[int, StandIn] = {}
@@ -96,6 +98,8 @@ class Scope(keras.StatelessScope):
         if value is None:
             reading = self.lookups.of(variable)
             value = None if reading is None else reading.whole()
+        if value is None:
+            self.strangers[id(variable)] = variable
         if id(variable) in self._trained and value is not None:
             stand_in = self._stand_in(variable, value)
             for read in self._readers:

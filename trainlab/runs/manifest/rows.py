@@ -212,7 +212,7 @@ def of_data(data: Any) -> Any:
     """
     return [
         {"shape": list(leaf.shape), "dtype": tf.as_dtype(leaf.dtype).name, "blake2b": fingerprint(leaf)}
-        for leaf in tf.nest.flatten(data)
+        for leaf in tf.nest.flatten(data, expand_composites=True)
         if hasattr(leaf, "shape") and hasattr(leaf, "dtype")
     ]
 
