@@ -33,7 +33,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from trainlab.cli import command as train
+from trainlab import cli
 from trainlab.loop.loop import Loop
 from trainlab.runs.disk.checkpoint import read
 
@@ -281,7 +281,7 @@ def start(
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
         gauge.attach()
         settings = [f"--set={name} = {value}" for name, value in SETTINGS.items()]
-        status = train.main(["--config", str(CONFIG), "--run_dir", str(directory), *settings, *(flags or [])])
+        status = cli.main(["--config", str(CONFIG), "--run_dir", str(directory), *settings, *(flags or [])])
         sys.stdout.flush()
         os._exit(status)
     was_stopped = False

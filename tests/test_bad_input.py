@@ -380,7 +380,6 @@ def test_a_tf_distribute_scope_opened_round_fit():
 @pytest.mark.parametrize(
     ("num_examples", "strategy", "update", "held"),
     [
-        (20, None, "32 examples", "1 of 20"),
         (20, Accumulate(4), "128 examples = 4 batches of 32", "1 of 20"),
         (70, Accumulate(4), "128 examples = 4 batches of 32", "2 of 32 and 1 of 6"),
         (64, Accumulate(4), "128 examples = 4 batches of 32", "2 of 32"),
@@ -399,8 +398,11 @@ def test_data_smaller_than_an_update_are_warned_of_and_used(num_examples, strate
     assert trainer.iterations == 1
 
 
-def test_data_that_fill_an_update_are_not_warned_of():
-    x, y = regression(64)
+@pytest.mark.parametrize(
+    "num_examples, strategy", [(64, Accumulate(2)), (20, None), (20, Heun()), (1, None), (20, Accumulate(1))]
+)
+def test_data_that_fill_an_update_and_a_batch_that_is_not_full_are_not_warned_of(num_examples, strategy):
+    x, y = regression(num_examples)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Trainer(compiled(), Accumulate(2)).fit(x, y, verbose=0)
+        Trainer(compiled(), strategy).fit(x, y, verbose=0)

@@ -8,6 +8,7 @@ from importlib import resources
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trainlab import datasets
 
@@ -19,16 +20,79 @@ def test_docstring_examples():
 
 
 def test_import_needs_no_tensorflow():
-    # The file alone, for the package itself imports TensorFlow.
     code = (
-        "import importlib.util, sys\n"
-        "spec = importlib.util.spec_from_file_location('datasets', sys.argv[1])\n"
-        "sys.modules['datasets'] = module = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-        "assert callable(module.digits)\n"
+        "import sys, trainlab.datasets\n"
+        "assert trainlab.datasets.digits().input_shape == (8, 8, 1)\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code, datasets.__file__], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Data
+
+X, Y = np.ones((6, 4), "float32"), np.arange(6) % 2
+
+
+def stream(*arrays, batch=2):
+    return tf.data.Dataset.from_tensor_slices(arrays).batch(batch)
+
+
+@pytest.mark.parametrize(
+    "train, shape, is_arrays",
+    [
+        ((X, Y), (4,), True),
+        ((X.tolist(), Y.tolist()), (4,), True),
+        (({"a": X, "b": X[:, :1]}, Y), {"a": (4,), "b": (1,)}, True),
+        (((X, X[:, :1]), Y), ((4,), (1,)), True),
+        (([X, X[:, :1]], {"out": Y}), ((4,), (1,)), True),
+        ((tf.constant(X), tf.constant(Y)), (4,), True),
+        (stream(X, Y), (4,), False),
+        (stream({"a": X, "b": X[:, :1]}, Y), {"a": (4,), "b": (1,)}, False),
+        (stream((X, X[:, :1]), Y, np.ones(6)), ((4,), (1,)), False),
+    ],
+)
+def test_data_know_the_shape_of_an_example_however_they_are_given(train, shape, is_arrays):
+    data = datasets.Data("own", train, (X, Y), 2)
+    assert (data.input_shape, data.is_arrays) == (shape, is_arrays)
+    if is_arrays:
+        assert data.num_examples == 6 and data.described_sizes == "6 training and 6 test examples"
+
+
+def test_data_sets_are_described_by_their_batches():
+    endless = stream(X, Y).repeat()
+    assert datasets.Data("own", endless, stream(X, Y, batch=6), 2).described_sizes == (
+        "a data set to train on and a data set of 1 batch to test, examples"
+    )
+    assert datasets.Data("own", (X, Y), stream(X, Y), 2).described_sizes == (
+        "6 examples to train on and a data set of 3 batches to test, examples"
+    )
+
+
+@pytest.mark.parametrize(
+    "part, exception, message",
+    [
+        ((i for i in range(3)), TypeError, "must be a pair (x, y) of arrays, or a tf.data.Dataset of batches, not a generator"),
+        (X, TypeError, "not a ndarray"),
+        ((X,), TypeError, "not 1 things"),
+        ((X, Y, Y), TypeError, "not 3 things"),
+        (None, TypeError, "not a NoneType"),
+        (tf.data.Dataset.from_tensor_slices(X).batch(2), TypeError, "each element of the data set must be a batch (x, y)"),
+        (tf.data.Dataset.from_tensor_slices((X, Y)), ValueError, "one example and no batch: did you forget .batch(32)?"),
+        (tf.data.Dataset.from_tensor_slices(({"a": X}, {"y": Y})), ValueError, "did you forget .batch(32)?"),
+    ],
+)
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_what_is_no_data_is_refused_in_a_line(part, exception, message, which):
+    parts = {"train": (X, Y), "test": (X, Y)} | {which: part}
+    with pytest.raises(exception) as error:
+        datasets.Data("own", **parts, num_classes=2)
+    assert str(error.value).startswith(f"Data.{which}") and message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_rank_is_said():
+    unknown = stream(X, Y).map(lambda x, y: (tf.ensure_shape(tf.py_function(lambda a: a, [x], tf.float32), None), y))
+    with pytest.raises(ValueError, match="the shape of x is not known, not even its rank"):
+        datasets.Data("own", unknown, (X, Y), 2).input_shape  # noqa: B018
 
 
 # digits

@@ -1,5 +1,7 @@
 """Who may know gin, and what importing trainlab costs; that imports run one way is a contract in pyproject.toml."""
 
+import ast
+import importlib
 import json
 import shutil
 import subprocess
@@ -75,6 +77,7 @@ def test_importing_is_quiet_and_has_no_side_effects():
         before = set(sys.modules)
         print("middle"); print("middle", file=sys.stderr, flush=True)
         import trainlab
+        trainlab.Trainer  # names are imported when they are used
         print("end"); print("end", file=sys.stderr, flush=True)
         from tensorflow.python.eager import context
         from absl import flags
@@ -95,3 +98,43 @@ def test_importing_is_quiet_and_has_no_side_effects():
     found = json.loads(line)
     assert found.pop("new") == []
     assert found == {"gin": False, "cli": False, "initialised": False, "parsed": False, "touched": True}
+
+
+def test_importing_the_package_imports_nothing_until_a_name_is_used():
+    program = """
+        import sys, trainlab as tl
+        heavy = lambda: sorted({"tensorflow", "keras", "numpy"} & set(sys.modules))
+        assert heavy() == [], heavy()
+        assert {"Trainer", "Heun", "datasets", "__version__"} <= set(dir(tl)) and heavy() == []
+        try:
+            tl.Hun
+        except AttributeError as error:
+            assert str(error) == "module 'trainlab' has no attribute 'Hun'" and heavy() == []
+        try:
+            from trainlab import Hun
+        except ImportError as error:
+            assert "cannot import name 'Hun'" in str(error) and heavy() == []
+        tl.Heun()
+        assert heavy() == ["keras", "numpy", "tensorflow"]  # the control
+        from trainlab import *
+        assert Trainer is tl.Trainer and Heun is tl.strategies.Heun
+    """
+    run(program)
+
+
+def test_every_name_is_that_of_its_package():
+    for module, names in trainlab._HOMES.items():
+        home = importlib.import_module(f"trainlab.{module}")
+        assert getattr(trainlab, module) is home
+        for name in names:
+            assert getattr(trainlab, name) is getattr(home, name)
+    assert {name for names in trainlab._HOMES.values() for name in names} == set(trainlab.__all__)
+    assert set(trainlab.__all__) | {"datasets", "models", "callbacks"} <= set(dir(trainlab))
+
+
+def test_type_checkers_see_the_same_names():
+    """What is imported for them alone is what is imported at the first use."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {node.module.removeprefix("trainlab."): tuple(alias.name for alias in node.names) for node in block.body}
+    assert seen == {module: names for module, names in trainlab._HOMES.items() if names}

@@ -1,11 +1,19 @@
-"""trainlab: train Keras models with a step that can be swapped."""
+"""trainlab: train Keras models with a step that can be swapped.
 
-from trainlab.loop import NonFiniteError
-from trainlab.objective import Evaluation
-from trainlab.parameters import Vector
-from trainlab.runs import Run
-from trainlab.strategies import SGD, Accumulate, Heun, State, Step, StepStrategy
-from trainlab.trainer import Trainer
+Its names are imported when they are first used: `import trainlab` does not wait for TensorFlow, and the command answers a typo
+at once.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainlab.loop import NonFiniteError
+    from trainlab.objective import Evaluation
+    from trainlab.parameters import Vector
+    from trainlab.runs import Run
+    from trainlab.strategies import SGD, Accumulate, Heun, State, Step, StepStrategy
+    from trainlab.trainer import Trainer
 
 __all__ = [
     "SGD",
@@ -21,3 +29,31 @@ __all__ = [
     "Vector",
 ]
 __version__ = "0.2.0"
+
+_HOMES = {
+    "loop": ("NonFiniteError",),
+    "objective": ("Evaluation",),
+    "parameters": ("Vector",),
+    "runs": ("Run",),
+    "strategies": ("SGD", "Accumulate", "Heun", "State", "Step", "StepStrategy"),
+    "trainer": ("Trainer",),
+    "callbacks": (),
+    "data": (),
+    "datasets": (),
+    "models": (),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a module, at its first use (PEP 562)."""
+    if name in _HOMES:
+        return importlib.import_module(f"{__name__}.{name}")  # which sets the attribute
+    for module, names in _HOMES.items():
+        if name in names:
+            globals()[name] = value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_HOMES})

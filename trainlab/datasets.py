@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +22,13 @@ class Data:
 
     Attributes:
         name: The name of the data set.
-        train: `(x, y)`, examples `(num_train, *input_shape)` and their labels.
-        test: `(x, y)`, examples `(num_test, *input_shape)` and their labels.
+        train: `(x, y)`, examples `(num_train, *input_shape)` and their labels; for a model of several inputs or outputs
+            dictionaries, tuples or lists of them. Or a `tf.data.Dataset` of batches `(x, y)`.
+        test: The same of the test examples.
         num_classes: Number of classes; labels of type integer lie in `[0, num_classes)`.
+
+    Raises:
+        TypeError, ValueError: `train` or `test` is neither.
 
     Example:
         >>> data = digits()
@@ -32,14 +37,46 @@ class Data:
     """
 
     name: str
-    train: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray]
+    train: Any
+    test: Any
     num_classes: int
 
+    def __post_init__(self) -> None:
+        for name in ("train", "test"):
+            part = getattr(self, name)
+            if hasattr(part, "element_spec"):
+                _check_batches(f"Data.{name}", part.element_spec)
+            elif not isinstance(part, (tuple, list)) or len(part) != 2:
+                has = f"{len(part)} things" if isinstance(part, (tuple, list)) else f"a {type(part).__name__}"
+                raise TypeError(f"Data.{name} must be a pair (x, y) of arrays, or a tf.data.Dataset of batches, not {has}")
+
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example, without the batch axis."""
-        return self.train[0].shape[1:]
+    def is_arrays(self) -> bool:
+        """Whether the training examples are arrays, of which batches are yet to be made."""
+        return not hasattr(self.train, "element_spec")
+
+    @property
+    def input_shape(self) -> Any:
+        """Shape of one example, without the batch axis; of several inputs in the structure that x has."""
+        return _shapes(self.train[0] if self.is_arrays else _x_of(self.train.element_spec))
+
+    @property
+    def num_examples(self) -> int:
+        """Number of training examples, of arrays."""
+        return _length(self.train[1])
+
+    @property
+    def described_sizes(self) -> str:
+        """How much there is, in words.
+
+        Example:
+            >>> digits().described_sizes
+            '1,438 training and 359 test examples'
+        """
+        if self.is_arrays and not hasattr(self.test, "element_spec"):
+            return f"{self.num_examples:,} training and {_length(self.test[1]):,} test examples"
+        sizes = (_size(part) for part in (self.train, self.test))
+        return "{} to train on and {} to test, examples".format(*sizes)
 
 
 def digits(test_fraction: float = 0.2, seed: int = 0) -> Data:
@@ -154,6 +191,49 @@ def npz(path: str | os.PathLike, num_classes: int | None = None) -> Data:
         (arrays["x_test"], arrays["y_test"]),
         _num_classes(file, (arrays["y_train"], arrays["y_test"]), num_classes),
     )
+
+
+def _x_of(element: Any) -> Any:
+    return element[0] if isinstance(element, (tuple, list)) else element
+
+
+def _check_batches(name: str, element: Any) -> None:
+    if not isinstance(element, (tuple, list)) or len(element) not in (2, 3):
+        raise TypeError(f"{name}: each element of the data set must be a batch (x, y), or (x, y, sample_weight), not {element}")
+    for spec in _leaves(tuple(element)):
+        if getattr(getattr(spec, "shape", None), "rank", None) == 0:
+            raise ValueError(f"{name}: each element of the data set is one example and no batch: did you forget .batch(32)?")
+
+
+def _leaves(structure: Any) -> list[Any]:
+    if isinstance(structure, dict):
+        structure = tuple(structure.values())
+    return [leaf for part in structure for leaf in _leaves(part)] if isinstance(structure, (tuple, list)) else [structure]
+
+
+def _shapes(x: Any) -> Any:
+    """The shape of an example, of arrays or of their specs, however they are nested."""
+    if isinstance(x, dict):
+        return {name: _shapes(part) for name, part in x.items()}
+    if isinstance(x, (tuple, list)) and any(hasattr(part, "shape") or isinstance(part, dict) for part in x):
+        return tuple(map(_shapes, x))
+    shape: Any = getattr(x, "shape", None)
+    if hasattr(shape, "rank") and shape.rank is None:
+        raise ValueError("Data.train: the shape of x is not known, not even its rank: give the data set one with tf.ensure_shape")
+    return tuple(np.shape(x) if shape is None else shape)[1:]
+
+
+def _length(structure: Any) -> int:
+    is_nest = isinstance(structure, dict) or any(hasattr(part, "shape") for part in structure[:1])
+    first = _leaves(structure)[0] if is_nest and not hasattr(structure, "shape") else structure
+    return len(first)
+
+
+def _size(part: Any) -> str:
+    if not hasattr(part, "element_spec"):
+        return f"{_length(part[1]):,} examples"
+    number = int(part.cardinality())  # negative where it is infinite or not known
+    return "a data set" if number < 0 else f"a data set of {number:,} batch{'' if number == 1 else 'es'}"
 
 
 def _keras_data_set(name: str) -> Data:

@@ -110,7 +110,6 @@ class Trainer:
             raise ValueError(f'on_nonfinite must be "stop" or "skip", not {on_nonfinite!r}')
         if jit_compile is None and not compiling and model.jit_compile is not keras_internals.default_jit_compile(model):
             jit_compile = model.jit_compile  # Keras does not keep "auto": what it would have chosen itself says nothing
-        described = Run.of(run)
         self.model = model
         self.strategy = SGD() if strategy is None else strategy
         self.seed = int(seed) % 2**31
@@ -118,7 +117,7 @@ class Trainer:
         self._findings = Findings(jit_compile if isinstance(jit_compile, bool) else None, micro_batch_size)
         self._run_eagerly = run_eagerly
         self._steps_per_execution = steps_per_execution
-        self._keeper: Keeper = Keeper() if described is None else RunKeeper(described)
+        self._keeper: Keeper = Keeper() if (described := Run.of(run)) is None else RunKeeper(described)
         self._whereabouts = Whereabouts()
         self._made: tuple[Recipe, Loop] | None = None  # the loop, and what it was made from
         self._resumed_at: int | None = None
@@ -176,6 +175,7 @@ class Trainer:
             >>> Trainer(model, Accumulate(4), loss="mse").describe(batch_size=16)
             '64 examples = 4 batches of 16'
         """
+        self._findings.is_described = True  # so that `fit` need not say it again
         return describe_update(batch_size, self.strategy.batches)
 
     def fit(
@@ -305,7 +305,7 @@ class Trainer:
             self._whereabouts.go_on(source, data, plan.initial_epoch)
         self._findings.micro_batches.is_silent = verbose == 0
         loop = self._loop()
-        if verbose == 1 and self.strategy.batches > 1:
+        if verbose == 1 and self.strategy.batches > 1 and not self._findings.is_described:
             print(f"{self.strategy!r}: an update is {source.describe_update(self.strategy.batches)}, on {self.device}")
         listener = callback_list(callbacks, self.model, plan, verbose)
         progress = found.progress(plan.initial_epoch)

@@ -3,6 +3,8 @@ import sys
 import gin
 import pytest
 
+from trainlab.cli import names
+
 
 @pytest.fixture
 def clean(monkeypatch, tmp_path):
@@ -10,5 +12,6 @@ def clean(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
     gin.clear_config()
+    names.register()
     yield
     gin.clear_config()

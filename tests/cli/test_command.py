@@ -11,7 +11,7 @@ import keras
 import pytest
 from commands import CONFIGS, HEUN, ROOT, SHORT, everything_in, ours, records, start
 
-from trainlab.cli import command as train
+from trainlab.cli import job
 
 RATE = "keras.optimizers.SGD.learning_rate"
 
@@ -252,7 +252,7 @@ def test_interrupted_before_the_first_update_leaves_nothing(command, tmp_path, m
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.Trainer, "fit", interrupt)
+    monkeypatch.setattr(job.Trainer, "fit", interrupt)
     status, _, err = command(*SHORT)
     assert (status, ours(err)) == (130, ["trainlab: error: interrupted; nothing is saved"])
     assert list(tmp_path.iterdir()) == []
@@ -266,7 +266,7 @@ def test_a_signal_before_training_is_heard(command, tmp_path, monkeypatch, name,
     def raise_it(*args, **kwargs):
         os.kill(os.getpid(), signum)
 
-    monkeypatch.setattr(train, "Trainer", raise_it)
+    monkeypatch.setattr(job, "Trainer", raise_it)
     handlers = {s: signal.signal(s, signal.SIG_DFL) for s in (signal.SIGHUP, signal.SIGTERM)}
     try:
         got, _, err = command(*SHORT)
@@ -280,14 +280,14 @@ def test_a_signal_before_training_is_heard(command, tmp_path, monkeypatch, name,
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals are POSIX's")
 def test_a_signal_that_is_ignored_stays_so(command, monkeypatch):
-    real = train.Trainer
+    real = job.Trainer
 
     def raise_them(*args, **kwargs):
         for signum in (signal.SIGHUP, signal.SIGTERM):
             os.kill(os.getpid(), signum)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(train, "Trainer", raise_them)
+    monkeypatch.setattr(job, "Trainer", raise_them)
     handlers = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGHUP, signal.SIGTERM)}
     try:
         assert command(*HEUN, "--set", "run.epochs = 0")[0] == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from commands import CONFIGS, HEUN, SHORT, ours, records, start
 
-from trainlab.cli import command as train
+from trainlab.cli import job
 from trainlab.runs import Lock
 
 RATE = "keras.optimizers.SGD.learning_rate"
@@ -180,14 +180,14 @@ def test_bad_data_and_models_are_found_before_the_first_step(command, tmp_path, 
 
 
 def test_a_failed_start_does_not_block_the_corrected_one(command, tmp_path):
-    assert command(*SHORT, "--set", "run.metrics = ['nosuch']")[0] == 1
+    assert command(*SHORT, "--set", "run.loss = 'categorical_crossentropy'")[0] == 1
     assert list(tmp_path.iterdir()) == []
     assert command(*HEUN, "--set", "run.epochs = 0")[0] == 0
     assert records(tmp_path / "runs" / "heun")[0].keys() == {"epoch", "step", "test_accuracy", "test_loss"}
 
 
 @pytest.mark.parametrize("name", ["config.gin", "metrics.jsonl", "model.keras", "result.json", "lock"])
-@pytest.mark.parametrize("binding", ["run.epochs = 1", "run.metrics = ['nosuch']", "run.epochs = -1"])
+@pytest.mark.parametrize("binding", ["run.epochs = 1", "run.loss = 'categorical_crossentropy'", "run.epochs = -1"])
 def test_files_of_others_are_left_alone_whether_it_works_or_fails(command, tmp_path, name, binding):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text('{"epoch": 1, "step": 1}\n')
@@ -216,12 +216,12 @@ def test_the_config_that_a_user_keeps_in_the_directory_is_not_overwritten(comman
 def test_a_failed_start_again_leaves_what_the_first_one_has_written(command, tmp_path, monkeypatch):
     """Killed before its first checkpoint; the second start fails; the third goes on."""
     with monkeypatch.context() as patch:
-        patch.setattr(train.RunDirectory, "release", lambda self: None)  # as if it had been killed
-        patch.setattr(train.Trainer, "fit", begun_and_killed)
+        patch.setattr(job.RunDirectory, "release", lambda self: None)  # as if it had been killed
+        patch.setattr(job.Trainer, "fit", begun_and_killed)
         assert command(*SHORT, "--run_dir", "run")[0] == 130
     before = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert before == ["config.gin", "lock", "metrics.jsonl"]
-    assert command(*SHORT, "--set", "run.metrics = ['nosuch']", "--run_dir", "run")[0] == 1
+    assert command(*SHORT, "--set", "run.loss = 'categorical_crossentropy'", "--run_dir", "run")[0] == 1
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
     assert command(*SHORT, "--run_dir", "run")[0] == 0
     assert [record["epoch"] for record in records(tmp_path / "run")] == [1, 1]
@@ -271,7 +271,12 @@ def test_probabilities_expected_of_logits_is_a_warning(command):
     assert ours(command(*HEUN, "--set", "run.epochs = 0", "--run_dir", "control")[2]) == []
 
 
-def test_less_data_than_an_update_is_a_warning(command):
-    status, _, err = command(*SHORT, "--set", "run.batch_size = 2000")
+def test_less_data_than_an_update_is_told_and_a_warning_where_it_takes_several_batches(command):
+    status, out, err = command(*SHORT, "--set", "run.batch_size = 2000")
+    assert status == 0 and ours(err) == []
+    assert "update    all 1,438 examples, fewer than 2,000 examples\n" in out
+    several = ["--config", str(CONFIGS / "accumulate.gin"), "--set", "run.batch_size = 500", "--set", "run.epochs = 1"]
+    status, out, err = command(*several, "--run_dir", "several")
     (line,) = ours(err)
     assert status == 0 and line.startswith("trainlab: warning: ") and "1438" in line
+    assert "update    all 1,438 examples, fewer than 2,000 examples = 4 batches of 500\n" in out

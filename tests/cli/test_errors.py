@@ -1,4 +1,92 @@
-from trainlab.cli.errors import one_line
+import ast
+import re
+
+import pytest
+from sources import PACKAGE
+
+from trainlab.cli.errors import in_flags, one_line
+
+# How Python's words are written, none of which the command line has. `--resume=never` is one of its own.
+PYTHONS = re.compile(
+    r"(?<![-\w])(override|resume|overwrite|run|micro_batch_size|jit_compile|on_nonfinite|keep_best|save_steps|save_seconds"
+    r"|strategy)=|Trainer|\b(call|give) fit\b|`fit`|tl\.Run|model\.compile|compile with"
+)
+# Messages that name such words and that the command cannot come to show, each with the reason.
+UNREACHABLE = {
+    "Trainer has no argument": "the command's own call has none but what there is",
+    "write run=tl.Run": "the same",
+    "jit_compile must be True": "`Settings` has checked it",
+    "run must be a directory": "`Settings` makes it",
+    "deterministic=False, but": "it is True or None here",
+    "there is no run whose best checkpoint": "there is always a run",
+    "tf.distribute is not supported": "a config opens no scope",
+    "fit(steps": "the same",
+    "strategy must be": "`Settings` has checked it",
+    "give epochs or steps, not both": "the command gives one",
+    "resume must be one of": "the flags are checked",
+}
+
+
+def messages():
+    """All texts of the library that may be messages: with a 4 for all that is filled in, docstrings left out."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if "cli" in path.parts:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+        docs = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and node.body and isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "4" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts | docs:
+                yield node.value
+
+
+def pythons(text):
+    return bool(PYTHONS.search(text)) and " " in text
+
+
+def test_every_message_is_in_the_words_of_the_command_line():
+    found = [text for text in messages() if pythons(text)]
+    assert len(found) > 15  # there is something to say in other words
+    assert [said for said in map(in_flags, found) if pythons(said) and not any(text in said for text in UNREACHABLE)] == []
+
+
+@pytest.mark.parametrize(
+    "said, wanted",
+    [
+        ('give it back, or say override=["learning_rate"] to go on', "give it back, or say --override=learning_rate to go on"),
+        ("begin anew (resume=never with overwrite)", "begin anew (--resume=never --overwrite)"),
+        ('begin a new run by resume="weights"', "begin a new run by --resume=weights"),
+        ("resume='must' but there is no checkpoint", "--resume=must but there is no checkpoint"),
+        ("give the Trainer the one that was saved, its code included", "give back the one that was saved, its code included"),
+        ("call fit with what was saved", "give back what was saved"),
+        ("give fit the data that were saved", "give back the data that were saved"),
+        ("compile with those that were saved", "give back those that were saved"),
+        ('write Trainer(..., micro_batch_size=16), or "auto"', 'write run.micro_batch_size = 16, or "auto"'),
+        ("give tl.Run(..., keep_best=...)", "give run.keep_best = ..."),
+        ('leave out such updates (on_nonfinite="skip")', 'leave out such updates (run.on_nonfinite = "skip")'),
+        (
+            'jit_compile=True: no: write jit_compile=False, or "auto"',
+            "run.jit_compile = True: no: write run.jit_compile = False, or None",
+        ),
+        (
+            "leave it None and use strategy=Accumulate(4)",
+            "leave it None and use run.strategy = @Accumulate() with Accumulate.num_batches = 4",
+        ),
+        ("stopped by SIGTERM; the same call goes on from there", "stopped by SIGTERM; the same command goes on from there"),
+        # What is said in these words already, or is about something else.
+        ("go on with it by --resume=auto", "go on with it by --resume=auto"),
+        ("draw with keras.random and seed=self.seed_generator", "draw with keras.random and seed=self.seed_generator"),
+        ("it leaves its order open by deterministic=False", "it leaves its order open by deterministic=False"),
+    ],
+)
+def test_in_flags(said, wanted):
+    assert in_flags(said) == wanted
 
 
 def test_one_line():

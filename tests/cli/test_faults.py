@@ -13,7 +13,7 @@ import pytest
 from commands import CONFIGS, everything_in, ours, records, start
 from damaging import damage
 
-from trainlab.cli import command as train
+from trainlab.cli import job, main
 from trainlab.loop.loop import Loop
 from trainlab.loop.update import Update
 from trainlab.runs.disk import checkpoint
@@ -27,8 +27,8 @@ RUN += ["--set=mlp.dropout = 0.2", "--set=keras.optimizers.SGD.momentum = 0.9", 
 
 # The function at whose n-th call the signal comes.
 PHASES = {
-    "start": (train.reading, "load", 1),
-    "building": (train, "Trainer", 1),
+    "start": (job.reading, "load", 1),
+    "building": (job, "Trainer", 1),
     "trace": (Update, "__call__", 1),
     "training": (Loop, "run", 5),
     "the last update": (Epochs, "_end_epoch", 3),
@@ -36,8 +36,8 @@ PHASES = {
     "saving": (checkpoint, "_write", 3),
     "saving the end": (checkpoint, "_write", 7),
     "test": (keras.Model, "evaluate", 4),
-    "writing the model": (train, "write_atomically", 1),
-    "writing the result": (train, "write_atomically", 2),
+    "writing the model": (job, "write_atomically", 1),
+    "writing the result": (job, "write_atomically", 2),
 }
 QUICK = ("evaluation",)
 WITHOUT_A_CHECKPOINT = ("start", "building")
@@ -47,7 +47,7 @@ WITHOUT_A_CHECKPOINT = ("start", "building")
 def whole(tmp_path_factory):
     """A run that nothing befell."""
     directory = tmp_path_factory.mktemp("whole") / "run"
-    assert train.main([*RUN[:-1], str(directory)]) == 0
+    assert main([*RUN[:-1], str(directory)]) == 0
     return directory
 
 

@@ -45,9 +45,17 @@ def test_matching_tells_unknown_from_ambiguous():
     assert gin_internals.matching("Heum") == gin_internals.matching("macro") == []
 
 
-def test_shortest_is_the_end_that_nothing_else_has():
-    assert gin_internals.shortest("trainlab.Heun") == "Heun"
-    assert gin_internals.shortest("trainlab.SGD") == "trainlab.SGD"
+def test_what_is_only_looked_at_needs_not_be_registered():
+    def value(text):
+        return gin_internals.Parser(f"f.x = {text}", str, is_to_be_built=False).next().value
+
+    nosuch = gin_internals.Unbuilt("nosuch", is_called=True)
+    assert value("@nosuch()") == nosuch and value("[1, {'a': @nosuch()}]") == [1, {"a": nosuch}]
+    assert gin_internals.is_plain(value("[1, {'a': (2, 'b')}]"))
+    for text in ("@nosuch", "[1, {'a': @nosuch()}]", "%macro", "{'a': %macro}"):
+        assert not gin_internals.is_plain(value(text)), text
+    with pytest.raises(ValueError, match="nosuch"):  # the control
+        gin_internals.Parser("f.x = @nosuch()", str).next()
 
 
 def test_original_is_what_was_registered():
@@ -122,12 +130,13 @@ def test_parser_says_where_a_text_cannot_be_read():
 REPLACEMENTS = {
     "registered": "registered|registry|selectors|configurables",
     "matching": "match|find|look_?up|resolve",
-    "shortest": "minimal|short",
     "original": "wrapped|original",
     "used": "operative_(config|bindings|parameters)$|used",
     "macros": "references|macros",
     "macro": "reference|macro",
     "called": "reference",
+    "is_plain": "reference|literal",
+    "Unbuilt": "reference",
     "Include": "statement",
     "Import": "statement",
     "Block": "statement",

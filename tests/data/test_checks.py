@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from small import classifier, compiled, dense_model
 
+from trainlab import Trainer
 from trainlab.data import checks
 
 
@@ -225,3 +226,47 @@ class TestCount:
     def test_too_small_ones_are_named(self):
         with pytest.raises(ValueError, match="^epochs must be at least 0, not -1$"):
             checks.check_count("epochs", -1, 0)
+
+
+class TestBatched:
+    X, Y = np.ones([6, 3], "float32"), np.ones([6, 1], "float32")
+
+    def line(self, data, model=None, **validation):
+        with pytest.raises(ValueError) as error:
+            Trainer(model or compiled()).fit(data, verbose=0, **validation)
+        return one_line(error)
+
+    def slices(self, *arrays):
+        return tf.data.Dataset.from_tensor_slices(arrays)
+
+    def test_elements_that_are_examples(self):
+        asked = "one example and no batch of them: did you forget .batch(32)?"
+        assert self.line(self.slices(self.X, self.Y)) == f"an element of the data set holds x (3,) and y (1,), {asked}"
+        assert asked in self.line(self.slices(self.X, self.Y[:, 0]))  # numbers cannot be batches
+        nested = keras.Model({"a": (a := keras.Input([3], name="a"))}, keras.layers.Dense(1)(a))
+        assert asked in self.line(self.slices({"a": self.X}, self.Y), compiled(nested))
+
+        class Own(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.dense = keras.layers.Dense(1)
+
+            def call(self, x):
+                return self.dense(x)
+
+        assert asked in self.line(self.slices(self.X, self.Y[:, 0]), compiled(Own()))  # its inputs say nothing
+
+    def test_in_validation(self):
+        good = self.slices(self.X, self.Y).batch(2)
+        line = self.line(good, validation_data=self.slices(self.X, self.Y))
+        assert line.startswith("validation_data: an element of the data set holds x (3,) and y (1,), one example and no batch")
+
+    def test_batches_pass(self):
+        model = compiled(keras.Sequential([keras.Input([1]), keras.layers.Dense(1)]))
+        for data in (
+            self.slices(self.X[:, :1], self.Y).batch(1),
+            self.slices(self.X[:, 0], self.Y).batch(1, drop_remainder=True),
+        ):
+            checks.check_batched(model, data.element_spec)  # a batch of one number looks as one example would
+        several = self.slices(self.X, self.Y).batch(2, drop_remainder=True)
+        Trainer(compiled()).fit(several, validation_data=several, verbose=0)

@@ -1,5 +1,7 @@
 """The law of accumulation for every loss, reduction, mask and weight."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -205,3 +207,30 @@ def test_a_loss_that_is_no_sum_over_elements_is_named_once():
     assert sum("dice_of_this_test" in str(warning.message) for warning in record) == 1
     whole = evaluate(model, [merge(data)])
     assert relative(gradient_of(parts), gradient_of(whole)) > 1e-6  # no law holds for it
+
+
+class MeanOfSquares(losses.Loss):
+    """Somebody's own loss: the mean itself, one number a batch."""
+
+    def call(self, y_true, y_pred):
+        return keras.ops.mean(keras.ops.square(y_true - y_pred))
+
+
+def mean_of_absolutes(y_true, y_pred):
+    return keras.ops.mean(keras.ops.abs(y_true - y_pred))
+
+
+@float64
+@pytest.mark.parametrize("loss", [MeanOfSquares, lambda: mean_of_absolutes], ids=["class", "function"])
+def test_a_loss_that_is_a_mean_is_exact_and_not_warned_of(loss, precision):
+    case = ModelCase(
+        lambda: keras.Sequential([keras.Input([4]), layers.Dense(5, activation="tanh"), layers.Dense(3)]),
+        lambda rng, n: (rng.normal(size=(n, 4)), rng.normal(size=(n, 3))),
+        lambda: {"loss": loss()},
+    )
+    model = case.compiled()
+    data = data_of(case, [4, 4, 1], False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, whole = check_law(model, data, precision)
+    assert relative(mean_of_means(model, data), gradient_of(whole)) > 1e-3  # the control: weighted alike it is not exact

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import gin
-import keras
 
 from trainlab.cli import gin_internals
 from trainlab.cli.config import Binding, literal
@@ -32,9 +31,21 @@ def check_parameter(selector: str, argument: str, where: str) -> None:
         return
     known = [name for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if inspect.isclass(item) and issubclass(item, keras.Optimizer):
-        takes_any = False  # their **kwargs is there to refuse
-    if argument in known or takes_any:
+    if not takes_any or _refuses_others(item):
+        check_known(selector, argument, known, where)
+
+
+def check_known(selector: str, argument: str, known: Sequence[str], where: str) -> None:
+    """Checks that a parameter is among those that something has.
+
+    Args:
+        selector, argument, where: As in `check_parameter`.
+        known: The names of its parameters.
+
+    Raises:
+        ConfigError: It is not; the line says which are.
+    """
+    if argument in known:
         return
     close = difflib.get_close_matches(argument, known, n=1)
     name = short_name(selector)
@@ -43,6 +54,13 @@ def check_parameter(selector: str, argument: str, where: str) -> None:
     else:
         hint = f"; it has {', '.join(known)}" if known else "; it has none"
     raise ConfigError(f"{where}: {name} has no parameter '{argument}'{hint}")
+
+
+def _refuses_others(item: Any) -> bool:
+    """Whether its **kwargs is there to refuse, as that of Keras' optimizers is."""
+    import keras  # here, not above: what is known without it is said without it
+
+    return inspect.isclass(item) and issubclass(item, keras.Optimizer)
 
 
 def check_macros(binding: Binding, bindings: Sequence[Binding]) -> None:

@@ -17,6 +17,12 @@ from trainlab.cli.errors import ConfigError, one_line
 from trainlab.cli.names import short_name
 from trainlab.cli.settings import Settings, require_count
 
+# How messages begin that are about a setting of the run, which they do not name as a config does.
+_ABOUT = {
+    "run.loss": ("loss ", "Keras has no loss "),
+    "run.metrics": ("metrics ", "Keras has no metric "),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
@@ -189,6 +195,9 @@ class Config:
         for binding in self.bindings:
             owner = binding.selector.rpartition(".")[2]
             if f"{owner}.{binding.argument} = " in message:
+                return binding.blame(message)
+        for binding in self.bindings:
+            if any(message.startswith(words) for words in _ABOUT.get(binding.name, ())):
                 return binding.blame(message)
         for binding in self.bindings:
             owner = binding.selector.rpartition(".")[2]

@@ -34,17 +34,6 @@ def matching(name: str) -> list[str]:
     return [selector for selector in gin_config._REGISTRY.matching_selectors(name) if not selector.startswith("gin.")]
 
 
-def shortest(selector: str) -> str:
-    """The shortest end of a full name that nothing else has.
-
-    For messages, which show names as people write them. gin has no public way to shorten a name; one would replace this.
-
-    Args:
-        selector: The full name of something registered.
-    """
-    return gin_config._REGISTRY.minimal_selector(selector)
-
-
 def original(selector: str) -> Any:
     """The function or class as it was before gin wrapped it.
 
@@ -93,6 +82,22 @@ def macro(value: Any) -> str | None:
         value: The right-hand side of a binding.
     """
     return next(iter(macros(value)), None) if isinstance(value, gin_config.ConfigurableReference) else None
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is itself, with nothing in it that stands for something else.
+
+    To check what can be checked before anything is built. gin has no public class of references to look for; one would
+    replace this.
+
+    Args:
+        value: The right-hand side of a binding.
+    """
+    if isinstance(value, dict):
+        return all(is_plain(item) for pair in value.items() for item in pair)
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    return not isinstance(value, (gin_config.ConfigurableReference, Unbuilt))
 
 
 def called(value: Any) -> str | None:
@@ -149,6 +154,17 @@ class Assignment:
 Statement = Include | Import | Block | Assignment
 
 
+@dataclasses.dataclass(frozen=True)
+class Unbuilt:
+    """`@name` or `@name()` in a value that is only looked at: gin's own references take registered names alone.
+
+    gin has no public class of references, which would replace this.
+    """
+
+    name: str
+    is_called: bool
+
+
 class Parser:
     """gin's parser, one statement at a time, with references that are found by a function of the caller's.
 
@@ -157,15 +173,16 @@ class Parser:
 
     Args:
         text: What to read.
-        find: From a name in a reference to the full name of something registered.
+        find: From a name in a reference to the full name of something; it must be registered if it is to be built.
+        is_to_be_built: Whether references become gin's own; otherwise they are `Unbuilt`.
 
     Raises:
         SyntaxError: The text cannot be read; from `next` too.
         tokenize.TokenError: The text ends too early; from `next` too.
     """
 
-    def __init__(self, text: str, find: Callable[[str], str]):
-        self._parser = config_parser.ConfigParser(text, _References(find))
+    def __init__(self, text: str, find: Callable[[str], str], is_to_be_built: bool = True):
+        self._parser = config_parser.ConfigParser(text, _References(find, is_to_be_built))
 
     def next(self) -> Statement | None:
         """The next statement; None at the end."""
@@ -186,10 +203,12 @@ class Parser:
 class _References(gin_config.ParserDelegate):
     """gin's references, with names found our way; gin has no public parser to tell that to."""
 
-    def __init__(self, find: Callable[[str], str]):
+    def __init__(self, find: Callable[[str], str], is_to_be_built: bool):
         super().__init__()
-        self._find = find
+        self._find, self._is_to_be_built = find, is_to_be_built
 
     def configurable_reference(self, scoped_selector: str, evaluate: bool) -> Any:
         scope, slash, name = scoped_selector.rpartition("/")
+        if not self._is_to_be_built:
+            return Unbuilt(self._find(name), evaluate)
         return super().configurable_reference(f"{scope}{slash}{self._find(name)}", evaluate)

@@ -6,23 +6,29 @@ only one thing has it (`Heun`, `mlp`). `import my_module` makes everything in a 
 """
 
 import difflib
+import functools
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
 import gin
-import keras
 
-from trainlab import datasets, models, strategies
-from trainlab.cli import gin_internals
+from trainlab.cli import gin_internals, outline
 from trainlab.cli.errors import one_line
 from trainlab.cli.settings import Settings
 
+RUN = "trainlab.run"
+gin.external_configurable(Settings, name="run", module="trainlab")
 
-def _register_names() -> None:
-    """Makes the package's and Keras' own names known to gin, under the names they have in Python."""
-    gin.external_configurable(Settings, name="run", module="trainlab")
+
+@functools.cache
+def register() -> None:
+    """Makes the package's and Keras' own names known to gin, under the names they have in Python; this imports TensorFlow."""
+    import keras
+
+    from trainlab import datasets, models, strategies
+
     for name, item in vars(strategies).items():
         if inspect.isclass(item) and issubclass(item, strategies.StepStrategy) and item is not strategies.StepStrategy:
             gin.external_configurable(item, name=name, module="trainlab")
@@ -40,11 +46,28 @@ def _register_names() -> None:
                 gin.external_configurable(item, name=name, module=path)
 
 
-_register_names()
-
-
 class NotKnown(Exception):
-    """A name that stands for nothing, or for several things; where it stands is not known here."""
+    """A name that stands for nothing, or for several things; where it stands is not known here.
+
+    Args:
+        name: As it stands in a config.
+        message: What is wrong.
+        known: What there is instead; empty where something like it was found.
+    """
+
+    def __init__(self, name: str, message: str, known: Collection[str] = ()):
+        self.name, self.message, self.known = name, message, known
+        super().__init__(self.explain())
+
+    def explain(self, wanted: str = "") -> str:
+        """The message, and what there is.
+
+        Args:
+            wanted: The parameter that the name was given to, such as `strategy`, if it is known.
+        """
+        if not self.known:
+            return self.message
+        return f"{self.message}; {_list_of(self.known, wanted)}; a name of your own module needs `import my_module` above it"
 
 
 def full_name(name: str, imports: Mapping[str, ModuleType]) -> str:
@@ -64,9 +87,10 @@ def full_name(name: str, imports: Mapping[str, ModuleType]) -> str:
         >>> full_name("Heun", {})
         'trainlab.Heun'
     """
+    register()
     matches = gin_internals.matching(name)
     if len(matches) > 1:
-        raise NotKnown(f"'{name}' is ambiguous: write {' or '.join(sorted(matches))}")
+        raise NotKnown(name, f"'{name}' is ambiguous: write {' or '.join(sorted(matches))}")
     if matches:
         return matches[0]
     for path, item in _imported(name, imports):
@@ -74,9 +98,35 @@ def full_name(name: str, imports: Mapping[str, ModuleType]) -> str:
         try:
             gin.external_configurable(item, name=last, module=module)
         except Exception as error:  # an Enum, say, cannot be subclassed, which is what gin does to classes
-            raise NotKnown(f"'{name}' cannot be used in a config: {one_line(error)}") from error
+            raise NotKnown(name, f"'{name}' cannot be used in a config: {one_line(error)}") from error
         return path
-    raise NotKnown(f"unknown name '{name}'{_hint(name, imports)}")
+    own = [f"{bound}.{item}" for bound, module in imports.items() for item in vars(module)]
+    raise _unknown(name, gin_internals.registered(), own)
+
+
+def outlined(name: str) -> str:
+    """The same before anything is imported: by what can be read off the sources.
+
+    Args:
+        name: As it stands in a config.
+
+    Returns:
+        The full name; the name itself where the sources cannot be read, or where it stands for several things.
+
+    Raises:
+        NotKnown: It stands for nothing.
+
+    Example:
+        >>> outlined("Heun"), outlined("Adam")
+        ('trainlab.Heun', 'keras.optimizers.Adam')
+    """
+    known = {*outline.places(), *gin_internals.registered()}
+    matches = [full for full in known if f".{full}".endswith(f".{name}")]
+    if len(matches) == 1:
+        return matches[0]
+    if not outline.places() or matches:
+        return name
+    raise _unknown(name, sorted(known), [])
 
 
 def short_name(selector: str) -> str:
@@ -89,7 +139,11 @@ def short_name(selector: str) -> str:
         >>> short_name("trainlab.models.mlp"), short_name("keras.optimizers.Adam")
         ('mlp', 'keras.optimizers.Adam')
     """
-    return gin_internals.shortest(selector) if selector.startswith("trainlab.") else selector
+    if not selector.startswith("trainlab."):
+        return selector
+    known = {*outline.places(), *gin_internals.registered(), selector}
+    ends = (".".join(selector.split(".")[start:]) for start in range(selector.count("."), -1, -1))
+    return next(end for end in ends if sum(f".{full}".endswith(f".{end}") for full in known) == 1)
 
 
 def _imported(name: str, imports: Mapping[str, ModuleType]) -> Iterable[tuple[str, Any]]:
@@ -103,12 +157,44 @@ def _imported(name: str, imports: Mapping[str, ModuleType]) -> Iterable[tuple[st
             yield f"{bound}.{inner}", item
 
 
-def _hint(name: str, imports: Mapping[str, ModuleType]) -> str:
-    known = gin_internals.registered()
-    known += [f"{bound}.{item}" for bound, module in imports.items() for item in vars(module)]
-    ends = [".".join(full.split(".")[start:]) for full in known for start in range(full.count(".") + 1)]
+def _unknown(name: str, known: Collection[str], own: Collection[str]) -> NotKnown:
+    ends = [".".join(full.split(".")[start:]) for full in (*known, *own) for start in range(full.count(".") + 1)]
     spelled = {end.lower(): end for end in ends}  # sgd is a likely way to write SGD
     close = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.7)
     if close:
-        return f"; did you mean {spelled[close[0]]}?"
-    return "; a name of your own module needs `import my_module` above it, and then my_module.Name"
+        return NotKnown(name, f"unknown name '{name}'; did you mean {spelled[close[0]]}?")
+    return NotKnown(name, f"unknown name '{name}'", known)
+
+
+_KINDS = {  # what there is of a kind, by what its full names begin with
+    "strategies": "trainlab",
+    "data sets": "trainlab.datasets",
+    "models": "trainlab.models",
+    "optimizers": "keras.optimizers",
+    "losses": "keras.losses",
+    "schedules": "keras.optimizers.schedules",
+}
+_WANTED = {
+    "strategy": "strategies",
+    "inner": "strategies",
+    "data": "data sets",
+    "model": "models",
+    "optimizer": "optimizers",
+    "loss": "losses",
+    "learning_rate": "schedules",
+}
+
+
+def _list_of(known: Collection[str], wanted: str) -> str:
+    def names(kind: str) -> str:
+        found = sorted(full for full in known if full.rpartition(".")[0] == _KINDS[kind] and full != RUN)
+        return ", ".join(map(short_name, found) if kind in ("strategies", "data sets", "models") else (_last(f) for f in found))
+
+    if kind := _WANTED.get(wanted):
+        return f"the {kind} are {names(kind)}"
+    ours = "; ".join(f"the {kind} are {names(kind)}" for kind in ("strategies", "data sets", "models"))
+    return f"{ours}; others are the classes of keras.optimizers, keras.optimizers.schedules and keras.losses"
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.util
 import keyword
 import os
 import re
@@ -13,11 +14,12 @@ from types import ModuleType
 
 import gin
 
-from trainlab.cli import gin_internals
-from trainlab.cli.checks import check_literal, check_macros, check_parameter
-from trainlab.cli.config import Binding, Config
+from trainlab.cli import gin_internals, outline
+from trainlab.cli.checks import check_known, check_literal, check_macros, check_parameter
+from trainlab.cli.config import Binding, Config, literal
 from trainlab.cli.errors import ConfigError, one_line
-from trainlab.cli.names import NotKnown, full_name
+from trainlab.cli.names import RUN, NotKnown, full_name, outlined
+from trainlab.cli.settings import check_setting
 
 
 def load(files: Iterable[str | os.PathLike], bindings: Iterable[str] = ()) -> Config:
@@ -42,14 +44,7 @@ def load(files: Iterable[str | os.PathLike], bindings: Iterable[str] = ()) -> Co
     """
     gin.clear_config()
     reader = _Reader()
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
-    for file in files:
-        reader.read_file(Path(file))
-    for text in bindings:
-        if not text.strip():
-            raise ConfigError(f"--set '{text}': expected NAME.PARAMETER = VALUE")
-        reader.read_text(text, f"--set '{text}'", from_set=True)
+    reader.read(files, bindings)
     in_force = list(reader.bindings.values())
     for binding in in_force:
         check_macros(binding, in_force)
@@ -61,6 +56,26 @@ def load(files: Iterable[str | os.PathLike], bindings: Iterable[str] = ()) -> Co
     return Config(reader.bindings, reader.imports)
 
 
+def look_over(files: Iterable[str | os.PathLike], bindings: Iterable[str] = ()) -> None:
+    """Finds what is wrong with a config as far as it can be seen without importing anything, TensorFlow above all.
+
+    Args:
+        files, bindings: As in `load`, which checks the same and the rest.
+
+    Raises:
+        ConfigError: A file cannot be read or understood, a name is not known, a setting is not what it must be.
+
+    Example:
+        >>> look_over(["configs/heun.gin"], ["run.epoch = 5"])
+        Traceback (most recent call last):
+        ...
+        trainlab.cli.errors.ConfigError: --set 'run.epoch = 5': run has no parameter 'epoch'; did you mean epochs?
+    """
+    sketch = _Sketch()
+    sketch.read(files, bindings)
+    sketch.check()
+
+
 class _Reader:
     """Reads statements one by one into gin and keeps what gin forgets: where each was written."""
 
@@ -68,6 +83,17 @@ class _Reader:
         self.bindings: dict[tuple[str, str, str], Binding] = {}
         self.imports: dict[str, ModuleType] = {}
         self._open_files: list[Path] = []  # from the outermost to the one being read
+        self._unknown: NotKnown | None = None
+
+    def read(self, files: Iterable[str | os.PathLike], bindings: Iterable[str]) -> None:
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.insert(0, here)
+        for file in files:
+            self.read_file(Path(file))
+        for text in bindings:
+            if not text.strip():
+                raise ConfigError(f"--set '{text}': expected NAME.PARAMETER = VALUE")
+            self.read_text(text, f"--set '{text}'", from_set=True)
 
     def read_file(self, path: Path, where: str = "") -> None:
         prefix = f"{where}: " if where else ""
@@ -96,16 +122,31 @@ class _Reader:
             return source if from_set or line is None else f"{source}:{line}"
 
         try:
-            parser = gin_internals.Parser(text.removeprefix("\ufeff"), lambda name: full_name(name, self.imports))
+            parser = self._parser(text.removeprefix("\ufeff"))
             while (statement := parser.next()) is not None:
                 self._take(statement, at(statement.line), source, from_set)
         except (SyntaxError, tokenize.TokenError) as error:
             line, message = _syntax_error(error)
             raise ConfigError(f"{at(line)}: {message}") from None
         except NotKnown as error:  # from a reference inside a value: gin has appended the line to the text
-            message, _, rest = str(error).partition("\n")
-            place = re.search(r" line (\d+)", rest)
-            raise ConfigError(f"{at(int(place[1]) if place else None)}: {message}") from None
+            place = re.search(r" line (\d+)", str(error).partition("\n")[2])
+            line = int(place[1]) if place else None
+            left = "" if line is None else text.splitlines()[line - 1].partition("=")[0]
+            unknown = self._unknown or error
+            raise ConfigError(f"{at(line)}: {unknown.explain(left.strip().rpartition('.')[2])}") from None
+
+    def _parser(self, text: str) -> gin_internals.Parser:
+        return gin_internals.Parser(text, self._full_name)
+
+    def _full_name(self, name: str) -> str:
+        try:
+            return self._known(name)
+        except NotKnown as error:
+            self._unknown = error  # gin raises another in its place, of which only the text is sure
+            raise
+
+    def _known(self, name: str) -> str:
+        return full_name(name, self.imports)
 
     def _take(self, statement: gin_internals.Statement, where: str, source: str, from_set: bool) -> None:
         if isinstance(statement, gin_internals.Include):
@@ -124,10 +165,7 @@ class _Reader:
         try:
             module = importlib.import_module(statement.module)
         except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"{where}: cannot import {statement.module}: {error} (searched beside the config, in the current "
-                "directory and among what is installed)"
-            ) from error
+            raise _not_found(where, statement.module, str(error)) from error
         except Exception as error:  # the module is foreign code: anything can come out of it
             raise ConfigError(
                 f"{where}: importing {statement.module} failed: {type(error).__name__}: {one_line(error)}"
@@ -152,9 +190,97 @@ class _Reader:
 
     def _find(self, name: str, where: str) -> str:
         try:
-            return full_name(name, self.imports)
+            return self._full_name(name)
         except NotKnown as error:
-            raise ConfigError(f"{where}: {error}") from None
+            raise ConfigError(f"{where}: {error.explain()}") from None
+
+
+class _Sketch(_Reader):
+    """Reads as a `_Reader` does, and imports and binds nothing: what it cannot know it takes to be right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._has_imports = False
+
+    def check(self) -> None:
+        in_force = list(self.bindings.values())
+        for binding in in_force:
+            check_macros(binding, in_force)
+            if (binding.scope, binding.selector) == ("", RUN):
+                self._check_setting(binding, literal(binding, in_force))
+
+    def _check_setting(self, binding: Binding, value: object) -> None:
+        if gin_internals.is_plain(value):
+            try:
+                check_setting(binding.argument, value)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(binding.blame(str(error))) from None
+        package = {"metrics": "metrics", "loss": "losses"}.get(binding.argument)
+        for name in value if isinstance(value, (list, tuple)) else [value]:
+            if package and isinstance(name, str) and not outline.is_given(package, name):
+                unknown = unknown_of("loss" if package == "losses" else "metric", name, outline.names_given(package))
+                raise ConfigError(binding.blame(f"run.{binding.argument} = {value!r}: {unknown}"))
+
+    def _parser(self, text: str) -> gin_internals.Parser:
+        return gin_internals.Parser(text, self._full_name, is_to_be_built=False)
+
+    def _known(self, name: str) -> str:
+        try:
+            return outlined(name)
+        except NotKnown:
+            if self._has_imports:  # it may be of one of these
+                return name
+            raise
+
+    def _import(self, statement: gin_internals.Import, where: str) -> None:
+        self._has_imports = True
+        top = statement.module.partition(".")[0]
+        try:
+            is_there = top == "__gin__" or importlib.util.find_spec(top) is not None
+        except ValueError:  # of a module that was made, and not found
+            is_there = True
+        if not is_there:
+            raise _not_found(where, statement.module, f"No module named {top!r}")
+
+    def _bind(self, statement: gin_internals.Assignment, where: str, from_set: bool) -> None:
+        if not statement.argument:
+            scope, selector, argument = f"{statement.scope}/{statement.selector}".lstrip("/"), gin_internals.MACRO, "value"
+        else:
+            scope, argument, selector = statement.scope, statement.argument, self._find(statement.selector, where)
+            if selector == RUN:
+                check_parameter(selector, argument, where)
+            elif (known := outline.parameters(selector)) is not None:
+                check_known(selector, argument, known, where)
+        key = scope, selector, argument
+        self.bindings.pop(key, None)
+        self.bindings[key] = Binding(scope, selector, argument, statement.value, where, from_set)
+
+
+def unknown_of(noun: str, name: str, known: Iterable[str]) -> str:
+    """One line on a name that Keras does not know: what may have been meant, or what there is.
+
+    Args:
+        noun: "metric" or "loss".
+        name: As it was given.
+        known: The names that there are.
+
+    Example:
+        >>> unknown_of("metric", "acuracy", ["accuracy", "mae"])
+        "Keras has no metric 'acuracy'; did you mean accuracy?"
+    """
+    # Of a class and its other spelling the one that begins as what was written.
+    spelled = {each.lower(): each for each in sorted(known, key=lambda each: each[:1].isupper() == name[:1].isupper())}
+    close = difflib.get_close_matches(name.lower(), spelled, n=1)
+    shown = (name for name in sorted(known) if name.islower() and not name.endswith("wrapper") and name != noun)
+    hint = f"did you mean {spelled[close[0]]}?" if close else f"it has {', '.join(shown)}"
+    return f"Keras has no {noun} {name!r}; {hint}"
+
+
+def _not_found(where: str, module: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: cannot import {module}: {reason} (searched beside the config, in the current directory and among what is "
+        "installed)"
+    )
 
 
 def _syntax_error(error: SyntaxError | tokenize.TokenError) -> tuple[int | None, str]:

@@ -1,16 +1,29 @@
-"""The settings of a run from the command line: what `run.NAME` in a config may be, checked where it is set."""
+"""The settings of a run from the command line: what `run.NAME` in a config may be, checked where it is set.
+
+Whatever needs Keras is imported when the settings are made: their names, and numbers out of range, are known without it.
+"""
+
+from __future__ import annotations
 
 import dataclasses
 import math
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
+if TYPE_CHECKING:
+    import keras
 
-from trainlab import datasets, strategies
-from trainlab.runs import Run
+    from trainlab.datasets import Data
+    from trainlab.runs import Run
+    from trainlab.strategies import StepStrategy
+
+
+def _plain() -> StepStrategy:
+    from trainlab.strategies import SGD
+
+    return SGD()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +58,7 @@ class Settings:
         ValueError: A number is out of range.
 
     Example:
-        >>> import trainlab.datasets, trainlab.models
+        >>> import keras, trainlab.datasets, trainlab.models
         >>> Settings(
         ...     data=trainlab.datasets.digits(),
         ...     model=trainlab.models.mlp,
@@ -58,11 +71,11 @@ class Settings:
         ValueError: run.epochs = -1: must be a whole number of at least 0
     """
 
-    data: datasets.Data
-    model: Callable[[tuple[int, ...], int], keras.Model]
+    data: Data
+    model: Callable[[Any, int], keras.Model]
     loss: Any
     optimizer: keras.Optimizer
-    strategy: strategies.StepStrategy = dataclasses.field(default_factory=strategies.SGD)
+    strategy: StepStrategy = dataclasses.field(default_factory=_plain)
     metrics: Sequence[Any] = ("accuracy",)
     batch_size: int = 32
     epochs: int = 1
@@ -78,48 +91,51 @@ class Settings:
     micro_batch_size: int | str | None = None
 
     def __post_init__(self):
-        _require_object("data", self.data, datasets.Data, "a data set", "@digits()")
+        import keras
+
+        from trainlab.datasets import Data
+        from trainlab.strategies import StepStrategy
+
+        _require_object("data", self.data, Data, "a data set", "@digits()")
         _require_object("optimizer", self.optimizer, keras.Optimizer, "a Keras optimizer", "@keras.optimizers.SGD()")
-        _require_object("strategy", self.strategy, strategies.StepStrategy, "a strategy", "@Heun()")
+        _require_object("strategy", self.strategy, StepStrategy, "a strategy", "@Heun()")
         # A Keras model is callable too, but it was built before anybody knew the shapes.
         if isinstance(self.model, keras.Model) or not callable(self.model):
             raise TypeError(
                 f"run.model = {_brief(self.model)}: must be a function (input_shape, num_classes) -> keras.Model; "
                 "write it without parentheses, as in run.model = @mlp"
             )
-        require_count("batch_size", self.batch_size, at_least=1)
-        require_count("epochs", self.epochs, at_least=0)
-        require_count("seed", self.seed, at_least=0, at_most=2**32 - 1)
-        if self.steps is not None:
-            require_count("steps", self.steps, at_least=0)
-        require_count("keep", self.keep, at_least=1)
-        if self.save_steps is not None:
-            require_count("save_steps", self.save_steps, at_least=1)
-        seconds = self.save_seconds
-        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0):
-            raise ValueError(f"run.save_seconds = {seconds!r}: must be a number of seconds of at least 0, or None")
-        if not isinstance(self.deterministic, bool):
-            raise TypeError(f"run.deterministic = {self.deterministic!r}: must be True or False")
-        if self.micro_batch_size not in (None, "auto"):
-            require_count("micro_batch_size", self.micro_batch_size, at_least=1)
-        if self.on_nonfinite not in ("stop", "skip"):
-            raise ValueError(f"run.on_nonfinite = {self.on_nonfinite!r}: must be 'stop' or 'skip'")
-        try:
-            Run("", keep_best=self.keep_best)
-        except TypeError:
-            what = "must be the name of a metric, as in 'val_loss', or ('max', 'NAME') or ('min', 'NAME')"
-            raise TypeError(f"run.keep_best = {self.keep_best!r}: {what}") from None
-        if self.jit_compile not in (None, True, False):
-            raise TypeError(f"run.jit_compile = {self.jit_compile!r}: must be True, False or None")
-        if isinstance(self.metrics, str) or not isinstance(self.metrics, Sequence):
-            raise TypeError(f"run.metrics = {_brief(self.metrics)}: must be a list, as in run.metrics = ['accuracy']")
+        for name in _RULES:
+            check_setting(name, getattr(self, name))
         rate = self.optimizer.get_config().get("learning_rate")
         if isinstance(rate, float) and not (math.isfinite(rate) and rate >= 0):  # a schedule is a dictionary here
             raise ValueError(f"{type(self.optimizer).__name__}.learning_rate = {rate:g}: must be a finite number of at least 0")
 
     def run_in(self, directory: Path) -> Run:
         """The run that these settings describe, in a directory."""
+        from trainlab.runs import Run
+
         return Run(directory, self.save_seconds, self.save_steps, self.keep, self.keep_best)
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Checks a setting that is a plain value: a number, text, a list.
+
+    Args:
+        name: Which.
+        value: What it is; anything may be what only Keras can judge.
+
+    Raises:
+        TypeError, ValueError: It is not what it must be, in one line.
+
+    Example:
+        >>> check_setting("epochs", -1)
+        Traceback (most recent call last):
+        ...
+        ValueError: run.epochs = -1: must be a whole number of at least 0
+    """
+    if name in _RULES:
+        _RULES[name](name, value)
 
 
 def _require_object(name: str, value: Any, kind: type, noun: str, example: str) -> None:
@@ -157,3 +173,53 @@ def _brief(value: Any) -> str:
     if callable(value) and hasattr(value, "__name__"):
         return f"@{value.__name__}"
     return repr(value) if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
+
+
+def _count(at_least: int, at_most: float = math.inf, others: Sequence[Any] = ()) -> Callable[[str, Any], None]:
+    def check(name: str, value: Any) -> None:
+        if not any(value is other or (isinstance(other, str) and value == other) for other in others):
+            require_count(name, value, at_least, at_most)
+
+    return check
+
+
+def _seconds(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0):
+        raise ValueError(f"run.{name} = {value!r}: must be a number of seconds of at least 0, or None")
+
+
+def _one_of(kind: type[Exception], words: str, *values: Any) -> Callable[[str, Any], None]:
+    def check(name: str, value: Any) -> None:
+        if not any(value is known or (isinstance(known, str) and value == known) for known in values):
+            raise kind(f"run.{name} = {value!r}: must be {words}")
+
+    return check
+
+
+def _list(name: str, value: Any) -> None:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"run.{name} = {_brief(value)}: must be a list, as in run.{name} = ['accuracy']")
+
+
+def _best(name: str, value: Any) -> None:
+    is_pair = isinstance(value, (tuple, list)) and len(value) == 2 and value[0] in ("max", "min") and isinstance(value[1], str)
+    if value is not None and not isinstance(value, str) and not is_pair:
+        what = "must be the name of a metric, as in 'val_loss', or ('max', 'NAME') or ('min', 'NAME')"
+        raise TypeError(f"run.{name} = {value!r}: {what}")
+
+
+_RULES: dict[str, Callable[[str, Any], None]] = {
+    "batch_size": _count(1),
+    "epochs": _count(0),
+    "seed": _count(0, 2**32 - 1),
+    "steps": _count(0, others=(None,)),
+    "keep": _count(1),
+    "save_steps": _count(1, others=(None,)),
+    "save_seconds": _seconds,
+    "deterministic": _one_of(TypeError, "True or False", True, False),
+    "micro_batch_size": _count(1, others=(None, "auto")),
+    "on_nonfinite": _one_of(ValueError, "'stop' or 'skip'", "stop", "skip"),
+    "keep_best": _best,
+    "jit_compile": _one_of(TypeError, "True, False or None", True, False, None),
+    "metrics": _list,
+}

@@ -75,8 +75,8 @@ class ArraySource:
         return describe_update(self.batch_size, batches)
 
     def warn_if_small(self, batches: int) -> None:
-        """Warns of an update of so many batches that takes more than there is."""
-        if self.num_examples < self.batch_size * batches:
+        """Warns of an update of several batches that takes more than there is; a single batch that is not full is nothing new."""
+        if batches > 1 and self.num_examples < self.batch_size * batches:
             full, rest = divmod(self.num_examples, self.batch_size)
             held = " and ".join([f"{full} of {self.batch_size}"] * bool(full) + [f"1 of {rest}"] * bool(rest))
             warnings.warn(

@@ -81,6 +81,29 @@ def check_shapes(model: keras.Model, x: Any) -> None:
             )
 
 
+def check_batched(model: keras.Model, specs: Any) -> None:
+    """Checks that the elements of a data set are batches, as far as their shapes tell.
+
+    Args:
+        model: compiled.
+        specs: `(x, y, ...)` of an element.
+
+    Raises:
+        ValueError: each is a single example.
+    """
+    leaves = [leaf for leaf in tf.nest.flatten(specs) if isinstance(leaf, tf.TensorSpec) and leaf.shape.rank is not None]
+    first = tf.nest.flatten(specs[0])[:1]
+    inputs = [tuple(tensor.shape[1:]) for tensor in (getattr(model, "inputs", None) or [])[:1]]
+    # One number an example is taken as it is by an input of one: then a batch of one looks the same.
+    is_an_example = bool(leaves) and bool(first) and leaves[0] is first[0] and inputs == [tuple(leaves[0].shape)] != [(1,)]
+    if is_an_example or any(leaf.shape.rank == 0 for leaf in leaves):
+        shapes = tf.nest.map_structure(lambda spec: None if spec is None else tuple(spec.shape), tuple(specs[:2]))
+        raise ValueError(
+            f"an element of the data set holds x {shapes[0]} and y {shapes[1] if len(shapes) > 1 else None}, one example and no "
+            "batch of them: did you forget .batch(32)?"
+        )
+
+
 def check_targets(model: keras.Model, y: Any) -> None:
     """Checks that there is a y, or its spec, if the compiled loss needs one.
 

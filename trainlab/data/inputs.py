@@ -17,6 +17,7 @@ from trainlab.data.arrays import as_arrays, is_stream
 from trainlab.data.kinds import class_weights, matched
 from trainlab.data.stream_source import StreamSource
 from trainlab.objective import cutting
+from trainlab.parameters import tensorflow_internals
 
 Arrays = tuple[Any, Any, Any]  # x, y, sample_weight
 Source = ArraySource | StreamSource
@@ -99,6 +100,8 @@ def prepared(model: keras.Model, given: Given, seed: int) -> Source:
     source = _source(model, given, seed)
     if source.arrays is not None:
         checks.check_shapes(model, source.arrays[0])
+    else:
+        checks.check_batched(model, source.batch_specs())
     checks.check_targets(model, source.batch_specs()[1])
     return source
 
@@ -147,10 +150,36 @@ def _validation(model: keras.Model, given: Given) -> Validation:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(given.validation_data)
     if not is_stream(x):
         x, y, sample_weight = _checked_validation(model, (x, y, sample_weight), given.check_data)
+    elif isinstance(x, tf.data.Dataset):
+        try:
+            checks.check_batched(model, keras.utils.unpack_x_y_sample_weight(x.element_spec))
+        except ValueError as error:
+            raise ValueError(f"validation_data: {error}") from None
     if hasattr(x, "__next__"):  # looked into once, or each reading after an epoch would lose what the look took
         x, y, sample_weight = StreamSource(x, None, False).dataset, None, None
     batch_size = given.validation_batch_size or (None if is_stream(x) else given.batch_size)
+    is_given_plainly = sample_weight is None and all(isinstance(leaf, np.ndarray) for leaf in tf.nest.flatten((x, y)))
+    if is_given_plainly and tensorflow_internals.is_op_determinism_enabled():
+        length = checks.check_lengths(x, y, None)
+        size = batch_size or (32 if given.validation_steps is None else -(-length // given.validation_steps))
+        x, y, batch_size = _in_order(_converted((x, y, None))[:2], length, size), None, None
     return Validation(x, y, sample_weight, batch_size, given.validation_steps, given.validation_freq)
+
+
+def _in_order(arrays: tuple[Any, Any], length: int, size: int) -> tf.data.Dataset:
+    """Arrays as a data set of batches.
+
+    Under op determinism TensorFlow turns the parallel map of the data set that Keras makes of arrays into this one, and writes an
+    error of 600 characters about it, in the middle of a progress bar.
+    """
+    with tf.device("CPU:0"):
+        # To tf.data a list is one tensor to be.
+        tensors = tf.nest.map_structure(tf.convert_to_tensor, keras.tree.lists_to_tuples(arrays))
+
+    def batch(start: tf.Tensor) -> Any:
+        return tf.nest.map_structure(lambda tensor: tensor[start : start + size], tensors)
+
+    return tf.data.Dataset.range(0, length, size).map(batch).prefetch(tf.data.AUTOTUNE)
 
 
 def _checked_validation(model: keras.Model, arrays: Arrays, has_values_checked: bool) -> Arrays:

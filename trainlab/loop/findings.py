@@ -18,6 +18,7 @@ class Findings:
     Attributes:
         jit_compile: the same, or what was found; None as long as nobody knows, which is without XLA.
         micro_batches: the pieces that batches are evaluated in.
+        is_described: whether somebody was told already what an update is made of.
 
     Example:
         >>> findings = Findings(jit_compile=None, micro_batch_size="auto")
@@ -31,6 +32,7 @@ class Findings:
     def __init__(self, jit_compile: bool | None, micro_batch_size: int | str | None):
         self.jit_compile = jit_compile
         self.micro_batches = MicroBatches(micro_batch_size)
+        self.is_described = False
 
     def record(self) -> dict[str, Any]:
         """All of it, for JSON."""

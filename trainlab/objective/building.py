@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,13 +51,7 @@ def build_model(model: keras.Model, specs: Batch, first_batch: Callable[[], Batc
         else:
             _build_symbolically(model, specs)
     except (ValueError, TypeError, RuntimeError, LookupError, tf.errors.InvalidArgumentError) as error:
-        # Keras' messages run over several lines, the last of which list the arguments, and may be coloured.
-        text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("Arguments received by")[0].split())
-        remedy = _SET_SHAPES if any(map(_is_open, tf.nest.flatten(specs))) else ""
-        shapes = [tf.nest.map_structure(_shape_in_words, spec) for spec in specs[:2]]
-        raise ValueError(
-            f"model, losses or metrics do not fit batches of x {shapes[0]} and y {shapes[1]}: {text}{remedy}"
-        ) from error
+        raise ValueError(_explain(model, specs, error)) from error
     check_built(model)
 
 
@@ -63,6 +59,57 @@ _SET_SHAPES = (
     " (of some the number of axes is not known: set it, by dataset.map(lambda x, y: (tf.ensure_shape(x, [None, 5]), "
     "tf.ensure_shape(y, [None]))), with your own sizes)"
 )
+
+
+def _explain(model: keras.Model, specs: Batch, error: Exception) -> str:
+    """One line on why a model, its losses or its metrics cannot be built for batches of this kind."""
+    # Keras' messages run over several lines, the last of which list the arguments, and may be coloured; TensorFlow's name nodes.
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("Arguments received by")[0]
+    text = " ".join(re.sub(r" for '\{\{node .*?\}\} = [^']*'", "", text).split())
+    if unknown := re.search(r"Could not interpret (metric|loss) identifier: (.*)", text):
+        return _unknown_name(*unknown.groups())
+    x, y = [tf.nest.map_structure(_shape_in_words, spec) for spec in specs[:2]]
+    where = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+    if "compute_metrics" in where:
+        what = "metrics do"
+    elif "compute_loss" in where:
+        if (misfit := _misfit(model, specs[1])) is not None:
+            return misfit
+        what = "loss does"
+    else:
+        what = "model, losses or metrics do"
+    remedy = _SET_SHAPES if any(map(_is_open, tf.nest.flatten(specs))) else ""
+    return f"{what} not fit batches of x {x} and y {y}: {text}{remedy}"
+
+
+def _unknown_name(noun: str, name: str) -> str:
+    """One line on a name that Keras does not know."""
+    module, short = (keras.metrics, ("accuracy",)) if noun == "metric" else (keras.losses, ("crossentropy",))
+    spelled = {known.lower(): known for known in (*vars(module), *short) if not known.startswith("_")}
+    spelled |= {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", known).lower(): known for known in spelled.values()}
+    words = set(name.lower().split("_"))  # sparse_crossentropy is meant for what has these and one more
+    close = sorted((longer for longer in spelled if words <= set(longer.split("_"))), key=len)
+    close = close or difflib.get_close_matches(name.lower(), spelled, n=1) or [k for k in spelled if k.startswith(name.lower())]
+    known = ", ".join(sorted({known for known in spelled.values() if known[0].isupper()} | {*short}))
+    return f"Keras has no {noun} {name!r}; " + (f"did you mean {spelled[close[0]]}?" if close else f"it has {known}")
+
+
+def _misfit(model: keras.Model, y: Any) -> str | None:
+    """One line on a loss that takes labels of another shape than these, for a model of one output; None if that is not it."""
+    if len(getattr(model, "outputs", None) or []) != 1 or not isinstance(y, tf.TensorSpec) or y.shape.rank is None:
+        return None
+    has, makes, loss = tuple(y.shape[1:]), tuple(model.outputs[0].shape[1:]), model.loss
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    message = f"loss {name} does not fit: y has examples of shape {has}, the model's output {makes}"
+    if "sparse" in name.lower():
+        if len(has) != len(makes) or not makes:
+            return None
+        return f"{message}: it takes the number of the class, where rows of one number a class go with CategoricalCrossentropy"
+    if makes and makes[-1] != 1 and has in (makes[:-1], (*makes[:-1], 1)):
+        return (
+            f"{message}: the number of the class goes with SparseCategoricalCrossentropy, other losses take {makes[-1]} numbers"
+        )
+    return f"{message}: they must be alike" if has != makes else None
 
 
 def _build_symbolically(model: keras.Model, specs: Batch) -> None:

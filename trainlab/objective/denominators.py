@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from trainlab.objective.graph_checks import is_mean_over_examples
 from trainlab.objective.keras_internals import flat_losses, losses_replaced, mask_of
 
 
@@ -78,14 +80,15 @@ class _Counted:
         self.denominators = denominators
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
-        with _recorded(self.loss) as values:
+        with _recorded(self.loss) as calls:
             value = self.loss(y_true, y_pred, sample_weight)
         if self.index in self.denominators:  # an overridden compute_loss calls it again, on who knows what
             _warn_not_exact(f"compute_loss calls the compiled loss {_name(self.loss)!r} more than once")
             return value
-        denominator = _denominator(self.loss, values, y_pred, sample_weight)
+        denominator = _denominator(self.loss, calls.results, y_pred, sample_weight)
         if denominator is None:
-            _warn_not_exact(f"loss {_name(self.loss)!r} is no sum over elements (it returns one number a batch)")
+            if sample_weight is not None or mask_of(y_pred) is not None or not _is_mean(self.loss, calls):
+                _warn_not_exact(f"loss {_name(self.loss)!r} is no sum over elements (it returns one number a batch)")
             denominator = self.examples
         dtype = tf.float64 if value.dtype == tf.float64 else tf.float32
         denominator = tf.cast(denominator, dtype)
@@ -101,26 +104,34 @@ class _Counted:
         return value * tf.cast(tf.math.divide_no_nan(share, by_examples), value.dtype)
 
 
+class _Calls(NamedTuple):
+    """What a loss' `call` was given, and what it returned."""
+
+    arguments: list[tuple[Any, ...]]
+    results: list[Any]
+
+
 @contextlib.contextmanager
-def _recorded(loss: Any) -> Iterator[list[Any]]:
+def _recorded(loss: Any) -> Iterator[_Calls]:
     """While open, the loss keeps what its `call` returns: the loss of each element, before any reduction.
 
     Calling it a second time would advance whatever state or seed it has.
     """
-    values: list[Any] = []
+    calls = _Calls([], [])
     call = getattr(loss, "call", None)
     if not isinstance(loss, keras.losses.Loss) or call is None:
-        yield values
+        yield calls
         return
 
     def recording(*args: Any, **kwargs: Any) -> Any:
-        values.append(call(*args, **kwargs))
-        return values[-1]
+        calls.arguments.append(args)
+        calls.results.append(call(*args, **kwargs))
+        return calls.results[-1]
 
     before = vars(loss).get("call")
     loss.call = recording
     try:
-        yield values
+        yield calls
     finally:
         if before is None:
             del loss.call
@@ -182,6 +193,21 @@ def _squeezed(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     if b.shape.rank == a.shape.rank + 1 and b.shape[-1] == 1:
         return a, tf.squeeze(b, axis=-1)
     return a, b
+
+
+# What is known of losses that return one number, by what they are given.
+_means: weakref.WeakKeyDictionary[Any, dict[Any, bool]] = weakref.WeakKeyDictionary()
+
+
+def _is_mean(loss: Any, calls: _Calls) -> bool:
+    """Whether a loss that returns one number a batch returns a mean over its examples, which batches' examples weigh exactly."""
+    if len(calls.arguments) != 1 or not all(isinstance(each, tf.Tensor) and each.shape.rank for each in calls.arguments[0]):
+        return False
+    known = _means.setdefault(loss, {})
+    kind = tuple((str(each.shape[1:]), each.dtype) for each in calls.arguments[0])
+    if kind not in known:
+        known[kind] = is_mean_over_examples(loss.call, calls.arguments[0])
+    return known[kind]
 
 
 _warned: set[str] = set()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -108,3 +109,232 @@ def _place(operation_name: str, model: keras.Model) -> str:
     inside = [part if part in names else re.sub(r"_\d+$", "", part) for part in parts]  # a scope entered twice gets a number
     inside = [part for part in inside if part in names]
     return f"layer {inside[-1]!r}" if inside else f"model {model.name!r} (or a loss or metric of it)"
+
+
+_UNARY = frozenset(
+    """Abs Acos Acosh Asin Asinh Atan Atanh BitCast Cast Ceil CheckNumerics ClipByValue Cos Cosh Digamma Elu EnsureShape Erf Erfc
+    Exp Expm1 Floor Identity Inv IsFinite IsInf IsNan LeakyRelu Lgamma Log Log1p LogicalNot Neg OnesLike PreventGradient
+    Reciprocal Relu Relu6 Rint Round Rsqrt Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Square StopGradient Tan Tanh
+    ZerosLike""".split()
+)
+_BINARY = frozenset(
+    """Add AddN AddV2 Atan2 Div DivNoNan Equal FloorDiv FloorMod Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr Maximum
+    Minimum Mod Mul MulNoNan NotEqual Pow RealDiv Select SelectV2 SquaredDifference Sub Xdivy Xlog1py Xlogy""".split()
+)
+_LINEAR = frozenset("AddN Add AddV2 Sub Neg Identity Cast StopGradient Reshape Squeeze ExpandDims Mean Sum".split())
+_REDUCTIONS = frozenset("All Any Max Mean Min Prod Sum".split())
+_BY_ROW = frozenset("LogSoftmax Softmax SoftmaxCrossEntropyWithLogits SparseSoftmaxCrossEntropyWithLogits".split())
+# What a tensor is of a batch: nothing of it; a row for each example, of that example alone; the sum or the mean of such rows over
+# the examples, or what is linear in it; their number, times a constant; a shape.
+_CONSTANT, _ROWS, _SUM, _MEAN, _NUMBER, _SHAPE = "constant", "rows", "sum", "mean", "number", "shape"
+_MOST_OPERATIONS = 300
+
+
+def is_mean_over_examples(function: Callable[..., Any], batch: Sequence[tf.Tensor]) -> bool:
+    """Whether a function returns a mean over the examples of a batch, as far as its operations show.
+
+    Then such means of several batches, weighted by their examples, are the mean of all.
+
+    Args:
+        function: of `batch`; it is traced, once more than it is run, for batches of any size, and leaves nothing behind.
+        batch: `[examples, ...]` each.
+
+    Returns:
+        False also where that cannot be told: a size that is not known, an operation that is not looked into.
+    """
+    found: list[str | None] = []
+
+    def traced(*tensors: tf.Tensor) -> tf.Tensor:
+        found.append(_Kinds(tensors).of(tf.convert_to_tensor(function(*tensors))))
+        return tf.zeros([])
+
+    try:
+        specs = [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in batch]
+        with keras.StatelessScope():
+            tf.function(traced, autograph=False).get_concrete_function(*specs)
+    except Exception:  # a user's function may raise anything, and a warning is not worth failing for
+        return False
+    return found[-1:] in ([_MEAN], [_CONSTANT])
+
+
+class _Kinds:
+    """What tensors are of a batch; None where that cannot be told."""
+
+    def __init__(self, batch: Sequence[tf.Tensor]):
+        self._known: dict[int, str | None] = {id(tensor): _ROWS for tensor in batch if tensor.shape.rank}
+        self._kept = [*batch]  # so that no other tensor gets the identity of one
+
+    def of(self, tensor: tf.Tensor) -> str | None:
+        if id(tensor) not in self._known:
+            if len(self._known) > _MOST_OPERATIONS:
+                return None
+            self._kept.append(tensor)
+            self._known[id(tensor)] = None  # while it is looked at
+            self._known[id(tensor)] = self._found(tensor.op, tensor)
+        return self._known[id(tensor)]
+
+    def _found(self, operation: Any, tensor: tf.Tensor) -> str | None:
+        kind, inputs = operation.type, list(operation.inputs)
+        if kind in ("Const", "ReadVariableOp"):
+            return _CONSTANT
+        kinds = [self.of(each) for each in inputs]
+        if None in kinds or not kinds:
+            return None
+        if set(kinds) == {_CONSTANT}:
+            return _CONSTANT if not operation.outputs[0].dtype == tf.resource else None
+        if kind in ("Size", "Shape") or (_ROWS not in kinds and (_SHAPE in kinds or _NUMBER in kinds)):
+            return _number(operation, inputs, kinds, tensor)
+        if _ROWS in kinds:
+            return self._of_rows(operation, inputs, kinds, tensor)
+        return _of_sums(operation, kinds)
+
+    @staticmethod
+    def _of_rows(operation: Any, inputs: list[tf.Tensor], kinds: list[str | None], tensor: tf.Tensor) -> str | None:
+        """Of an operation on rows, and on nothing else but constants."""
+        rank, kind = tensor.shape.rank, operation.type
+        is_reshape = kind == "Reshape" and kinds == [_ROWS, _SHAPE]
+        if (set(kinds) - {_ROWS, _CONSTANT} and not is_reshape) or inputs[0].shape.rank is None:
+            return None
+        if kind in _UNARY or kind in _BINARY:
+            for each, its in zip(inputs, kinds, strict=True):
+                has = each.shape.rank
+                if has is None or (has != rank if its == _ROWS else has > rank or (has == rank and each.shape[0] != 1 and rank)):
+                    return None
+            return _ROWS
+        if kind in _REDUCTIONS and kinds == [_ROWS, _CONSTANT]:
+            return _reduced(operation, inputs)
+        if kind in _BY_ROW:
+            return _ROWS if all(its == _ROWS and each.shape.rank for its, each in zip(kinds, inputs, strict=True)) else None
+        return _ROWS if _keeps_rows(operation, inputs, kinds) else None
+
+
+def _reduced(operation: Any, inputs: list[tf.Tensor]) -> str | None:
+    axes, shape = tf.get_static_value(inputs[1]), inputs[0].shape
+    if axes is None:
+        return None
+    reduced = {int(axis) % shape.rank for axis in axes.reshape(-1)}
+    if 0 not in reduced:
+        return _ROWS
+    if any(shape[axis] is None for axis in reduced - {0}):  # another number of them in each batch
+        return None
+    return {"Mean": _MEAN, "Sum": _SUM}.get(operation.type)
+
+
+def _keeps_rows(operation: Any, inputs: list[tf.Tensor], kinds: list[str | None]) -> bool:
+    """Whether an operation that moves numbers about leaves those of an example in its row, or in rows of its own."""
+    kind, rank = operation.type, inputs[0].shape.rank
+    if kind == "Squeeze":
+        axes = operation.get_attr("squeeze_dims")
+        return bool(axes) and all(axis % rank for axis in axes)
+    if kind == "OneHot":
+        return kinds[0] == _ROWS and _ROWS not in kinds[1:] and operation.get_attr("axis") == -1
+    if kind == "MatMul":
+        return kinds == [_ROWS, _CONSTANT] and not operation.get_attr("transpose_a")
+    if kind == "Pack":
+        return set(kinds) == {_ROWS} and operation.get_attr("axis") % (rank + 1) != 0
+    if kind == "ConcatV2":
+        axis = tf.get_static_value(inputs[-1])
+        return set(kinds[:-1]) == {_ROWS} and axis is not None and int(axis) % rank != 0
+    if kind == "GatherV2":
+        return kinds == [_CONSTANT, _ROWS, _CONSTANT] and tf.get_static_value(inputs[2]) == 0
+    if kind == "Einsum":
+        operands, _, result = operation.get_attr("equation").decode().partition("->")
+        first = result[:1]
+        return first.isalpha() and all(
+            letters[:1] == first and letters.count(first) == 1 if its == _ROWS else first not in letters
+            for letters, its in zip(operands.split(","), kinds, strict=True)
+        )
+    if kind == "Reshape":
+        shape, inner = _entries(inputs[1]), inputs[0].shape[1:].num_elements()
+        if not shape or inner is None or not all(isinstance(size, int) and size > 0 for size in shape[1:]):
+            return False
+        rest = math.prod(shape[1:])
+        return shape[0] == "n" or (shape[0] == -1 and inner % rest == 0)
+    if kinds[0] != _ROWS or len(inputs) < 2 or (how := tf.get_static_value(inputs[1])) is None:
+        return False
+    if kind == "ExpandDims":
+        return int(how) % (rank + 1) != 0
+    if kind in ("ArgMax", "ArgMin"):
+        return int(how) % rank != 0
+    if kind == "Transpose":
+        return int(how[0]) == 0
+    if kind == "StridedSlice":
+        is_whole = (
+            operation.get_attr("begin_mask") & operation.get_attr("end_mask") & 1 or operation.get_attr("ellipsis_mask") & 1
+        )
+        drops = (operation.get_attr("shrink_axis_mask") | operation.get_attr("new_axis_mask")) & 1
+        strides = tf.get_static_value(inputs[3])
+        fits = not operation.get_attr("ellipsis_mask") or len(how) <= rank
+        return bool(is_whole) and not drops and strides is not None and int(strides[0]) == 1 and fits
+    return False
+
+
+def _entries(tensor: tf.Tensor) -> list[Any] | None:
+    """The numbers in a shape, or the one in a scalar: "n" for that of the examples, None for one that is not known."""
+    if (static := tf.get_static_value(tensor)) is not None:
+        return [int(number) for number in static.reshape(-1)]
+    kind, inputs = tensor.op.type, list(tensor.op.inputs)
+    if kind == "Shape":
+        return ["n" if inputs[0].shape[0] is None else inputs[0].shape[0], *inputs[0].shape[1:]]
+    if kind in ("Cast", "Identity"):
+        return _entries(inputs[0])
+    if kind in ("Slice", "StridedSlice"):
+        return _sliced(tensor.op, inputs)
+    if kind in ("Add", "AddV2", "Sub"):  # where TensorFlow counts axes
+        a, b = map(_integer, inputs)
+        return None if a is None or b is None else [a - b if kind == "Sub" else a + b]
+    parts = [_entries(each) for each in (inputs[:-1] if kind == "ConcatV2" else inputs if kind == "Pack" else [])]
+    return [entry for part in parts for entry in part or [None]] or None
+
+
+def _integer(tensor: tf.Tensor) -> int | None:
+    """The number that a tensor holds, if it is one and known."""
+    entries = _entries(tensor)
+    return entries[0] if entries and len(entries) == 1 and isinstance(entries[0], int) else None
+
+
+def _sliced(operation: Any, inputs: list[tf.Tensor]) -> list[Any] | None:
+    """The same of a part of a shape."""
+    entries, (begin, end, *strides) = _entries(inputs[0]), map(_integer, inputs[1:])
+    if entries is None or begin is None or end is None or None in strides:
+        return None
+    if operation.type == "Slice":
+        return entries[begin : begin + end] if end >= 0 else entries[begin:]
+    if operation.get_attr("ellipsis_mask") or operation.get_attr("new_axis_mask"):
+        return None
+    if operation.get_attr("shrink_axis_mask"):
+        return [entries[begin]]
+    return entries[
+        None if operation.get_attr("begin_mask") else begin : None if operation.get_attr("end_mask") else end : strides[0]
+    ]
+
+
+def _number(operation: Any, inputs: list[tf.Tensor], kinds: list[str | None], tensor: tf.Tensor) -> str | None:
+    """Of an operation on the shape of rows, or on what is their number."""
+    kind = operation.type
+    if kind == "Size":
+        return _NUMBER if kinds == [_ROWS] and inputs[0].shape[1:].is_fully_defined() else None
+    if kind in ("Shape", "Slice", "StridedSlice", "ConcatV2", "Pack") and (entries := _entries(tensor)):
+        return _SHAPE if tensor.shape.rank else {"n": _NUMBER, None: None}.get(entries[0], _CONSTANT)
+    if kind in ("Cast", "Identity"):
+        return kinds[0]
+    if kind == "Prod" and kinds[0] == _SHAPE and (entries := _entries(inputs[0])):
+        others = [entry for entry in entries if entry != "n"]
+        return _NUMBER if len(others) == len(entries) - 1 and None not in others else None
+    if kind == "Mul" and sorted(map(str, kinds)) == [_CONSTANT, _NUMBER]:
+        return _NUMBER
+    return _MEAN if kind in ("RealDiv", "DivNoNan") and kinds == [_SUM, _NUMBER] else None
+
+
+def _of_sums(operation: Any, kinds: list[str | None]) -> str | None:
+    """Of an operation on sums or means over the examples: what is linear in them stays what it is."""
+    (which, *others) = {kind for kind in kinds if kind != _CONSTANT}
+    if others:
+        return None
+    if operation.type in ("Mul", "RealDiv", "Div", "DivNoNan"):
+        is_scaled = kinds.count(_CONSTANT) == 1 and (operation.type == "Mul" or kinds[1] == _CONSTANT)
+        return which if is_scaled else None
+    if operation.type not in _LINEAR:
+        return None
+    is_with_constant = operation.type in ("AddN", "Add", "AddV2", "Sub") and _CONSTANT in kinds
+    return None if which == _SUM and is_with_constant else which

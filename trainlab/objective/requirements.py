@@ -28,14 +28,18 @@ def check_compiled(model: Any) -> None:
         )
     if tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy():
         raise ValueError("tf.distribute is not supported yet: build the model and the Trainer outside the strategy's scope")
-    _check_optimizer(model.optimizer)
     for layer in layers_of(model):
         policy = getattr(layer, "dtype_policy", None)
-        if policy is not None and policy.name == "mixed_float16":
+        if policy is not None and policy.name == "mixed_float16":  # Keras wraps the optimizer then: before that is blamed
             raise ValueError(
                 f"layer {layer.name!r} has the dtype policy mixed_float16, which needs loss scaling and is not supported yet: "
                 "use mixed_bfloat16 or float32"
             )
+    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer) and keras.config.dtype_policy().name == "mixed_float16":
+        raise ValueError(
+            "the dtype policy is mixed_float16, which needs loss scaling and is not supported yet: use mixed_bfloat16 or float32"
+        )
+    _check_optimizer(model.optimizer)
 
 
 def _check_optimizer(optimizer: Any) -> None:

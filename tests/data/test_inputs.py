@@ -1,0 +1,65 @@
+"""Validation under op determinism: the same numbers as without, and nothing that TensorFlow has to say about it."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sources import ROOT
+
+from trainlab import Trainer
+
+X, Y = np.random.default_rng(0).normal(size=(2, 41, 4))
+
+
+def plain():
+    return keras.Sequential([keras.Input([4]), keras.layers.BatchNormalization(), keras.layers.Dense(4)])
+
+
+def of_two():
+    a, b = keras.Input([4], name="a"), keras.Input([4], name="b")
+    return keras.Model([a, b], keras.layers.Dense(4)(keras.layers.Add()([a, b])))
+
+
+def history(make, data, deterministic, **how):
+    keras.utils.set_random_seed(0)
+    model = make()
+    model.compile("sgd", "mse", metrics=["mae"])
+    trainer = Trainer(model, deterministic=deterministic)
+    return trainer.fit(*data, epochs=2, validation_data=data, verbose=0, **how).history
+
+
+@pytest.mark.parametrize(
+    "make, data, how",
+    [
+        (plain, (X, Y), {}),
+        (plain, (X, Y), {"validation_batch_size": 7}),
+        (plain, (X, Y), {"validation_steps": 2}),
+        (plain, (X.astype("float32"), Y), {"batch_size": 41}),
+        (of_two, ([X, Y], Y), {}),
+        (plain, (tf.constant(X, tf.float32), Y), {}),  # left to Keras
+    ],
+)
+def test_validation_is_the_same_under_op_determinism(make, data, how):
+    assert history(make, data, True, **how) == history(make, data, None, **how)
+
+
+@pytest.mark.slow
+def test_tensorflow_says_nothing_of_it():
+    program = """
+import sys, keras, numpy as np, trainlab as tl
+model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+x, y = np.ones([40, 4]), np.ones([40, 1])
+tl.Trainer(model, deterministic=True).fit(x, y, validation_data=(x, y), verbose=0)
+print("the control", file=sys.stderr, flush=True)
+model.evaluate(x, y, verbose=0)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    ours, control = result.stderr.split("the control")
+    assert "use_unbounded_threadpool" not in ours
+    assert "use_unbounded_threadpool" in control  # it is said once a process: nobody had said it before
