@@ -121,10 +121,12 @@ class TestRaggedAndSparse:
         build, x = CASES[name]
         as_keras(seeded(build), {"x": x, "y": Y})
 
+    @pytest.mark.slow
     def test_a_data_set(self, name):
         build, x = CASES[name]
         as_keras(seeded(build), lambda: {"x": tf.data.Dataset.from_tensor_slices((x, Y)).batch(4), "batch_size": None})
 
+    @pytest.mark.slow
     def test_weighted_measured_and_held_out(self, name):
         build, x = CASES[name]
         weights = np.linspace(1, 2, N)
@@ -132,14 +134,17 @@ class TestRaggedAndSparse:
         as_keras(make, {"x": x, "y": Y, "sample_weight": weights, "validation_split": 0.25})
         as_keras(make, {"x": x, "y": Y, "validation_data": (x, Y, weights)})
 
+    @pytest.mark.slow
     def test_a_model_that_was_called_before(self, name):
         build, x = CASES[name]
         as_keras(seeded(lambda: is_built(build(), x)), {"x": x, "y": Y})
 
+    @pytest.mark.slow
     def test_eagerly(self, name):
         build, x = CASES[name]
         as_keras(seeded(build, metrics=["mae"], run_eagerly=True), {"x": x, "y": Y})
 
+    @pytest.mark.slow
     def test_the_law_of_accumulation(self, name):
         build, x = CASES[name]
         pieces = fitted(seeded(build), {"x": x, "y": Y, "batch_size": 2}, strategy=tl.Accumulate(2, tl.Heun()))
@@ -198,6 +203,7 @@ def test_rows_are_shuffled_as_those_of_dense_arrays(name):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ragged, values", "sparse, an input", "several"])
 def test_a_run_goes_on_exactly(name, tmp_path):
     build, x = CASES[name]
@@ -209,7 +215,8 @@ def test_a_run_goes_on_exactly(name, tmp_path):
     trainer.fit(x, **fit, steps=5)
     assert trainer.resumed_at == 3
     assert_same(everything(second), everything(whole))
-    other = tf.nest.map_structure(lambda leaf: leaf * 2 if not isinstance(leaf, tf.SparseTensor) else -leaf, x)
+    negative = lambda leaf: tf.sparse.map_values(tf.negative, leaf) if isinstance(leaf, tf.SparseTensor) else -leaf  # noqa: E731
+    other = tf.nest.map_structure(lambda leaf: leaf[::-1] if leaf is WORDS else negative(leaf), x)
     with pytest.raises(ValueError, match="data"):
         tl.Trainer(seeded(build)(), tl.Heun(), run=tl.Run(tmp_path)).fit(other, **fit, steps=6)
 
@@ -225,7 +232,7 @@ def test_what_is_not_finite_in_them_is_named(value, words):
         fitted(seeded(SumOfVectors), {"x": vectors, "y": Y})
 
 
-@pytest.mark.parametrize("kind", ["csr", "csc", "coo", "dok"])
+@pytest.mark.parametrize("kind", ["csr", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("csc", "coo", "dok"))])
 def test_scipys(kind):
     sparse = pytest.importorskip("scipy.sparse")
     matrix = getattr(sparse, f"{kind}_matrix")(THIN.astype("float64"))
@@ -312,6 +319,16 @@ def test_validation_freq_is_any_whole_number_or_collection(given):
     fit = {"x": X, "y": Y, "validation_data": (X, Y)}
     like = {**fit, "validation_freq": 2}
     assert len(as_keras(seeded(dense_input), {**fit, "validation_freq": given}, like=like)[1]["val_loss"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [("2", "'2'"), (np.float64(0.5), "0.5"), (True, "True"), ({2: 1}, "{2: 1}"), (None, "None")],
+    ids=["word", "half", "bool", "dict", "none"],
+)
+def test_and_nothing_else(given, line):
+    with pytest.raises(TypeError, match=f"^validation_freq must be a whole number, not {line}"):
+        fitted(seeded(dense_input), {"x": X, "y": Y, "validation_data": (X, Y), "validation_freq": given})
 
 
 def two_outputs(kind):

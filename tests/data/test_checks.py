@@ -2,9 +2,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from by_keras import as_keras, fitted
 from small import classifier, compiled, dense_model
 
-from trainlab import Trainer
+from trainlab import NonFiniteError, Trainer
 from trainlab.data import checks
 
 
@@ -270,3 +271,124 @@ class TestBatched:
             checks.check_batched(model, data.element_spec)  # a batch of one number looks as one example would
         several = self.slices(self.X, self.Y).batch(2, drop_remainder=True)
         Trainer(compiled()).fit(several, validation_data=several, verbose=0)
+
+
+class Moved(keras.losses.SparseCategoricalCrossentropy):
+    """Labels from 100 on; -1 for none."""
+
+    def call(self, y_true, y_pred):
+        return super().call(keras.ops.where(y_true >= 100, y_true - 100, y_true), y_pred)
+
+
+class MovedOutside(keras.losses.SparseCategoricalCrossentropy):
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return super().__call__(y_true % 100, y_pred, sample_weight)
+
+
+class MovedByItsFunction(keras.losses.SparseCategoricalCrossentropy):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        own = self.fn
+        self.fn = lambda y_true, y_pred, **kwargs: own(y_true % 100, y_pred, **kwargs)
+
+
+class Ignoring(keras.losses.SparseCategoricalCrossentropy):
+    """Its configuration does not say what it ignores."""
+
+    def __init__(self, from_logits=True):
+        super().__init__(from_logits=from_logits, ignore_class=101)
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+class MovedByTheModel(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(4)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return super().compute_loss(x, y % 100, y_pred, sample_weight)
+
+
+class Plain(keras.losses.SparseCategoricalCrossentropy):
+    """A subclass that leaves labels alone."""
+
+    def get_config(self):
+        return super().get_config()
+
+
+class TestLabelsThatALossMaps:
+    X = TestLabels.X
+    Y = np.array([0, 101, 2, 3, 0])
+
+    def fits(self, loss, model=None):
+        model = compiled(dense_model(lambda: keras.layers.Dense(4)) if model is None else model, loss=loss)
+        checks.check_labels(built(model, self.X, self.Y), self.X, self.Y)
+        return True
+
+    @pytest.mark.parametrize("loss", [Moved, MovedOutside, MovedByItsFunction, Ignoring], ids=lambda loss: loss.__name__)
+    def test_are_its_own_business(self, loss):
+        assert self.fits(loss(from_logits=True))
+
+    def test_so_are_those_of_a_model_with_a_loss_of_its_own(self):
+        assert self.fits(keras.losses.SparseCategoricalCrossentropy(from_logits=True), MovedByTheModel())
+
+    @pytest.mark.parametrize("loss", [Plain(from_logits=True), Plain(from_logits=True, ignore_class=-1)])
+    def test_a_subclass_that_changes_nothing_of_that_is_judged(self, loss):
+        with pytest.raises(ValueError, match="^y holds the label 101 in example 1"):
+            self.fits(loss)
+
+    @pytest.mark.parametrize("loss", [Moved, Ignoring], ids=lambda loss: loss.__name__)
+    def test_they_train_as_in_keras(self, loss):
+        make = lambda: compiled(dense_model(lambda: keras.layers.Dense(4)), loss=loss(from_logits=True))  # noqa: E731
+        as_keras(make, {"x": np.eye(5, 3, dtype="float32"), "y": self.Y})
+
+
+def masked(y_true, y_pred):
+    """The mean of what is there."""
+    is_there = tf.math.is_finite(y_true)
+    return keras.ops.mean(keras.ops.square(tf.where(is_there, y_true - y_pred, 0.0)), axis=-1)
+
+
+class TestCheckData:
+    """`check_data=False`: values are the user's business."""
+
+    X, Y = np.eye(5, 3, dtype="float32"), np.arange(5, dtype="float32")[:, None]
+
+    @staticmethod
+    def spoilt(array, value=np.nan):
+        return np.where(np.arange(5)[:, None] == 3, value, array).astype("float32")
+
+    def test_a_loss_that_masks(self):
+        fit = {"x": self.X, "y": self.spoilt(self.Y), "validation_data": (self.X, self.spoilt(self.Y))}
+        make = lambda: compiled(loss=masked)  # noqa: E731
+        with pytest.raises(ValueError, match="^y holds NaN in example 3: clean the data, or say check_data=False"):
+            fitted(make, fit)
+        as_keras(make, {**fit, "check_data": False}, like=fit)
+
+    def test_in_validation_alone(self):
+        fit = {"x": self.X, "y": self.Y, "validation_data": (self.X, self.spoilt(self.Y))}
+        with pytest.raises(ValueError, match="^validation_data: y holds NaN in example 3: clean the data, or say check_data"):
+            fitted(lambda: compiled(loss=masked), fit)
+        as_keras(lambda: compiled(loss=masked), {**fit, "check_data": False}, like=fit)
+
+    def test_a_model_that_masks(self):
+        class Filling(keras.layers.Layer):
+            def call(self, x):
+                return tf.where(tf.math.is_finite(x), x, 0.0)
+
+        make = lambda: compiled(dense_model(Filling, lambda: keras.layers.Dense(1)))  # noqa: E731
+        fit = {"x": self.spoilt(self.X, np.inf), "y": self.Y}
+        as_keras(make, {**fit, "check_data": False}, like=fit)
+
+    def test_shapes_are_checked_all_the_same(self):
+        with pytest.raises(ValueError, match="^x has examples of shape"):
+            fitted(compiled, {"x": self.X[:, :2], "y": self.Y, "check_data": False})
+
+    def test_values_that_nobody_masks_are_named_when_they_spoil_an_update(self):
+        with pytest.raises(NonFiniteError, match="y holds NaN in example"):
+            fitted(compiled, {"x": self.X, "y": self.spoilt(self.Y), "check_data": False})

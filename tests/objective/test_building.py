@@ -1,96 +1,121 @@
-"""What a model, a loss or a metric that does not fit is told as: the one that it is, and what goes with the data."""
+"""Models, losses and metrics are built for whatever batches there are, as Keras' `fit` builds them: in a trace of a call."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
+from by_keras import seeded
+from keras import layers, ops
+from small import assert_same, weights
 
-from trainlab import Trainer
+from trainlab.objective import build_model
 
-X = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
-NUMBERS = np.arange(12) % 3  # of three classes
-ROWS = np.eye(3, dtype="float32")[NUMBERS]
-BY_NUMBER = "the number of the class goes with SparseCategoricalCrossentropy, other losses take 3 numbers"
-BY_ROW = "it takes the number of the class, where rows of one number a class go with CategoricalCrossentropy"
-
-
-def line(y, loss, metrics=None, x=X, units=3):
-    """What a fit on such labels is refused with."""
-    model = keras.Sequential([keras.Input([4]), layers.Dense(units)])
-    with pytest.raises(ValueError) as error:
-        Trainer(model, optimizer="sgd", loss=loss, metrics=metrics).fit(x, y, batch_size=6, verbose=0)
-    text = str(error.value)
-    assert "\n" not in text and "{{node" not in text
-    return text
+WORDS = tf.RaggedTensorSpec([None, None], tf.int32, 1)
+THIN = tf.SparseTensorSpec([None, 5], tf.float32)
+COLUMN = tf.TensorSpec([None, 1], tf.float32)
+OPEN = tf.TensorSpec(None, tf.float32)
 
 
-def own(y_true, y_pred):
-    return tf.reduce_mean(tf.square(tf.cast(y_true, y_pred.dtype) - y_pred), axis=-1)
+class Words(keras.Model):
+    def __init__(self, unused=False):
+        super().__init__()
+        self.embedding, self.dense = layers.Embedding(10, 4), layers.Dense(1)
+        self.unused = layers.Dense(7) if unused else None
+
+    def call(self, words):
+        return self.dense(tf.reduce_mean(words.with_values(self.embedding(words.values)), axis=1))
 
 
-@pytest.mark.parametrize(
-    "loss",
-    ["mse", "categorical_crossentropy", "kl_divergence", "cosine_similarity", "dice", own]
-    + [keras.losses.CategoricalCrossentropy(from_logits=True), keras.losses.BinaryCrossentropy(), keras.losses.Huber()],
-    ids=lambda loss: getattr(loss, "name", loss),
-)
-def test_numbers_of_classes_for_a_loss_that_takes_rows(loss):
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
-    assert line(NUMBERS, loss) == f"loss {name} does not fit: y has examples of shape (), the model's output (3,): {BY_NUMBER}"
+class Thin(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.kernel = self.add_weight(shape=(5, 1), name="kernel")
+
+    def call(self, x):
+        return tf.sparse.sparse_dense_matmul(x, tf.convert_to_tensor(self.kernel))
 
 
-@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras.losses.SparseCategoricalCrossentropy()], ids=str)
-def test_rows_for_a_loss_that_takes_numbers(loss):
-    name = loss if isinstance(loss, str) else type(loss).__name__
-    assert line(ROWS, loss) == f"loss {name} does not fit: y has examples of shape (3,), the model's output (3,): {BY_ROW}"
+class Ensured(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(1)
+
+    def call(self, x):
+        return self.dense(tf.reshape(x, [-1, 5]))
 
 
-@pytest.mark.parametrize("loss", ["mse", "categorical_crossentropy", "poisson"])
-def test_rows_of_another_width(loss):
-    message = f"loss {loss} does not fit: y has examples of shape (2,), the model's output (3,): they must be alike"
-    assert line(ROWS[:, :2], loss) == message
+def is_finished(model):
+    parts = [model._compile_loss, model._compile_metrics, model.optimizer]
+    return all(part is None or part.built for part in parts)
 
 
-@pytest.mark.parametrize("metric", [keras.metrics.Precision, keras.metrics.AUC, lambda: "recall"])
-def test_a_metric_that_does_not_fit_is_not_blamed_on_the_loss(metric):
-    text = line(NUMBERS, "sparse_categorical_crossentropy", [metric()])
-    assert text.startswith("metrics do not fit batches of x (6, 4) and y (6,): ")
+@pytest.mark.parametrize("spec, build", [(WORDS, Words), (WORDS, lambda: Words(unused=True)), (THIN, Thin)])
+def test_for_ragged_and_sparse_batches(spec, build):
+    model = seeded(build, metrics=["mae"])()
+    build_model(model, (spec, COLUMN, None), None)
+    assert is_finished(model) and model.trainable_variables
+    before = weights(model)
+    build_model(model, (spec, COLUMN, None), None)
+    assert_same(weights(model), before)
 
 
-def test_a_model_that_does_not_fit_is_blamed_on_neither():
-    class Narrow(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = layers.Dense(3)
-
-        def call(self, x):
-            return self.dense(x @ tf.ones([7, 3]))
-
-    with pytest.raises(ValueError, match="^model, losses or metrics do not fit batches of x "):
-        Trainer(Narrow(), optimizer="sgd", loss="mse").fit(X, ROWS, verbose=0)
+def test_weights_start_as_keras_starts_them():
+    ours, theirs = seeded(Words)(), seeded(Words)()
+    build_model(ours, (WORDS, COLUMN, None), None)
+    theirs(tf.ragged.constant([[1, 2], [3]]))
+    assert_same(weights(ours), weights(theirs))
 
 
-@pytest.mark.parametrize(
-    "loss, metrics, message",
-    [
-        ("mse", ["acuracy"], "Keras has no metric 'acuracy'; did you mean accuracy?"),
-        ("mse", ["mae", "AUCC"], "Keras has no metric 'AUCC'; did you mean AUC?"),
-        ("mse", ["f1"], "Keras has no metric 'f1'; did you mean F1Score?"),
-        ("sparse_crossentropy", None, "Keras has no loss 'sparse_crossentropy'; did you mean sparse_categorical_crossentropy?"),
-        ("mean_sqared_error", None, "Keras has no loss 'mean_sqared_error'; did you mean mean_squared_error?"),
-    ],
-)
-def test_a_name_that_keras_does_not_know(loss, metrics, message):
-    assert line(ROWS, loss, metrics) == message
+def test_nothing_is_left_of_the_trace():
+    model = seeded(Words, metrics=["mae"])()
+    build_model(model, (WORDS, COLUMN, None), None)
+    assert all(float(np.sum(metric.result())) == 0 for metric in model.metrics[:1])
+    assert all(not np.any(variable.numpy()) for variable in model.metrics_variables)
 
 
-def test_where_nothing_is_alike_there_is_a_list():
-    assert line(ROWS, "mse", ["xyzzy"]).startswith("Keras has no metric 'xyzzy'; it has AUC, ")
-    assert ", MeanSquaredError, " in line(ROWS, "xyzzy")
+@pytest.mark.parametrize("targets", [{"a": 1.0, "b": 2.0}, [1.0, 2.0], (1.0, 2.0)], ids=["dict", "list", "tuple"])
+def test_eagerly_for_targets_in_another_container_than_the_outputs(targets):
+    def build():
+        inputs = keras.Input([3])
+        return keras.Model(inputs, {"a": layers.Dense(1, name="a")(inputs), "b": layers.Dense(1, name="b")(inputs)})
+
+    model = seeded(build, {"a": "mse", "b": "mae"}, metrics={"b": ["mse"]}, run_eagerly=True)()
+    y = tf.nest.map_structure(lambda value: tf.fill([2, 1], value), targets)
+    batch = (tf.ones([2, 3]), y, None)
+    specs = tf.nest.map_structure(lambda leaf: None if leaf is None else tf.type_spec_from_value(leaf), batch)
+    build_model(model, specs, lambda: batch)
+    assert is_finished(model)
 
 
-def test_what_fits_trains():  # the control
-    for y, loss in ((NUMBERS, "sparse_categorical_crossentropy"), (ROWS, "categorical_crossentropy"), (ROWS, own)):
-        model = keras.Sequential([keras.Input([4]), layers.Dense(3, "softmax")])
-        Trainer(model, optimizer="sgd", loss=loss, metrics=["accuracy"]).fit(X, y, verbose=0)
+def test_batches_of_unknown_rank_train_a_model_that_gives_them_one():
+    loss = lambda y, p: ops.mean(ops.square(tf.reshape(y, [-1, 1]) - p), axis=-1)  # noqa: E731
+    model = seeded(Ensured, loss)()
+    model(tf.ones([2, 5]))
+    model.compile(keras.optimizers.SGD(0.1))
+    model.compute_loss = lambda x, y, y_pred, sample_weight=None, training=True: ops.mean(loss(y, y_pred))
+    build_model(model, (OPEN, OPEN, None), None)
+    assert model.optimizer.built
+
+
+@pytest.mark.parametrize("is_built", [False, True], ids=["unbuilt", "built"])
+@pytest.mark.parametrize("specs", [(OPEN, OPEN), (OPEN, COLUMN), (tf.TensorSpec([None, 5]), OPEN)], ids=["both", "x", "y"])
+def test_batches_of_unknown_rank_are_told_in_one_line(specs, is_built):
+    model = seeded(lambda: keras.Sequential([keras.Input([5])] * is_built + [layers.Dense(1)]), metrics=["mae"])()
+    try:
+        build_model(model, (*specs, None), None)
+    except ValueError as error:
+        line = str(error)
+        assert "\n" not in line and line.startswith("model, losses or metrics do not fit batches of x ")
+        assert "of an unknown shape" in line and "set it, by dataset.map(lambda x, y: (tf.ensure_shape(x" in line
+    else:
+        assert specs[0] is not OPEN and is_finished(model)  # only targets that say no more: Keras trains on some
+
+
+def test_the_reason_is_told_and_not_that_the_model_be_built():
+    class Failing(Words):
+        def call(self, words):
+            raise KeyError("no such thing")
+
+    with pytest.raises(ValueError, match="^model, losses or metrics do not fit .*no such thing") as error:
+        build_model(seeded(Failing)(), (WORDS, COLUMN, None), None)
+    assert "build it yourself" not in str(error.value) and "\n" not in str(error.value)

@@ -35,6 +35,7 @@ REPLACEMENTS = {
     "compile_metrics": (keras.Model, ["compile_metrics", "metrics_container"]),
     "flat_losses": (keras.Model, ["losses_by_output"]),
     "losses_replaced": (keras.Model, ["set_losses"]),
+    "loss_arguments": (keras.Loss, ["arguments", "fn_kwargs"]),
     "mask_of": (keras.ops, ["get_mask", "get_keras_mask"]),
     "autocast": (keras.Variable, ["maybe_autocast", "autocast_value"]),
     "current_scope": (keras.StatelessScope, ["current", "get_current"]),
@@ -76,6 +77,13 @@ def test_what_a_model_was_compiled_with(model):
     assert keras_internals.default_jit_compile(model) is bool(tf.config.list_physical_devices("GPU"))
     assert [v.path for v in keras_internals.trained_by(model.optimizer)] == [v.path for v in model.trainable_variables]
     assert keras_internals.trained_by(keras.optimizers.SGD()) in ([], None)
+
+
+def test_what_a_loss_hands_to_its_function():
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=7)
+    assert keras_internals.loss_arguments(loss)["from_logits"] is True
+    assert keras_internals.loss_arguments(loss).get("ignore_class", loss.get_config()["ignore_class"]) == 7
+    assert keras_internals.loss_arguments(lambda y_true, y_pred: 0.0) == {}
 
 
 def test_where_backup_and_restore_says_where_to_go_on(tmp_path):

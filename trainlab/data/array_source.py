@@ -13,7 +13,7 @@ import tensorflow as tf
 from trainlab.data import device
 from trainlab.data.arrays import SameData
 from trainlab.data.blocks import ArrayLayout, Block, Layout
-from trainlab.data.kinds import Composite, rows_of, sized, spec_of
+from trainlab.data.kinds import Composite, rows_of, spec_of
 from trainlab.data.order import shuffled
 from trainlab.data.stream import Stream, pack
 from trainlab.objective import Batch, cutting
@@ -178,7 +178,7 @@ class ArraySource:
         return ArrayLayout(self._restore, specs, self._structure, self.batch_size, full, rest, seed)
 
     def _specs(self, size: int | None) -> Batch:
-        return self._pack([sized(spec, size) for spec in self._leaf_specs])
+        return self._pack([cutting.sized(spec, size) for spec in self._leaf_specs])
 
     def _streamed(self, stream: Stream, max_updates: int, batches: int) -> Block | None:
         if self._stream_at != (self.epoch, self.position):

@@ -82,7 +82,8 @@ def split(given: Given) -> Given:
     for name in ("batch_size", "validation_batch_size", "validation_steps"):
         if getattr(given, name) is not None:
             checks.check_count(name, getattr(given, name), 1)
-    given = given._replace(validation_freq=_frequency(given.validation_freq))
+    if given.validation_freq is not None or given.validation_data is not None or given.validation_split:
+        given = given._replace(validation_freq=_frequency(given.validation_freq))
     return _split(given) if given.validation_split and given.validation_data is None else given
 
 
@@ -128,9 +129,7 @@ def _source(model: keras.Model, given: Given, seed: int) -> Source:
             if getattr(given, name) is not None:
                 raise ValueError(f"{name} must not be given when x is a {kind}, whose batches hold everything")
         if given.batch_size is not None:
-            warnings.warn(
-                f"batch_size={given.batch_size} is ignored: x is a {kind}, whose batches are what they are", stacklevel=4
-            )
+            warnings.warn(f"batch_size={given.batch_size} is ignored: x is a {kind}, which makes its own batches", stacklevel=4)
         return StreamSource(given.x, given.class_weight, given.shuffle, checks.takes_labels(model))
     if given.class_weight is not None and given.sample_weight is not None:
         raise ValueError("give class_weight or sample_weight, not both")

@@ -22,7 +22,6 @@ import tensorflow as tf
 
 from trainlab.data.blocks import Block
 from trainlab.data.iterators import NOTHING, Pulled, Puller
-from trainlab.data.kinds import matched
 from trainlab.data.stream_blocks import StreamLayout
 from trainlab.objective import Batch
 
@@ -341,12 +340,14 @@ def pack(structure: Any, tensors: list[tf.Tensor]) -> Batch:
 def unpack(element: Any) -> Batch:
     """`(x, y, sample_weight)` of an element of a data set.
 
-    Where Keras' adapters, which cannot hand out None, say `Optional`, it is None.
+    Where Keras' adapters, which cannot hand out None, say `Optional`, it is None; so are the weights of outputs without any.
     """
     optional = (tf.experimental.Optional, tf.OptionalSpec)
     batch = keras.utils.unpack_x_y_sample_weight(element)
     x, y, sample_weight = tf.nest.map_structure(lambda leaf: None if isinstance(leaf, optional) else leaf, batch)
-    return x, *matched(y, sample_weight)
+    if isinstance(y, dict) and isinstance(sample_weight, dict) and not set(y) <= set(sample_weight):
+        sample_weight = {**dict.fromkeys(y), **sample_weight}
+    return x, y, sample_weight
 
 
 def _leaves(element: Any) -> list[tf.Tensor]:

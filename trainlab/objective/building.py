@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainlab.objective import keras_internals
+from trainlab.objective import cutting, keras_internals
 from trainlab.objective.model_function import Batch
 from trainlab.objective.requirements import check_built
 from trainlab.objective.train_step import build_by_step, has_own_step
@@ -134,7 +134,7 @@ def _build_by_a_trace(model: keras.Model, specs: Batch) -> None:
     """Builds in the trace of a call, as Keras' `fit` does: all that TensorFlow can trace can be built so."""
     with keras.StatelessScope():
         tf.function(lambda *batch: _evaluate(model, batch), autograph=False).get_concrete_function(*specs)
-    keras_internals.finish_build(model)
+    _build_optimizer(model)
 
 
 def _build_eagerly(model: keras.Model, first_batch: Callable[[], Batch]) -> None:
@@ -145,7 +145,12 @@ def _build_eagerly(model: keras.Model, first_batch: Callable[[], Batch]) -> None
         batch = first_batch()
         with keras.StatelessScope():  # what the pass leaves behind (states, seeds, metrics) is dropped with it
             _evaluate(model, batch)
-    keras_internals.finish_build(model)
+    _build_optimizer(model)
+
+
+def _build_optimizer(model: keras.Model) -> None:
+    if model.optimizer is not None and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
 
 
 def _evaluate(model: keras.Model, batch: Batch) -> None:
@@ -159,12 +164,7 @@ def _evaluate(model: keras.Model, batch: Batch) -> None:
 
 def _any_size(spec: Any) -> Any:
     """The same for batches of any size: a model must not keep the size of those that it was first trained on."""
-    if spec is None or not spec.shape.rank:
-        return spec
-    shape = [None, *spec.shape[1:]]
-    if isinstance(spec, tf.RaggedTensorSpec):
-        return tf.RaggedTensorSpec(shape, spec.dtype, spec.ragged_rank, spec.row_splits_dtype, spec.flat_values_spec)
-    return type(spec)(shape, spec.dtype)
+    return spec if spec is None or not spec.shape.rank else cutting.sized(spec, None)
 
 
 def _is_open(spec: Any) -> bool:

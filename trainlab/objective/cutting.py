@@ -66,6 +66,14 @@ def size_of(batch: Batch) -> Any:
     return next((size for size in sizes if isinstance(size, int)), sizes[0])
 
 
+def sized(spec: Any, size: int | None) -> Any:
+    """The spec of a batch's tensor, dense, ragged or sparse, for batches of `size` examples; None for any number."""
+    shape = [size, *spec.shape[1:]]
+    if isinstance(spec, tf.RaggedTensorSpec):
+        return tf.RaggedTensorSpec(shape, spec.dtype, spec.ragged_rank, spec.row_splits_dtype, spec.flat_values_spec)
+    return type(spec)(shape, spec.dtype)
+
+
 def check(batch: Batch) -> None:
     """Makes sure that a batch can be cut; traced, the graph fails when one comes that cannot.
 

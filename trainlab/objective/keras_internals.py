@@ -59,13 +59,6 @@ def build(model: keras.Model, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
-def finish_build(model: keras.Model) -> None:
-    """What is left once a model, its losses and metrics were called on a batch: the optimizer, as Keras builds it then."""
-    if model.optimizer is not None and not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-    model._post_build()
-
-
 def loss_tracker(model: keras.Model) -> keras.Metric:
     """The metric that holds the mean of the losses: it is in `model.metrics`, unless a model overrides that."""
     return model._loss_tracker

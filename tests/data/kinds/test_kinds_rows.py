@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainlab.data.kinds import as_sparse, first_place, is_sparse_matrix, rows_of, sized, spec_of
+from trainlab.data.kinds import as_sparse, first_place, is_sparse_matrix, rows_of, spec_of
+from trainlab.objective import cutting
 
 RNG = np.random.default_rng(0)
 DENSE = np.where(RNG.normal(size=(6, 4)) > 0.3, RNG.normal(size=(6, 4)), 0).astype("float32")
@@ -85,9 +86,9 @@ def test_every_format_of_scipy(kind, holder):
 @pytest.mark.parametrize("size", [None, 6])
 def test_specs(leaf, size):
     leaf = as_sparse(leaf) if isinstance(leaf, tf.SparseTensor) else leaf
-    spec = sized(spec_of(leaf), size)
+    spec = cutting.sized(spec_of(leaf), size)
     assert spec.shape[0] == size and spec.is_compatible_with(tf.convert_to_tensor(leaf) if leaf is DENSE else leaf)
-    assert not sized(spec, 5).is_compatible_with(tf.convert_to_tensor(leaf) if leaf is DENSE else leaf)
+    assert not cutting.sized(spec, 5).is_compatible_with(tf.convert_to_tensor(leaf) if leaf is DENSE else leaf)
 
 
 class TestFirstPlace:

@@ -35,14 +35,6 @@ def spec_of(leaf: Any) -> Any:
     return tf.TensorSpec(shape, tf.as_dtype(leaf.dtype))
 
 
-def sized(spec: Any, size: int | None) -> Any:
-    """The same spec, of batches of this size; None for any."""
-    shape = [size, *spec.shape[1:]]
-    if isinstance(spec, tf.RaggedTensorSpec):
-        return tf.RaggedTensorSpec(shape, spec.dtype, spec.ragged_rank, spec.row_splits_dtype, spec.flat_values_spec)
-    return type(spec)(shape, spec.dtype)
-
-
 def rows_of(leaf: tf.RaggedTensor | tf.SparseTensor) -> Callable[[tf.Tensor], Any]:
     """A function, to be traced, from indices `[q]` of rows, int64, to these rows of a ragged or sparse tensor.
 
