@@ -12,8 +12,8 @@ from typing import Any
 import keras
 
 from trainlab.data import Given, Inputs, Source, Whereabouts, check_count, checked, describe_update, device, prepared, split
-from trainlab.loop import Findings, Loop, Plan, Recipe, Update, jit, plan_of, recipe_of, settings_of
-from trainlab.objective import build_model, check_compiled, compile_model, cutting, keras_internals
+from trainlab.loop import Findings, Loop, Made, Plan, jit, made_by, plan_of, recipe_of
+from trainlab.objective import build_model, check_compiled, compile_model, cutting
 from trainlab.runs import Asked, Epochs, Fit, Found, Keeper, Run, RunKeeper, callback_list, manifest, verbosity
 from trainlab.strategies import SGD, StepStrategy
 
@@ -61,6 +61,7 @@ class Trainer:
         steps_per_execution: int | None = None,
         micro_batch_size: int | str | None = None,
         on_nonfinite: str = "stop",
+        sum_duplicate_rows: bool | None = None,
         **unknown: Any,
     ):
         """Takes a compiled model, or compiles it.
@@ -89,6 +90,9 @@ class Trainer:
               memory or the mean of the losses. "stop" raises `NonFiniteError`, the model being at the update before it.
               "skip" leaves it out: its batches are used up and nothing else changes, so that the next update has the same
               `iteration` and dropout seeds; at most 10 in a row.
+            sum_duplicate_rows: whether the gradients of a row of an embedding that an update looks up more than once are summed
+              before the optimizer sees them, so that Adam and its like square the sum, as their formulas have it. False
+              hands them on one by one, as Keras does. By default they are summed, and a warning says so once where it matters.
 
         Raises:
             TypeError, ValueError: the model cannot be trained here, in one line that says why and what to do.
@@ -106,20 +110,22 @@ class Trainer:
             raise ValueError(f'jit_compile must be True, False or "auto", not {jit_compile!r}')
         if steps_per_execution is not None:
             check_count("steps_per_execution", steps_per_execution, 1)
+        if not isinstance(sum_duplicate_rows, (bool, type(None))):
+            raise ValueError(f"sum_duplicate_rows must be True, False or None, not {sum_duplicate_rows!r}")
         if on_nonfinite not in ("stop", "skip"):
             raise ValueError(f'on_nonfinite must be "stop" or "skip", not {on_nonfinite!r}')
-        if jit_compile is None and not compiling and model.jit_compile is not keras_internals.default_jit_compile(model):
-            jit_compile = model.jit_compile  # Keras does not keep "auto": what it would have chosen itself says nothing
         self.model = model
         self.strategy = SGD() if strategy is None else strategy
         self.seed = int(seed) % 2**31
         self.on_nonfinite = on_nonfinite
-        self._findings = Findings(jit_compile if isinstance(jit_compile, bool) else None, micro_batch_size)
+        self._sum_duplicate_rows = sum_duplicate_rows
+        self._findings = Findings(jit_compile, micro_batch_size)
+        self._findings.follow(model, is_silent=bool(compiling))
         self._run_eagerly = run_eagerly
         self._steps_per_execution = steps_per_execution
         self._keeper: Keeper = Keeper() if (described := Run.of(run)) is None else RunKeeper(described)
         self._whereabouts = Whereabouts()
-        self._made: tuple[Recipe, Loop] | None = None  # the loop, and what it was made from
+        self._made: Made | None = None
         self._resumed_at: int | None = None
         _check_strategy(self.strategy)
         device.switch_determinism(deterministic)
@@ -132,8 +138,8 @@ class Trainer:
 
     @property
     def num_traces(self) -> int:
-        """How often an update was traced since the strategy, the optimizer or the trainable variables last changed."""
-        return 0 if self._made is None else self._made[1].num_traces
+        """How often an update was traced since what it is traced with last changed: the strategy, the model, a setting of one."""
+        return 0 if self._made is None else self._made.loop.num_traces
 
     @property
     def jit_compile(self) -> bool | None:
@@ -249,6 +255,7 @@ class Trainer:
         verbose = verbosity(verbose)
         check_compiled(self.model)
         _check_strategy(self.strategy)
+        self._findings.follow(self.model)
 
         source = prepared(self.model, given, self.seed)
         self._build(source)
@@ -292,7 +299,8 @@ class Trainer:
         build_model(self.model, source.batch_specs(), first_batch if self._is_eager else None)
 
     def _manifest(self, inputs: Inputs, plan: Plan) -> manifest.Manifest:
-        return manifest.of_fit(self.model, self.strategy, self.seed, inputs, plan, self._findings, self.on_nonfinite)
+        own = {"on_nonfinite": self.on_nonfinite, "sum_duplicate_rows": self._sum_duplicate_rows is not False}
+        return manifest.of_fit(self.model, self.strategy, self.seed, inputs, plan, self._findings, **own)
 
     def _train(
         self, inputs: Inputs, data: Any, plan: Plan, found: Found, callbacks: Any, verbose: int
@@ -328,27 +336,17 @@ class Trainer:
 
     def _loop(self) -> Loop:
         """The loop, unless it is there already, made from exactly what there is now."""
-        recipe = self._recipe()
-        made = self._made
-        if made is None or not made[0].matches(recipe):
-            memory = made[1].update.memory if made is not None and made[0].has_same_memory(recipe) else None
-            update = Update(self.model, self.strategy, self.seed, memory)
-            jit_compile = False if self._is_eager else self._findings.jit_compile
-            loop = Loop(update, jit_compile, self._is_eager, self._updates_per_call, self._findings.micro_batches)
-            made = self._made = recipe, loop
-        made[1].guard.on_nonfinite = self.on_nonfinite
-        return made[1]
+        jit_compile, per_call = self._findings.jit_compile, self._updates_per_call
+        given = jit_compile, self._is_eager, per_call, self.seed, self._sum_duplicate_rows
+        recipe = recipe_of(self.model, self.strategy, *given)
+        self._made = made_by(recipe, self._made, self.model, self._findings)
+        self._made.loop.guard.on_nonfinite = self.on_nonfinite
+        return self._made.loop
 
     def _keep_made(self) -> None:
-        """Keeps the loop for the next `fit`, though tracing it set some of the strategy's attributes, or XLA was decided on."""
+        """Keeps the loop for the next `fit`, though running set some attributes, or XLA was decided on."""
         if self._made is not None:
-            recipe, loop = self._made
-            now = {"settings": settings_of(self.strategy), "jit_compile": self._findings.jit_compile}
-            self._made = recipe._replace(**now), loop
-
-    def _recipe(self) -> Recipe:
-        jit_compile, per_call = self._findings.jit_compile, self._updates_per_call
-        return recipe_of(self.model, self.strategy, jit_compile, self._is_eager, per_call, self.seed)
+            self._made = self._made.keep(self._findings)
 
     def _find_out(self, fit: Fit, updates_ahead: int) -> bool:
         """Lets the loop find out whether XLA pays, where that is worth it; returns whether it is known only now."""

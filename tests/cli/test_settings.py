@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from commands import CONFIGS
 
 from trainlab import Heun, datasets, models
 from trainlab.cli.settings import Settings
@@ -27,6 +28,7 @@ def settings(**changed):
         {"optimizer": keras.optimizers.SGD(0.0)},
         {"optimizer": keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.0, 5))},
         {"metrics": ()},
+        {"sum_duplicate_rows": False},
     ],
 )
 def test_what_is_allowed(changed):
@@ -51,6 +53,7 @@ def test_what_is_allowed(changed):
         ({"seed": -1}, "run.seed = -1"),
         ({"seed": 2**32}, "run.seed = 4294967296: .* at most 4294967295"),
         ({"jit_compile": "yes"}, "run.jit_compile = 'yes': must be True, False or None"),
+        ({"sum_duplicate_rows": 0}, "run.sum_duplicate_rows = 0: must be True, False or None"),
         ({"metrics": "accuracy"}, r"run.metrics = 'accuracy': must be a list"),
         ({"optimizer": keras.optimizers.SGD(-0.1)}, "SGD.learning_rate = -0.1: must be a finite number of at least 0"),
         ({"optimizer": keras.optimizers.Adam(float("inf"))}, "Adam.learning_rate = inf"),
@@ -61,3 +64,10 @@ def test_what_is_not(changed, message):
     with pytest.raises((TypeError, ValueError), match=message) as error:
         settings(**changed)
     assert "\n" not in str(error.value)
+
+
+def test_a_choice_about_rows_reaches_the_trainer(command):
+    first = ["--config", CONFIGS / "sgd.gin", "--set", "run.steps = 2"]
+    assert command(*first, "--set", "run.sum_duplicate_rows = False")[0] == 0
+    status, _, err = command(*first, "--set", "run.steps = 3")
+    assert status != 0 and "sum_duplicate_rows: saved False, now True" in err

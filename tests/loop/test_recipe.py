@@ -1,10 +1,9 @@
 import keras
-import numpy as np
 import pytest
 from small import compiled
 
 from trainlab import Accumulate, Heun, StepStrategy
-from trainlab.loop.recipe import recipe_of, settings_of
+from trainlab.loop.recipe import recipe_of
 
 
 class Holds(StepStrategy):
@@ -52,14 +51,3 @@ def test_other_variables_and_another_compile():
     compiled(model)
     again = recipe(model, strategy)
     assert not old.matches(again) and old.has_same_memory(again)
-
-
-def test_settings_are_compared_by_what_they_hold():
-    same = [(1, 1), ("a", "a"), ([1, Heun()], [1, Heun()]), ({"k": 2.0}, {"k": 2.0}), (np.ones(3), np.ones(3)), (None, None)]
-    other = [(1, 2), ("a", "b"), ([1, Heun()], [2, Heun()]), ([1], (1,)), ({"k": 2.0}, {"k": 3.0}), (np.ones(3), np.zeros(3))]
-    for a, b in same:
-        assert settings_of(Holds(a)) == settings_of(Holds(b)), a
-    for a, b in other:
-        assert settings_of(Holds(a)) != settings_of(Holds(b)), a
-    one, another = object(), object()
-    assert settings_of(Holds(one)) == settings_of(Holds(one)) != settings_of(Holds(another))

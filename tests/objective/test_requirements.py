@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -121,3 +123,100 @@ class TestBuilt:
         compiled(model)
         model.optimizer.build(model.trainable_variables)
         requirements.check_built(model)
+
+
+class Inner(keras.layers.Layer):
+    """A user's layer that takes `training`, whatever it does with it."""
+
+    def call(self, x, training=None):
+        return 2.0 * x if training else x
+
+
+DIFFERENT = {
+    "dropout": lambda: keras.layers.Dropout(0.5),
+    "noise": lambda: keras.layers.GaussianNoise(1.0),
+    "norm": lambda: keras.layers.BatchNormalization(),
+    "inside": lambda: keras.Sequential([keras.layers.Dense(2), keras.layers.Dropout(0.5)]),
+    "wrapped": lambda: keras.layers.TimeDistributed(keras.layers.Dropout(0.5)),
+    "rnn": lambda: keras.layers.LSTM(2, recurrent_dropout=0.5, return_sequences=True),
+    "attention": lambda: SelfAttention(0.5),
+    "own": Inner,
+    "lambda": lambda: keras.layers.Lambda(lambda x, training=None: 2.0 * x if training else x),
+}
+ALIKE = {
+    "dense": lambda: keras.layers.Dense(2),
+    "no dropout": lambda: keras.layers.Dropout(0.0),
+    "frozen norm": lambda: keras.layers.BatchNormalization(trainable=False),
+    "layer norm": lambda: keras.layers.LayerNormalization(),
+    "rnn": lambda: keras.layers.LSTM(2, return_sequences=True),
+    "attention": lambda: SelfAttention(0.0),
+    "inside": lambda: keras.Sequential([keras.layers.Dense(2)]),
+    "lambda": lambda: keras.layers.Lambda(lambda x: 2.0 * x),
+}
+
+
+class SelfAttention(keras.layers.Layer):
+    def __init__(self, dropout):
+        super().__init__()
+        self.attention = keras.layers.MultiHeadAttention(1, 2, dropout=dropout)
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+
+    def call(self, x):
+        return self.attention(x, x)
+
+
+def _forgetful(make, takes_training=False):
+    """A subclassed model of one layer and a sum, whose `call` takes no `training`."""
+
+    class Forgetful(keras.Model):
+        def __init__(self):
+            super().__init__(name="forgetful")
+            self.inner, self.out = make(), keras.layers.Dense(1)
+
+        def call(self, x):
+            return self.out(self.inner(x))
+
+    class Careful(Forgetful):
+        def call(self, x, training=None):
+            return super().call(x)
+
+    keras.utils.set_random_seed(1)
+    model = Careful() if takes_training else Forgetful()
+    model.compile(keras.optimizers.SGD(0.0), loss="mse")
+    return model
+
+
+def _loss(fit):
+    return fit(np.ones([4, 3, 2], "float32"), np.ones([4, 3, 1], "float32"), verbose=0).history["loss"][0]
+
+
+def _told(model):
+    """What a fit says of `training`, and its loss."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loss = _loss(Trainer(model).fit)
+    return [str(w.message) for w in caught if "`training`" in str(w.message)], loss
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_call_without_training_is_told_of_once(name):
+    model = _forgetful(DIFFERENT[name])
+    (line,), ours = _told(model)
+    assert "\n" not in line and line.startswith("model 'forgetful': Forgetful.call takes no `training`: ")
+    assert "call(self, inputs, training=None)" in line and "training=False" in line
+    assert _told(model)[0] == []
+    said, as_written = _told(_forgetful(DIFFERENT[name], takes_training=True))
+    assert said == []
+    if name in ("own", "lambda"):  # where it is no matter of chance: what the line says is so
+        assert ours != pytest.approx(_loss(_forgetful(DIFFERENT[name]).fit), rel=1e-3)
+        careful = _forgetful(DIFFERENT[name], takes_training=True)
+        assert ours == pytest.approx(as_written, rel=1e-5) == pytest.approx(_loss(careful.fit), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_and_not_where_it_makes_no_difference(name):
+    said, ours = _told(_forgetful(ALIKE[name]))
+    assert said == []
+    assert ours == pytest.approx(_loss(_forgetful(ALIKE[name]).fit), rel=1e-5)

@@ -1,10 +1,14 @@
 """What is used of TensorFlow that is not public: that it still does what it is used for, and what would replace it."""
 
 import inspect
+import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+from tensorflow.python.eager import context
 
 from trainlab.parameters import tensorflow_internals
 
@@ -16,6 +20,7 @@ REPLACEMENTS = {
     "function_of": (tf.Graph, ["get_function"]),
     "is_op_determinism_enabled": (tf.config.experimental, ["is_op_determinism_enabled"]),
     "gpu_memory": (tf.config.experimental, ["get_memory_limit"]),
+    "sums_left_alone": (tf.config.optimizer, ["function_options", "memory_optimization"]),
     "iterator_handle": (tf.data.Iterator, ["resource", "handle"]),
     "dataset_variant": (tf.data.Dataset, ["variant", "variant_tensor"]),
     "vectorized_maps_replaced": (tf, ["is_vectorizing"]),
@@ -127,3 +132,42 @@ def test_calls_of_functions_end_there_and_are_converted_as_ever():
     assert not any("PartitionedCall" in op.type and "with_an_if" in str(op.node_def) for op in concrete.graph.get_operations())
     assert float(concrete(tf.constant(-3.0))) == 3.0
     assert float(with_an_if(tf.constant(-2.0))) == 2.0 and len(calls) == 1
+
+
+class TestSumsLeftAlone:
+    def options(self):
+        return config_pb2.ConfigProto.FromString(context.context().function_call_options.config_proto_serialized)
+
+    def test_for_this_thread_while_it_is_open_and_nothing_else(self):
+        before, others = self.options(), []
+        assert before.graph_options.rewrite_options.memory_optimization == RewriterConfig.DEFAULT_MEM_OPT
+        with tensorflow_internals.sums_left_alone():
+            within = self.options()
+            thread = threading.Thread(target=lambda: others.append(self.options()))
+            thread.start()
+            thread.join()
+        assert within.graph_options.rewrite_options.memory_optimization == RewriterConfig.SWAPPING_HEURISTICS
+        assert within != before == self.options() == others[0]
+        before.graph_options.rewrite_options.memory_optimization = RewriterConfig.SWAPPING_HEURISTICS
+        assert within == before
+
+    def test_the_users_own_options_stay(self):
+        before = tf.config.optimizer.get_experimental_options()
+        try:
+            tf.config.optimizer.set_experimental_options({"constant_folding": False})
+            with tensorflow_internals.sums_left_alone():
+                options = self.options().graph_options.rewrite_options
+                assert options.constant_folding == RewriterConfig.OFF
+                assert options.memory_optimization == RewriterConfig.SWAPPING_HEURISTICS
+                tf.config.optimizer.set_experimental_options({"constant_folding": True})  # as a callback might
+            assert self.options().graph_options.rewrite_options.constant_folding == RewriterConfig.ON
+        finally:
+            tf.config.optimizer.set_experimental_options({"constant_folding": before.get("constant_folding", True)})
+
+    def test_after_an_error_and_one_in_the_other(self):
+        before = context.context().function_call_options
+        with pytest.raises(ZeroDivisionError), tensorflow_internals.sums_left_alone():
+            with tensorflow_internals.sums_left_alone():
+                pass
+            raise ZeroDivisionError
+        assert context.context().function_call_options is before

@@ -97,6 +97,7 @@ class Job:
             run=settings.run_in(self._directory.path),
             on_nonfinite=settings.on_nonfinite,
             micro_batch_size=settings.micro_batch_size,
+            sum_duplicate_rows=settings.sum_duplicate_rows,
         )
         _check_all_used(config)
         _check_logits(settings.loss, model)

@@ -52,6 +52,8 @@ class Settings:
             where nothing says which is better.
         micro_batch_size: Evaluates batches in pieces of at most so many examples; `'auto'` halves until they fit in memory.
         on_nonfinite: `'stop'` at an update that leaves a NaN or an infinity, or `'skip'` it.
+        sum_duplicate_rows: Whether rows of an embedding that an update looks up more than once are summed before the optimizer
+            sees them; False hands them on one by one, as Keras does. None sums them, and says so where it matters.
 
     Raises:
         TypeError: A value is of the wrong kind.
@@ -89,6 +91,7 @@ class Settings:
     keep_best: str | tuple[str, str] | None = None
     on_nonfinite: str = "stop"
     micro_batch_size: int | str | None = None
+    sum_duplicate_rows: bool | None = None
 
     def __post_init__(self):
         import keras
@@ -221,5 +224,6 @@ _RULES: dict[str, Callable[[str, Any], None]] = {
     "on_nonfinite": _one_of(ValueError, "'stop' or 'skip'", "stop", "skip"),
     "keep_best": _best,
     "jit_compile": _one_of(TypeError, "True, False or None", True, False, None),
+    "sum_duplicate_rows": _one_of(TypeError, "True, False or None", True, False, None),
     "metrics": _list,
 }

@@ -6,19 +6,21 @@ from trainlab.loop.loop import Loop
 from trainlab.loop.nonfinite import NonFiniteError
 from trainlab.loop.plan import Plan, plan_of
 from trainlab.loop.progress import Progress
-from trainlab.loop.recipe import Recipe, recipe_of, settings_of
+from trainlab.loop.recipe import Made, made_by, recipe_of
+from trainlab.loop.settings import code
 from trainlab.loop.update import Update
 
 __all__ = [
     "Findings",
     "Loop",
+    "Made",
     "NonFiniteError",
     "Plan",
     "Progress",
-    "Recipe",
     "Update",
+    "code",
     "jit",
+    "made_by",
     "plan_of",
     "recipe_of",
-    "settings_of",
 ]

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import keras
+
 from trainlab.loop.micro_batches import MicroBatches
+from trainlab.objective import keras_internals
 
 
 class Findings:
     """What the user said, or left to be found out.
 
     Args:
-        jit_compile: whether XLA compiles the step; None leaves it to be found out.
+        jit_compile: whether XLA compiles the step; "auto" leaves it to be found out, and None too unless the model says more.
         micro_batch_size: see `MicroBatches`.
 
     Attributes:
@@ -29,10 +32,31 @@ class Findings:
 
     ROWS = ("jit_compile", "micro_batch_size")
 
-    def __init__(self, jit_compile: bool | None, micro_batch_size: int | str | None):
-        self.jit_compile = jit_compile
+    def __init__(self, jit_compile: bool | str | None, micro_batch_size: int | str | None):
+        self.jit_compile = jit_compile if isinstance(jit_compile, bool) else None
         self.micro_batches = MicroBatches(micro_batch_size)
         self.is_described = False
+        self._is_open = jit_compile is None
+        self._is_followed = False
+        self._tracker: Any = None  # of the loss: each `compile` makes a new one
+
+    def follow(self, model: keras.Model, is_silent: bool = False) -> None:
+        """Takes what a model was compiled with since it was last looked at, unless the user said otherwise.
+
+        Keras does not keep "auto", but what it came to: where that is what the model has, nothing was said.
+
+        Args:
+            model: compiled.
+            is_silent: whether this time it says nothing, being compiled by ourselves.
+        """
+        tracker = keras_internals.loss_tracker(model)
+        if not self._is_open or tracker is self._tracker:
+            return
+        self._tracker = tracker
+        if not is_silent and model.jit_compile is not keras_internals.default_jit_compile(model):
+            self.jit_compile, self._is_followed = model.jit_compile, True
+        elif self._is_followed:
+            self.jit_compile, self._is_followed = None, False
 
     def record(self) -> dict[str, Any]:
         """All of it, for JSON."""

@@ -168,8 +168,13 @@ def _compile(jitted: Any, block: Block, copies: _Copies, until: float) -> float 
     """
     started = time.monotonic()
     copies.lend(jitted)
+
+    def call() -> None:  # in a thread, whose options are its own
+        with tensorflow_internals.sums_left_alone():
+            jitted(*block.arguments)
+
     with unsupported_operations():
-        if not finishes(lambda: jitted(*block.arguments), until - started):
+        if not finishes(call, until - started):
             return None  # its thread goes on for a while, on copies: nobody will use what it makes
     return time.monotonic() - started
 

@@ -13,7 +13,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import tensorflow as tf
@@ -24,6 +24,7 @@ from trainlab.loop.micro_batches import MicroBatches
 from trainlab.loop.nonfinite import Guard, Undo
 from trainlab.loop.update import Update
 from trainlab.objective import Batches
+from trainlab.parameters import tensorflow_internals
 
 # A call lasts so many seconds or up to twice as many: an interrupt need not wait long, a progress bar moves, and what is done
 # once a call (a way back, which costs a copy of the variables) is a small share.
@@ -55,6 +56,7 @@ class Loop:
         run_eagerly: whether nothing is compiled at all.
         updates_per_call: how many updates a call makes; None leaves it to the measured time.
         micro_batches: the pieces that batches are evaluated in.
+        tracing: to be open while the update is traced.
 
     Attributes:
         update: the same.
@@ -71,8 +73,10 @@ class Loop:
         run_eagerly: bool,
         updates_per_call: int | None,
         micro_batches: MicroBatches,
+        tracing: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ):
         self.update = update
+        self._tracing = tracing
         self._batches = update.strategy.batches
         self.guard = Guard(update)
         self.jit_compile = jit_compile
@@ -155,7 +159,8 @@ class Loop:
         with _refusals(jit_compile), self.transaction():
             if jit_compile and len(self._functions) > known:
                 jit.check_strings(function)
-            is_surely_finite = function(*block.arguments)
+            with tensorflow_internals.sums_left_alone():
+                is_surely_finite = function(*block.arguments)
             if not is_surely_finite and (name := self.guard.watch.first()) is not None:  # waits for the device
                 raise Undo(name)
             source.advance(block)
@@ -189,12 +194,13 @@ class Loop:
         if block is not None and not block.layout.is_static:
             choice = jit.Choice(False, "without XLA: it would compile anew for every shape of the data", True)
         else:
-            choice = jit.choose(
-                self._function,
-                functools.partial(self._block, source),
-                lambda: list(self.update.variables.values()),
-                updates_ahead,
-            )
+            with tensorflow_internals.sums_left_alone():
+                choice = jit.choose(
+                    self._function,
+                    functools.partial(self._block, source),
+                    lambda: list(self.update.variables.values()),
+                    updates_ahead,
+                )
             if choice.seconds is not None:
                 self._measured = max(round(1.5 * _TARGET_SECONDS / choice.seconds), 1)
         self.jit_compile = choice.jit_compile if choice.is_final else None
@@ -221,7 +227,8 @@ class Loop:
                 program(*arguments)
                 return self.guard.watch.is_surely_finite()
 
-            self._functions[key] = function = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int32))
+            with self._tracing():
+                self._functions[key] = function = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int32))
             if not self._run_eagerly:
                 self.update.notice(function)
         return self._functions[key]

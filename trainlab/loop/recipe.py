@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 
+from trainlab.loop.findings import Findings
+from trainlab.loop.loop import Loop
+from trainlab.loop.settings import Settings
+from trainlab.loop.update import Update
 from trainlab.objective import keras_internals
 from trainlab.strategies import StepStrategy
 
@@ -17,24 +20,29 @@ class Recipe(NamedTuple):
 
     Attributes:
         strategy: the step.
-        settings: what its attributes hold.
+        settings: of the strategy, the model with all that it was compiled with, and Keras; eagerly of the strategy alone.
         variables: those that are trained.
+        optimizer: of the model.
         tracker: of the loss; each `compile` makes a new one.
         jit_compile, run_eagerly, updates_per_call, seed: of the loop.
+        sum_duplicate_rows: of the update.
     """
 
     strategy: StepStrategy
-    settings: Any
+    settings: Settings
     variables: Sequence[Any]
+    optimizer: keras.Optimizer
     tracker: Any
     jit_compile: bool | None
     run_eagerly: bool
     updates_per_call: int | None
     seed: int
+    sum_duplicate_rows: bool | None = None
 
     def matches(self, other: Recipe) -> bool:
         """Whether what was made by one would be made by the other."""
-        return self.has_same_memory(other) and self.tracker is other.tracker and self._values == other._values
+        is_same = self.tracker is other.tracker and self.optimizer is other.optimizer
+        return self.has_same_memory(other) and is_same and self._values == other._values
 
     def has_same_memory(self, other: Recipe) -> bool:
         """Whether a strategy's memory can be gone on with: the same one on the same variables, perhaps with another setting."""
@@ -47,7 +55,8 @@ class Recipe(NamedTuple):
 
     @property
     def _values(self) -> tuple[Any, ...]:
-        return self.settings, self.jit_compile, self.run_eagerly, self.updates_per_call, self.seed
+        numbers = self.jit_compile, self.run_eagerly, self.updates_per_call, self.seed, self.sum_duplicate_rows
+        return *numbers, self.settings
 
 
 def recipe_of(
@@ -57,23 +66,52 @@ def recipe_of(
     run_eagerly: bool,
     updates_per_call: int | None,
     seed: int,
+    sum_duplicate_rows: bool | None = None,
 ) -> Recipe:
     """Of a model that is compiled and built, as it is now."""
     variables = list(model.trainable_variables)
-    settings = settings_of(strategy)
-    return Recipe(
-        strategy, settings, variables, keras_internals.loss_tracker(model), jit_compile, run_eagerly, updates_per_call, seed
-    )
+    settings = Settings(lambda: [strategy] if run_eagerly else [strategy, *_traced(model)])
+    tracker = keras_internals.loss_tracker(model)
+    given = jit_compile, run_eagerly, updates_per_call, seed, sum_duplicate_rows
+    return Recipe(strategy, settings, variables, model.optimizer, tracker, *given)
 
 
-def settings_of(value: Any) -> Any:
-    """What a strategy's attributes hold, to be compared: a compiled step keeps the values that it was traced with."""
-    if isinstance(value, StepStrategy):
-        return type(value), tuple((name, settings_of(item)) for name, item in sorted(vars(value).items()))
-    if isinstance(value, np.ndarray):
-        return value.shape, value.dtype.str, value.tobytes()
-    if isinstance(value, (list, tuple)):
-        return type(value), tuple(settings_of(item) for item in value)
-    if isinstance(value, dict):
-        return tuple((repr(name), settings_of(item)) for name, item in value.items())
-    return value if isinstance(value, (int, float, str, bool, bytes, type(None))) else id(value)
+def _traced(model: keras.Model) -> Iterator[Any]:
+    """Whatever is asked for a setting while a step of the model is traced."""
+    yield model
+    yield model.optimizer
+    compiled = keras_internals.compile_arguments(model)
+    yield {name: compiled.get(name) for name in ("loss", "loss_weights", "metrics", "weighted_metrics")}
+    yield list(model.metrics)
+    config = keras.config
+    yield config.floatx(), config.epsilon(), config.image_data_format(), config.dtype_policy()
+    yield config.is_flash_attention_enabled()
+
+
+class Made(NamedTuple):
+    """A loop, and what it was made by.
+
+    Attributes:
+        recipe: as it was when the loop was traced.
+        loop: the loop.
+    """
+
+    recipe: Recipe
+    loop: Loop
+
+    def keep(self, findings: Findings) -> Made:
+        """The same, to go on with after a `fit`, though running set some attributes, or XLA was decided on."""
+        if self.recipe.run_eagerly:
+            self.recipe.settings.keep()
+        return self._replace(recipe=self.recipe._replace(jit_compile=findings.jit_compile))
+
+
+def made_by(recipe: Recipe, made: Made | None, model: keras.Model, findings: Findings) -> Made:
+    """The loop that is there, if the recipe would make the same; otherwise a new one, with its memory where it is of use."""
+    if made is not None and made.recipe.matches(recipe):
+        return made
+    memory = made.loop.update.memory if made is not None and made.recipe.has_same_memory(recipe) else None
+    update = Update(model, recipe.strategy, recipe.seed, memory, recipe.sum_duplicate_rows)
+    jit_compile = False if recipe.run_eagerly else recipe.jit_compile
+    loop = Loop(update, jit_compile, recipe.run_eagerly, recipe.updates_per_call, findings.micro_batches, recipe.settings.tracing)
+    return Made(recipe, loop)

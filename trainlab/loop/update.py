@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainlab.loop import duplicates
 from trainlab.objective import (
     Batches,
     Evaluation,
@@ -33,6 +34,8 @@ class Update:
         strategy: where to evaluate.
         seed: the run's, from which each step's `State.seed` is drawn.
         memory: an earlier update's `memory`, to go on with if the strategy still shapes it so.
+        sum_duplicate_rows: whether rows of an embedding that an update looks up more than once are summed before the optimizer
+          sees them; None does so and says it where it matters.
 
     Attributes:
         strategy: the same.
@@ -43,8 +46,16 @@ class Update:
           `variables`, one that a loss closes over. Grows while tracing; eagerly nobody sees them.
     """
 
-    def __init__(self, model: keras.Model, strategy: StepStrategy, seed: int, memory: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        model: keras.Model,
+        strategy: StepStrategy,
+        seed: int,
+        memory: Mapping[str, Any] | None = None,
+        sum_duplicate_rows: bool | None = None,
+    ):
         self.function = TrainStepFunction(model) if has_own_step(model) else ModelFunction(model)
+        self._sum_duplicate_rows = sum_duplicate_rows
         self._optimizer = model.optimizer
         self.strategy = strategy
         self._seed = seed
@@ -162,7 +173,10 @@ class Update:
             self._warned = True
             idle = [v.path for i, v in enumerate(function.variables) if i not in function.connected]
             warnings.warn(f"the loss does not depend on {', '.join(idle)}: not trained", stacklevel=2)
-        summed = not _sums_duplicates(self._optimizer)
+        if self._sum_duplicate_rows is None:
+            rows = [function.variables[i].path for i in connected if isinstance(step.gradient.leaves[i], Rows)]
+            duplicates.tell(self._optimizer, rows)
+        summed = self._sum_duplicate_rows is not False and not _sums_duplicates(self._optimizer)
         gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i], summed) for i in connected]
         # Before the variables change: a strategy may remember a point that nobody has read yet.
         memory = {name: value.leaves if isinstance(value, Vector) else (value,) for name, value in (step.memory or {}).items()}
@@ -222,8 +236,7 @@ def _as_gradient(leaf: Any, variable: Any, summed: bool) -> Any:
 
 def _sums_duplicates(optimizer: keras.Optimizer) -> bool:
     """Whether the optimizer itself adds up what several slices say of one row; many square or clip them one by one."""
-    is_clipping = any(getattr(optimizer, name) is not None for name in ("clipnorm", "clipvalue", "global_clipnorm"))
-    return type(optimizer) is keras.optimizers.SGD and not is_clipping
+    return type(optimizer) is keras.optimizers.SGD and not duplicates.is_clipping(optimizer)
 
 
 def _initial_memory(strategy: StepStrategy, parameters: Vector) -> Mapping[str, Any]:

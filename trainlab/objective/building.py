@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from trainlab.objective import cutting, keras_internals
 from trainlab.objective.model_function import Batch
-from trainlab.objective.requirements import check_built
+from trainlab.objective.requirements import check_built, tell_of_training
 from trainlab.objective.train_step import build_by_step, has_own_step
 
 _COMPILE_ARGUMENTS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
@@ -53,6 +53,7 @@ def build_model(model: keras.Model, specs: Batch, first_batch: Callable[[], Batc
     except (ValueError, TypeError, RuntimeError, LookupError, tf.errors.InvalidArgumentError) as error:
         raise ValueError(_explain(model, specs, error)) from error
     check_built(model)
+    tell_of_training(model)
 
 
 _SET_SHAPES = (

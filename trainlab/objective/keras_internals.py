@@ -30,6 +30,20 @@ CALLBACK_STATE: Mapping[type, tuple[str, ...]] = {
 # Attributes of any callback that `fit` sets.
 CALLBACK_SETTINGS = frozenset({*vars(keras.callbacks.Callback()), "_model", "params", "validation_data"})
 
+# Attributes of layers, models, metrics and optimizers in which Keras keeps count of what it does, and no setting; public would be
+# a way to ask an object for its settings.
+BOOKKEEPING = frozenset(
+    """_allow_non_tensor_positional_args _auto_config _build_shapes_dict _call_context_args _call_has_context_arg
+    _call_has_mask_arg _call_has_training_arg _call_signature _called _compile_config _compile_loss _compile_metrics
+    _compiled_trainable_state _compute_loss_has_training_arg _convert_input_args _distribute_strategy _eval_epoch_iterator
+    _functional _inbound_nodes _initial_epoch _input_spec _inputs _inputs_struct _jit_compile _lock _loss_ids _loss_tracker
+    _losses _losses_override _metrics _nodes _nodes_by_depth _non_trainable_variables _operations _operations_by_depth
+    _outbound_nodes _outputs _outputs_struct _parent_path _path _run_eagerly _saved_model_arg_spec _saved_model_inputs_spec
+    _seed_generators _tracked _tracker _trainable_variables build built call_signature_parameters compiled history loss
+    optimizer output_names predict_function quantize steps_per_execution stop_evaluating stop_predicting stop_training
+    supports_jit test_function train_function unrolled_steps_per_execution""".split()
+)
+
 
 def layers_of(model: keras.Model, include_self: bool = True) -> list[keras.Layer]:
     """Every layer inside a model, however deep: `model.layers` holds the outermost only, and no layer lists its own."""

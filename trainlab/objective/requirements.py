@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
+import warnings
+import weakref
 from typing import Any
 
 import keras
@@ -10,6 +14,11 @@ import tensorflow as tf
 
 from trainlab.objective.keras_internals import layers_of, trained_by
 from trainlab.objective.train_step import has_own_step
+
+# Of a layer of Keras': what makes its forward pass another one in training if it is not 0, and the names of those that are random
+_RATES = ("rate", "dropout", "recurrent_dropout", "stddev")
+_RANDOM = re.compile(r"Random\w+|RandAugment|AugMix|CutMix|MixUp")
+_told: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
 
 def check_compiled(model: Any) -> None:
@@ -92,3 +101,41 @@ def check_built(model: Any) -> None:
             raise ValueError(
                 f"variable {variable.path!r} became trainable after the optimizer was built: call model.compile again"
             )
+
+
+def tell_of_training(model: keras.Model) -> None:
+    """Warns, once a model, where its forward pass is another than under Keras' `fit`.
+
+    Keras' `fit` says `training=True` only to a model whose own `call` takes `training`: inside one that does not, Dropout and
+    BatchNorm are in inference mode.
+    """
+    if "training" in inspect.signature(model.call).parameters or model in _told:
+        return
+    if type(model).train_step is not keras.Model.train_step:  # which itself says what it is called with
+        return
+    found = [layer.name for layer in layers_of(model, include_self=False) if _differs_in_training(layer)]
+    if not found:
+        return
+    _told.add(model)
+    names = ", ".join(map(repr, found[:3])) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    warnings.warn(
+        f"model {model.name!r}: {type(model).__name__}.call takes no `training`: here its layers {names} are in training mode, "
+        "where Keras' fit leaves them in inference mode; write call(self, inputs, training=None) to have training mode in both, "
+        "or call these layers with training=False to have inference mode in both",
+        stacklevel=2,
+    )
+
+
+def _differs_in_training(layer: keras.Layer) -> bool:
+    """Whether a layer itself (layers inside it are asked by themselves) does something else in training."""
+    takes = layer.function if isinstance(layer, keras.layers.Lambda) else layer.call
+    if "training" not in inspect.signature(takes).parameters:
+        return False
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return bool(layer.trainable)
+    if isinstance(layer, (keras.Model, keras.layers.Wrapper)):
+        return False
+    if not type(layer).__module__.startswith("keras.") or isinstance(layer, keras.layers.Lambda):
+        return True
+    rates = (getattr(layer, name, None) for name in _RATES)
+    return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates) or bool(_RANDOM.fullmatch(type(layer).__name__))

@@ -5,13 +5,15 @@ It stands in the lowest package, since all others may need it; nothing else of t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
 from tensorflow.python.autograph.core import ag_ctx
-from tensorflow.python.eager import record, tape
+from tensorflow.python.eager import context, record, tape
 from tensorflow.python.eager.polymorphic_function import autograph_util
 from tensorflow.python.framework.config import is_op_determinism_enabled as _is_op_determinism_enabled
 from tensorflow.python.ops import custom_gradient
@@ -95,6 +97,35 @@ def gpu_memory() -> int:
 
     gpus = [device for device in device_lib.list_local_devices() if device.device_type == "GPU"]
     return max((device.memory_limit for device in gpus), default=0)
+
+
+@contextmanager
+def sums_left_alone() -> Iterator[None]:
+    """While open, functions that this thread calls keep their sums of tensors as they are; the process' own options stay.
+
+    Of a graph that seems to need more than 200 MB, TensorFlow's memory optimizer lets sums of three tensors or more grow in a
+    temporary variable. In a loop one more is made than is destroyed, and the second call dies of AlreadyExistsError.
+    `tf.config.optimizer` has no option for it, and would hold for all that runs in the process. A function is optimized at its
+    first call, and anew under other options: all its calls must be made in here.
+    """
+    eager = context.context()
+    before = eager.function_call_options
+    ours = _with_sums_left_alone(before.executor_type, before.config_proto_serialized)
+    try:
+        eager.function_call_options = ours
+        yield
+    finally:
+        if eager.function_call_options is ours:  # otherwise the process' options were changed meanwhile
+            eager.function_call_options = before
+
+
+@functools.lru_cache(maxsize=8)
+def _with_sums_left_alone(executor_type: Any, serialized: bytes) -> Any:
+    config = config_pb2.ConfigProto.FromString(serialized)
+    options = config.graph_options.rewrite_options
+    if options.memory_optimization == rewriter_config_pb2.RewriterConfig.DEFAULT_MEM_OPT:
+        options.memory_optimization = rewriter_config_pb2.RewriterConfig.SWAPPING_HEURISTICS  # all else that it does
+    return context.FunctionCallOptions(executor_type, config)
 
 
 def iterator_handle(iterator: Any) -> tf.Tensor:

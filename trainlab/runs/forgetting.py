@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from trainlab.runs.manifest.code import is_generator
+from trainlab.runs.manifest.plain import is_generator
 
 # What a checkpoint holds, or has a `get_state` of its own, or only passes on what it is told.
 _KEPT = (keras.Model, keras.Layer, keras.Optimizer, keras.callbacks.Callback, logging.Logger)

@@ -22,12 +22,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainlab.loop import code
 from trainlab.objective import keras_internals
 from trainlab.parameters import Vector
-from trainlab.runs.manifest import code
-from trainlab.runs.manifest.code import ROUTINES, digest, is_generator, is_installed
 from trainlab.strategies import StepStrategy
 
+ROUTINES, digest, is_generator, is_installed = code.ROUTINES, code.digest, code.is_generator, code.is_installed
 # The key of what no two processes can agree on; its value says why.
 NOT_COMPARED = "not compared"
 _CHANGES = {NOT_COMPARED: "set while training"}

@@ -19,10 +19,9 @@ import keras
 import tensorflow as tf
 
 from trainlab.data import Inputs
-from trainlab.loop import Findings, Plan
+from trainlab.loop import Findings, Plan, code
 from trainlab.objective import keras_internals
 from trainlab.parameters import tensorflow_internals
-from trainlab.runs.manifest.code import BYTECODE, is_installed_module
 from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, fingerprint, plain, renamed
 from trainlab.strategies import StepStrategy
 
@@ -46,6 +45,7 @@ RULES: dict[str, tuple[str, str]] = {
     "jit_compile": (REFUSE, 'give the one that was saved, or "auto", which takes it'),
     "micro_batch_size": (REFUSE, 'give the one that was saved, or "auto", which takes it'),
     "on_nonfinite": (REFUSE, 'give it back, or say override=["on_nonfinite"] to go on with the new one'),
+    "sum_duplicate_rows": (REFUSE, f"give the Trainer what was saved; {_ANEW}"),
     "determinism": (WARN, "the result may differ in the last bits"),
     "threads": (WARN, "the result may differ in the last bits"),
     "device": (WARN, "the result may differ in the last bits"),
@@ -100,9 +100,9 @@ def of_fit(
     inputs: Inputs,
     plan: Plan,
     findings: Findings,
-    on_nonfinite: str | None = None,
+    **settings: Any,
 ) -> Manifest:
-    """All rows of a `fit` that is about to begin, and the form that they have; without `on_nonfinite` none of that."""
+    """All rows of a `fit` that is about to begin, those of the Trainer's own settings by name; and the form that they have."""
     data, batches = {"training": of_data(inputs.source.arrays)}, {"steps_per_epoch": plan.steps_per_epoch}
     batches |= inputs.source.describe()
     if inputs.validation is not None:
@@ -110,7 +110,7 @@ def of_fit(
         batches["validation"] = plain(inputs.validation[3:])
     reader = Reader(_trained(model))
     own = {"strategy": _numbered(reader.read(strategy)), "seed": seed, "batches": batches, "data": data}
-    own |= {"initial_epoch": plan.initial_epoch} | ({} if on_nonfinite is None else {"on_nonfinite": on_nonfinite})
+    own |= {"initial_epoch": plan.initial_epoch} | settings
     rows = of_model(model, reader) | of_machine() | own | findings.known()
     rows["versions"] |= {name: _version(name) for name in sorted(reader.packages - set(rows["versions"]))}
     return rows | {_FORM: {"manifest": 2, "code": sys.implementation.cache_tag}}
@@ -241,7 +241,7 @@ def _compared(row: str, saved: Manifest, current: Manifest) -> tuple[list[Differ
             if before is ABSENT or now is ABSENT or place.endswith("source"):
                 continue
             before, now = (str(name).rpartition(".")[2] if _is_name(place) else name for name in (before, now))
-        if is_other_python and any(isinstance(value, str) and value.startswith(BYTECODE) for value in (before, now)):
+        if is_other_python and any(isinstance(value, str) and value.startswith(code.BYTECODE) for value in (before, now)):
             hidden[place.removesuffix(".code")] = "code, which another Python compiled"
         elif before != now and not (before != before and now != now):  # NaN is what it was
             found.append(Difference(row, place, before, now))
@@ -269,6 +269,7 @@ def check(path: Path, saved: Manifest, current: Manifest, override: Collection[s
     Raises:
         OtherRun: it is another run's.
     """
+    saved = {"sum_duplicate_rows": True, **saved}  # all that there was before it could be said
     rows = [row for row in RULES if row in saved and row in current]
     if "seed" in saved and _FORM not in saved and current.get("layers' code"):  # of an older trainlab, and whole
         rows.append("layers' code")
@@ -373,7 +374,7 @@ def _leaves(value: Any, is_model: bool) -> dict[str, Any]:
 
 
 def _is_place_of_user(place: str, value: Any) -> bool:
-    return place.endswith("module") and (value is None or not is_installed_module(str(value)))
+    return place.endswith("module") and (value is None or not code.is_installed_module(str(value)))
 
 
 def _is_name(place: str) -> bool:

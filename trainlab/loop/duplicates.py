@@ -1,0 +1,38 @@
+"""Rows that an update looks up more than once: summed before an optimizer sees them, or handed on as Keras does."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Sequence
+
+import keras
+
+# What these make of two slices of a row is what they make of the sum.
+_LINEAR = (keras.optimizers.SGD, keras.optimizers.Lion, keras.optimizers.Adamax)
+_told: weakref.WeakSet[keras.Optimizer] = weakref.WeakSet()
+
+
+def is_clipping(optimizer: keras.Optimizer) -> bool:
+    """Whether an optimizer clips gradients, and so, in Keras, slices of a row one by one."""
+    return any(getattr(optimizer, name, None) is not None for name in ("clipnorm", "clipvalue", "global_clipnorm"))
+
+
+def tell(optimizer: keras.Optimizer, paths: Sequence[str]) -> None:
+    """Says, once an optimizer, that rows are summed where Keras' `fit` does not, and with which setting it is as there.
+
+    Args:
+        optimizer: that takes the gradients.
+        paths: of the variables whose gradients are row-sparse.
+    """
+    if not paths or optimizer in _told or (isinstance(optimizer, _LINEAR) and not is_clipping(optimizer)):
+        return
+    _told.add(optimizer)
+    what = "clips" if isinstance(optimizer, _LINEAR) else "squares"
+    warnings.warn(
+        f"the gradients of a row of {', '.join(map(repr, paths))} that an update looks up more than once are summed before "
+        f"{type(optimizer).__name__} {what} them, as its formula has it; Keras' fit {what} each by itself, so that the same "
+        "learning rate trains otherwise there, often faster; the setting sum_duplicate_rows=False does as Keras does, and True "
+        "does without this line",
+        stacklevel=2,
+    )

@@ -1,0 +1,6 @@
+"""What is read while a step is traced, besides data and variables: a program keeps it, so that a change must be noticed."""
+
+from trainlab.loop.settings import code
+from trainlab.loop.settings.reading import Settings
+
+__all__ = ["Settings", "code"]
