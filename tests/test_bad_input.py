@@ -342,13 +342,6 @@ def test_a_strategy_assigned_wrongly():
         trainer.fit(X, Y, verbose=0)
 
 
-def test_nothing_to_train():
-    model = compiled(dense_model(lambda: keras.layers.Dense(1, trainable=False)))
-    with pytest.raises(ValueError, match="has no trainable variables: set layer.trainable=True somewhere") as error:
-        Trainer(model).fit(X, Y, verbose=0)
-    assert "\n" not in str(error.value)
-
-
 def test_a_tf_distribute_scope_opened_round_fit():
     model = compiled()
     trainer = Trainer(model)

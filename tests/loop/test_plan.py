@@ -1,3 +1,6 @@
+import warnings
+
+import keras
 import numpy as np
 import pytest
 
@@ -43,3 +46,34 @@ def test_what_is_wrong_is_said_in_a_line():
         plan(epochs=3).on(None, True)
     plan(epochs=3, steps_per_epoch=5).on(None, True)  # controls
     plan(steps=3).on(None, True)
+
+
+@pytest.fixture
+def limits():
+    yield keras.config
+    keras.config.set_max_epochs(None)
+    keras.config.set_max_steps_per_epoch(None)
+
+
+def test_keras_limits_shorten_it_and_nothing_lengthens_it(limits):
+    limits.set_max_epochs(2)
+    limits.set_max_steps_per_epoch(3)
+    with pytest.warns(UserWarning, match="epochs is limited to 2 by keras.config.set_max_epochs"):
+        limited = plan(epochs=5)
+    with pytest.warns(UserWarning, match="steps_per_epoch is limited to 3 by keras.config.set_max_steps_per_epoch"):
+        limited = limited.on(10, False)
+    assert (limited.updates, limited.last_epoch, limited.is_capped) == (6, 2, True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        within = plan(epochs=2, steps_per_epoch=2).on(10, False)
+        assert (within.updates, within.steps_per_epoch, within.is_capped) == (4, 2, False)
+        short = plan(epochs=1).on(3, False)  # a pass of 3 is not cut: nothing has to be said of it
+        assert (short.updates, short.steps_per_epoch) == (3, None)
+    with pytest.warns(UserWarning, match="steps_per_epoch is limited"):
+        asked = plan(epochs=2, steps_per_epoch=9).on(10, False)
+    assert (asked.updates, asked.is_capped) == (6, False)
+    with pytest.warns(UserWarning, match="steps_per_epoch is limited"):
+        assert plan(epochs=1).on(None, True).updates == 3  # so even what never ends has an end
+    with pytest.warns(UserWarning, match="steps_per_epoch is limited"):
+        of_steps = plan(steps=50).on(10, False)
+    assert (of_steps.updates, of_steps.epochs) == (6, 2)

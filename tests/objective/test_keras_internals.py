@@ -28,7 +28,7 @@ REPLACEMENTS = {
     "layers_of": (keras.Model, ["flatten_layers", "all_layers"]),
     "compile_arguments": (keras.Model, ["compile_arguments", "compile_config"]),
     "default_jit_compile": (keras.Model, ["resolve_auto_jit_compile"]),
-    "initial_epoch": (keras.Model, ["initial_epoch"]),
+    "take_initial_epoch": (keras.Model, ["take_initial_epoch"]),
     "build": (keras.Model, ["symbolic_build"]),
     "loss_tracker": (keras.Model, ["loss_tracker"]),
     "compile_loss": (keras.Model, ["compile_loss", "loss_container"]),
@@ -92,12 +92,12 @@ def test_where_backup_and_restore_says_where_to_go_on(tmp_path):
 
         class Look(keras.callbacks.Callback):
             def on_epoch_begin(self, epoch, logs=None):
-                self.found = keras_internals.initial_epoch(self.model)
+                self.found = keras_internals.take_initial_epoch(self.model)
                 if epoch == 1:
                     raise KeyboardInterrupt
 
         model, look = compiled(), Look()
-        assert keras_internals.initial_epoch(model) in (None, 0)
+        assert keras_internals.take_initial_epoch(model) in (None, 0)
         backup = keras.callbacks.BackupAndRestore(str(tmp_path))
         with pytest.raises(KeyboardInterrupt):
             model.fit(x, y, epochs=epochs + 1, verbose=0, callbacks=[backup, look])

@@ -105,12 +105,47 @@ def test_a_tf_distribute_scope():
     requirements.check_compiled(model)
 
 
+class OwnLoop(keras.Sequential):
+    def make_train_function(self, force=False):
+        return super().make_train_function(force)
+
+
+def test_a_loop_of_the_models_own():
+    line = refusal(compiled(OwnLoop([keras.Input([3]), keras.layers.Dense(1)])))
+    assert line.startswith("OwnLoop defines its own make_train_function, which a Trainer would silently ignore: ")
+    on_the_object = compiled()
+    on_the_object.make_train_function = lambda force=False: None
+    assert "make_train_function" in refusal(on_the_object)
+    inherited = compiled(type("Heir", (OwnLoop,), {})([keras.Input([3]), keras.layers.Dense(1)]))
+    assert refusal(inherited).startswith("Heir defines its own make_train_function")
+    requirements.check_compiled(compiled())
+
+
+def test_a_layer_that_has_keras_fit_is_a_model():
+    class Mixed(requirements.TRAINER, keras.layers.Dense):  # as in Keras' own tests
+        def __init__(self):
+            keras.layers.Dense.__init__(self, 1)
+            requirements.TRAINER.__init__(self)
+
+    x, y = regression()
+    model, other = compiled(Mixed()), compiled(Mixed())
+    for each in (model, other):
+        each.build(x.shape)
+    other.set_weights(model.get_weights())
+    Trainer(model).fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    other.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    assert np.abs(model.get_weights()[0] - other.get_weights()[0]).max() < 1e-6
+    for nothing in (keras.layers.Dense(1), "model", None):
+        with pytest.raises(TypeError, match="model must be a keras.Model, not"):
+            requirements.check_compiled(nothing)
+
+
 class TestBuilt:
     def test_nothing_to_train(self):
         model = dense_model(lambda: keras.layers.Dense(1, trainable=False))
-        with pytest.raises(ValueError, match="has no trainable variables: set layer.trainable=True somewhere") as error:
+        with pytest.warns(UserWarning, match="has no trainable variables, so fit only computes its metrics") as said:
             requirements.check_built(compiled(model))
-        assert "\n" not in str(error.value)
+        assert "\n" not in str(said[0].message)
 
     def test_a_layer_unfrozen_after_the_optimizer_was_built(self):
         model = dense_model(lambda: keras.layers.Dense(2, name="first", trainable=False), lambda: keras.layers.Dense(1))

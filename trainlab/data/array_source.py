@@ -40,9 +40,11 @@ class ArraySource:
         arrays: the arrays.
         epoch: passes begun before this one.
         position: examples of this pass already used.
+        ahead: passes that were begun before the first epoch, by its number, of this fit; and of the last one over these arrays.
     """
 
     is_endless = False
+    is_used_up = False
     is_settled = True
     is_to_be_saved = False
 
@@ -61,6 +63,7 @@ class ArraySource:
         self.seed = seed
         self.epoch = 0
         self.position = 0
+        self.ahead = (0, 0)
         self._resident: list[tf.Tensor] = []
         self._stream: Stream | None = None
         self._stream_at: tuple[int, int] | None = None  # the epoch and position that the stream's next block begins at
@@ -101,6 +104,11 @@ class ArraySource:
         """Puts it there."""
         del serialized
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
+
+    def go_back(self, epoch: int) -> None:
+        """To the beginning of an epoch of the last fit, which this one goes on with."""
+        self.ahead = (self.ahead[1], self.ahead[1])
+        self.epoch, self.position = max(self.ahead[0] + epoch, 0), 0
 
     def updates_per_pass(self, batches: int) -> int:
         """How many updates of `batches` batches a pass makes, the last perhaps smaller."""
@@ -230,12 +238,12 @@ class Whereabouts:
     """Where the last `fit` stopped in its arrays: a further one on the same arrays goes on there."""
 
     def __init__(self) -> None:
-        self._last: tuple[SameData, int, int] | None = None  # the data, and epoch and position in them
+        self._last: tuple[SameData, int, int, int] | None = None  # the data, epoch and position in them, passes before
 
     def remember(self, source: Any, data: Any) -> None:
         """Keeps where a source stands in `data`, which it was made of; nothing of a stream."""
         if isinstance(source, ArraySource):
-            self._last = SameData(data), source.epoch, source.position
+            self._last = SameData(data), source.epoch, source.position, source.ahead[0]
 
     def go_on(self, source: Any, data: Any, initial_epoch: int) -> None:
         """Puts a source there: in the middle of a pass, if the last one was over the same arrays."""
@@ -244,11 +252,12 @@ class Whereabouts:
         source.epoch = initial_epoch
         if self._last is None:
             return
-        last, epoch, position = self._last
+        last, epoch, position, ahead = self._last
         is_same = last.matches(data)
         source.epoch = max(epoch + (not is_same and position > 0), initial_epoch)
         if is_same and source.epoch == epoch and position < source.num_examples:
             source.position = position
+        source.ahead = source.epoch - initial_epoch, ahead if is_same else 0
 
 
 def _restored(structure: Any, specs: list[tf.TensorSpec], tensors: list[tf.Tensor]) -> Batch:

@@ -76,6 +76,7 @@ class _Kept:
     batches: dict[int, Any] = dataclasses.field(default_factory=dict)
     num_read: int = 0
     num_used: int = 0
+    is_over: bool = False
     reading: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
 
@@ -112,6 +113,11 @@ class Feed:
         """Batches of the generator that were used in this process."""
         return self._kept.num_used
 
+    @property
+    def is_used_up(self) -> bool:
+        """Whether it is known that it gives no more, and all that it gave was used."""
+        return self._kept.is_over and self._kept.num_used == self._kept.num_read
+
     def first(self) -> Iterator[Any]:
         """The first two that it ever gave, which tell what all are."""
         for _, batch in zip(range(2 - len(self._kept.first)), self(), strict=False):
@@ -130,6 +136,7 @@ class Feed:
                 if at == self._kept.num_read:
                     batch = next(self._generator, nothing)
                     if batch is nothing:
+                        self._kept.is_over = True
                         return
                     self._kept.batches[at] = batch
                     self._kept.num_read += 1

@@ -82,6 +82,11 @@ class StreamSource:
         return self._is_endless
 
     @property
+    def is_used_up(self) -> bool:
+        """Whether it is known, of a generator, that no further pass has a batch."""
+        return self._feed is not None and self._feed.is_used_up
+
+    @property
     def at_end(self) -> bool:
         """Whether this pass is known to be over; that of data of unknown size shows only when no batch comes."""
         return self._num_batches is not None and self._used >= self._num_batches and self._stream.is_open

@@ -92,10 +92,11 @@ class Loop:
         self.num_traces = 0
         self.committed: Mapping[str, tf.Tensor] | None = None
 
-    def run(self, source: Source, max_updates: int) -> int:
+    def run(self, source: Source, max_updates: int, before: Callable[[], None] | None = None) -> int:
         """Runs up to `max_updates` updates and returns how many, skipped ones too; none at the end of a pass.
 
-        The source moves on by what was committed, and by what the guard skips.
+        The source moves on by what was committed, and by what the guard skips. `before` is called once there is something to
+        run, and before it is.
 
         Raises:
             NonFiniteError: an update is not finite; those before it are committed.
@@ -107,6 +108,8 @@ class Loop:
         block = self._block(source, min(max_updates, first))
         if block is None:
             return 0
+        if before is not None:
+            before()
         if not self._run_eagerly:
             ahead = size if self._fixed is not None else min(size, 2 * block.num_updates)
             source.read_ahead(block, min(max_updates - block.num_updates, ahead), self._batches)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import NamedTuple
+
+import keras
 
 from trainlab.data import check_count
 
@@ -14,8 +18,9 @@ class Plan(NamedTuple):
         initial_epoch: the number of the first epoch, from 0.
         epochs: the number to stop before, or None.
         steps: updates in all, or None.
-        steps_per_epoch: as given.
+        steps_per_epoch: as given, or as `keras.config.set_max_steps_per_epoch` limits it.
         updates_per_epoch: that, or those of a pass; None where nobody knows.
+        is_capped: whether that limit is all that there is: data may have fewer.
     """
 
     initial_epoch: int
@@ -23,6 +28,7 @@ class Plan(NamedTuple):
     steps: int | None
     steps_per_epoch: int | None
     updates_per_epoch: int | None = None
+    is_capped: bool = False
 
     @property
     def last_epoch(self) -> int:
@@ -36,14 +42,20 @@ class Plan(NamedTuple):
         """Updates ahead; 0 where nobody knows."""
         if self.epochs is None:
             return self.steps or 0
-        return (self.epochs - self.initial_epoch) * (self.updates_per_epoch or 0)
+        updates = max(self.epochs - self.initial_epoch, 0) * (self.updates_per_epoch or 0)
+        return updates if self.steps is None else min(updates, self.steps)
 
     def on(self, updates_per_pass: int | None, is_endless: bool) -> Plan:
-        """The same on data whose passes make so many updates, None if nobody knows.
+        """The same on data whose passes make so many updates, None if nobody knows; no longer than Keras' configuration allows.
 
         Raises:
             ValueError: nothing ends it.
         """
+        most = keras.config.max_steps_per_epoch()
+        if most and most < (self.steps_per_epoch or updates_per_pass or math.inf):
+            _warn_of_limit("steps_per_epoch", most)
+            is_capped = self.steps_per_epoch is None
+            return self._replace(steps_per_epoch=most, updates_per_epoch=most, is_capped=is_capped)
         updates_per_epoch = self.steps_per_epoch or updates_per_pass
         if updates_per_epoch is None and self.steps is None and is_endless:
             raise ValueError("x never ends: give steps_per_epoch, or steps")
@@ -70,4 +82,14 @@ def plan_of(initial_epoch: int, epochs: int, steps: int | None, steps_per_epoch:
         raise ValueError(f"give epochs or steps, not both: epochs={epochs}, steps={steps}")
     # NumPy's own integers would overflow.
     steps, steps_per_epoch = (None if n is None else int(n) for n in (steps, steps_per_epoch))
-    return Plan(int(initial_epoch), int(epochs) if steps is None else None, steps, steps_per_epoch)
+    last = int(epochs) if steps is None else None
+    most = keras.config.max_epochs()
+    if most and (last is None or most < last):
+        if last is not None:
+            _warn_of_limit("epochs", most)
+        last = most
+    return Plan(int(initial_epoch), last, steps, steps_per_epoch)
+
+
+def _warn_of_limit(name: str, most: int) -> None:
+    warnings.warn(f"{name} is limited to {most} by keras.config.set_max_{name}", stacklevel=4)

@@ -43,6 +43,8 @@ BOOKKEEPING = frozenset(
     optimizer output_names predict_function quantize steps_per_execution stop_evaluating stop_predicting stop_training
     supports_jit test_function train_function unrolled_steps_per_execution""".split()
 )
+# What Keras' own `fit` belongs to: a model, or in Keras' tests a layer with that mixed in; a public name would replace it.
+TRAINER: Any = next(kind for kind in keras.Model.__mro__ if "fit" in vars(kind))
 
 
 def layers_of(model: keras.Model, include_self: bool = True) -> list[keras.Layer]:
@@ -60,9 +62,14 @@ def default_jit_compile(model: keras.Model) -> bool:
     return model._resolve_auto_jit_compile()
 
 
-def initial_epoch(model: keras.Model) -> int | None:
-    """The epoch that `BackupAndRestore` tells `fit` to go on from, None for none: it says so nowhere else."""
-    return getattr(model, "_initial_epoch", None)
+def take_initial_epoch(model: keras.Model) -> int | None:
+    """The epoch that `BackupAndRestore` tells `fit` to go on from, None for none: it says so nowhere else.
+
+    It is told once: Keras leaves it there, and so begins every later `fit` with it.
+    """
+    epoch: int | None = getattr(model, "_initial_epoch", None)
+    model._initial_epoch = None
+    return epoch
 
 
 def build(model: keras.Model, batch: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainlab.objective.keras_internals import layers_of, trained_by
+from trainlab.objective.keras_internals import TRAINER, layers_of, trained_by
 from trainlab.objective.train_step import has_own_step
 
 # Of a layer of Keras': what makes its forward pass another one in training if it is not 0, and the names of those that are random
@@ -28,8 +28,9 @@ def check_compiled(model: Any) -> None:
         TypeError: it is not a Keras model.
         ValueError: it is one that cannot be trained here; the line says why and what to do.
     """
-    if not isinstance(model, keras.Model):
+    if not isinstance(model, TRAINER):
         raise TypeError(f"model must be a keras.Model, not {type(model).__name__}")
+    _check_loop(model)
     if not model.compiled:
         raise ValueError(
             f"model {model.name!r} is not compiled: call model.compile(optimizer=..., loss=...), "
@@ -49,6 +50,16 @@ def check_compiled(model: Any) -> None:
             "the dtype policy is mixed_float16, which needs loss scaling and is not supported yet: use mixed_bfloat16 or float32"
         )
     _check_optimizer(model.optimizer)
+
+
+def _check_loop(model: Any) -> None:
+    """Raises ValueError for a model that brings a loop of its own, which nothing here would call."""
+    own = type(model).make_train_function is not keras.Model.make_train_function or "make_train_function" in vars(model)
+    if own:
+        raise ValueError(
+            f"{type(model).__name__} defines its own make_train_function, which a Trainer would silently ignore: what an update "
+            "does goes into a StepStrategy, what happens between updates into a callback"
+        )
 
 
 def _check_optimizer(optimizer: Any) -> None:
@@ -78,14 +89,19 @@ def _check_optimizer(optimizer: Any) -> None:
 def check_built(model: Any) -> None:
     """Checks what is known once the model and its optimizer are built.
 
+    Without trainable variables there is a warning, as in Keras: losses and metrics are computed, and state is kept up to date.
+
     Raises:
-        ValueError: there is nothing to train, or the optimizer was built for other variables.
+        ValueError: the optimizer was built for other variables.
     """
     variables = model.trainable_variables
     if not variables:
-        raise ValueError(
-            f"model {model.name!r} has no trainable variables: set layer.trainable=True somewhere, or add a layer with weights"
+        warnings.warn(
+            f"model {model.name!r} has no trainable variables, so fit only computes its metrics: set layer.trainable=True "
+            "somewhere, or add a layer with weights",
+            stacklevel=2,
         )
+        return
     for variable in variables:
         if getattr(variable, "overwrite_with_gradient", False):
             raise ValueError(

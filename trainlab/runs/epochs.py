@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -175,47 +176,48 @@ class Epochs:
         steps = sys.maxsize if plan.steps is None else plan.steps
         self._loop.guard.start(progress)
         while progress.phase != "between" or (  # an epoch that was begun is ended, whatever was reached in it
-            progress.updates < steps and (plan.epochs is None or progress.epoch < plan.epochs) and not model.stop_training
+            progress.updates < steps
+            and (plan.epochs is None or progress.epoch < plan.epochs)
+            and not (model.stop_training and progress.updates)  # who stops before the first update has it, as in Keras
         ):
             if progress.phase == "between":
+                if self._source.is_used_up:
+                    warnings.warn(f"x has no batch left for epoch {progress.epoch + 1}: training ends before it", stacklevel=3)
+                    break
                 model.reset_metrics()
                 self._loop.update.reset_logs()
                 listener.on_epoch_begin(progress.epoch)
                 progress.phase, progress.done = "updates", 0
             if progress.phase == "updates":
                 end = min(progress.done + steps - progress.updates, plan.steps_per_epoch or sys.maxsize)
-                self._run_epoch(end, updates_per_call or 1, plan.steps_per_epoch is not None)
-                if progress.done == 0 and not model.stop_training:
-                    if progress.updates == 0:
-                        raise ValueError("x gave no batch: there is nothing to train on")
-                    warnings.warn(f"x gave no batch in epoch {progress.epoch + 1}: training ends before it", stacklevel=3)
+                self._run_epoch(end, updates_per_call or 1, plan)
+                if progress.done == 0:
+                    self._end_empty_epoch()
                     break
                 progress.phase = "evaluation"
             self._end_epoch()
 
     def _heed_backup(self) -> None:
-        epoch = keras_internals.initial_epoch(self._model)  # BackupAndRestore sets it there
-        if epoch:
-            self._progress.epoch = epoch
-            if isinstance(self._source, ArraySource):
-                self._source.epoch, self._source.position = max(self._source.epoch, epoch), 0
+        """Begins with the epoch whose weights `BackupAndRestore` has put back, from its first update on, as Keras does."""
+        epoch = keras_internals.take_initial_epoch(self._model)
+        if epoch is None:
+            return
+        self._progress.epoch = epoch or self._progress.epoch
+        if isinstance(self._source, ArraySource):
+            self._source.go_back(self._progress.epoch)
 
-    def _run_epoch(self, end: int, updates_per_call: int, has_size: bool) -> None:
+    def _run_epoch(self, end: int, updates_per_call: int, plan: Plan) -> None:
         """Runs up to update `end` of this epoch; to the end of the pass unless the epoch has a size of its own."""
-        source, listener, progress = self._source, self._listener, self._progress
+        source, progress = self._source, self._progress
+        has_size = plan.steps_per_epoch is not None
         if progress.done == 0 and source.at_end:  # an error came between the end of the last epoch and that of its pass
             source.next_pass()
-        while progress.done < end and not self._model.stop_training:
-            if not source.at_end:
-                listener.on_train_batch_begin(progress.done)
-                limit = min(end - progress.done, self._keeper.updates_to_go())
-                if self._loop.run(source, min(limit, updates_per_call) if self._hears_every_update else limit):
-                    listener.on_train_batch_end(progress.done - 1, self._read_logs() if self._wants_logs else {})
-                    self._keeper.boundary()
-                    continue
+        while progress.done < end and not self._is_stopped:
+            if self._run_between_hooks(end - progress.done, updates_per_call):
+                continue
             is_over = not has_size or isinstance(source, StreamSource)  # as Keras; arrays simply go on
             self._next_pass(is_over)
-            if is_over and has_size:
+            if is_over and has_size and not plan.is_capped:
                 warnings.warn(
                     f"x ran out of data after {progress.done} of the {end} updates of this epoch: "
                     "repeat it, or lower steps_per_epoch",
@@ -226,11 +228,55 @@ class Epochs:
         if source.at_end:
             self._next_pass(is_over=True)
 
+    @property
+    def _is_stopped(self) -> bool:
+        """Whether this epoch has had its last update: who asks for that before the first one has it, as in Keras."""
+        return bool(self._model.stop_training and self._progress.done)
+
+    def _run_between_hooks(self, most: int, updates_per_call: int) -> int:
+        """Runs what lies between a batch's two hooks, and returns how many updates that is; none at the end of a pass.
+
+        The hooks come in pairs. Where they are heard, the number of the second is that of Keras: the last call of an epoch may
+        be shorter and counts as whole.
+        """
+        source, listener, progress = self._source, self._listener, self._progress
+        is_short = self._hears_every_update or self._model.stop_training
+        first, most = progress.done, min(most, updates_per_call) if is_short else most
+
+        def begin() -> None:
+            listener.on_train_batch_begin(first)
+
+        while (done := progress.done - first) < most and not source.at_end:
+            if done:
+                self._keeper.boundary()
+            limit = min(most - done, self._keeper.updates_to_go())
+            if not self._loop.run(source, limit, before=None if done else begin) or not is_short:
+                break  # where nobody listens each call is by itself
+        if done := progress.done - first:
+            last = first + updates_per_call if is_short else progress.done
+            listener.on_train_batch_end(last - 1, self._read_logs() if self._wants_logs else {})
+            self._keeper.boundary()
+        return done
+
     def _next_pass(self, is_over: bool) -> None:
         """Goes on to the next pass over the data; what they do then may fail, and the updates of this epoch may be over."""
-        if is_over and (self._progress.done or self._model.stop_training):
+        if is_over and self._progress.done:
             self._progress.phase = "evaluation"
         self._source.next_pass()
+
+    def _end_empty_epoch(self) -> None:
+        """Ends training at an epoch that was begun, and for which no batch came: its hooks come in pairs, its logs say NaN.
+
+        Raises:
+            ValueError: there never was one.
+        """
+        progress = self._progress
+        if progress.updates == 0:
+            raise ValueError("x gave no batch: there is nothing to train on")
+        warnings.warn(f"x gave no batch in epoch {progress.epoch + 1}: training ends before it", stacklevel=4)
+        progress.phase = "between"
+        with self._keeper.hooks():
+            self._listener.on_epoch_end(progress.epoch, dict.fromkeys(progress.logs, math.nan))
 
     def _end_epoch(self) -> None:
         progress = self._progress

@@ -177,8 +177,8 @@ class Reader:
     def _config(self, value: Any) -> dict[str, Any]:
         try:
             return self._items(value.get_config())
-        except Exception:  # whatever a `get_config` raises, the attributes are left
-            return {}
+        except Exception as error:  # whatever a `get_config` raises; of the user's classes the attributes are left
+            return {"get_config": _not_compared(f"it raises {type(error).__name__}")} if is_installed(type(value)) else {}
 
     def attributes(self, value: Any) -> dict[str, Any]:
         """What an object of the user's holds, but for what an installed base class of it, or training, has set."""

@@ -164,13 +164,20 @@ def _nameless(config: Any) -> Any:
 def learning_rate(optimizer: keras.Optimizer) -> Any:
     """The row of the learning rate: a number of seven digits (float32 makes 0.10000000149 of 0.1), or a schedule."""
     reader = Reader(optimizer.variables)
-    own = [item for name, item in vars(optimizer).items() if name.strip("_") == "learning_rate" and reader.is_own(item)]
-    if own and not isinstance(own[0], keras.optimizers.schedules.LearningRateSchedule):
-        return reader.read(own[0])  # a function
-    rate = optimizer.get_config().get("learning_rate")
+    held = next((item for name, item in vars(optimizer).items() if name.strip("_") == "learning_rate"), None)
+    is_schedule = isinstance(held, keras.optimizers.schedules.LearningRateSchedule)
+    if reader.is_own(held) and not is_schedule:
+        return reader.read(held)  # a function
+    try:
+        rate = optimizer.get_config().get("learning_rate")
+    except Exception:  # of the user's optimizer, or of a schedule that is no more than a `__call__`: it need not have one
+        rate = None if is_schedule else float(optimizer.learning_rate)
     if isinstance(rate, (int, float)):
         return float(f"{rate:.7g}")
-    return reader.read(rate) | {"code": reader.read(own[0])} if own and isinstance(rate, dict) else reader.read(rate)
+    if rate is None:
+        return reader.read(held)
+    own = {"code": reader.read(held)} if reader.is_own(held) and isinstance(rate, dict) else {}
+    return reader.read(rate) | own if own else reader.read(rate)
 
 
 def _config(value: Any) -> dict[str, Any]:
