@@ -23,14 +23,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import tensorflow as tf
-from benchmarking import contestants, memory
+from benchmarking import contestants, footprint, memory
 from benchmarking.timing import fastest, in_turns, ratio
 from benchmarking.workloads import WORKLOADS, Workload, small_mlp
 
 import trainlab as tl
 
 STEPS_PER_EXECUTION = (1, 10, 50, 200)
-PARTS = ("speed", "sweep", "memory", "first_step", "checkpoints", "nonfinite")
+PARTS = ("speed", "sweep", "memory", "footprint", "first_step", "checkpoints", "nonfinite")
 LIMIT = "the limit (fixed batch, XLA)"
 SWEEP = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
@@ -61,6 +61,8 @@ def main() -> None:
         sweep(report, options.pairs, options.scale, options.out)
     if "memory" in options.parts:
         peak_memory(report, options.pairs)
+    if "footprint" in options.parts:
+        report.keep("footprint", footprint.table(report.say))
     if "first_step" in options.parts:
         first_step(report, options.pairs)
     if "checkpoints" in options.parts:

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,12 @@ KINDS = {"batch": (1, False), "whole": (4, False), "xla": (1, True), "xla_whole"
 
 def measure(what: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Runs one measurement in a new process, with these environment variables besides."""
-    command = [sys.executable, "-m", "benchmarking.memory", what]
+    return run_apart("benchmarking.memory", [what], environment)
+
+
+def run_apart(module: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Runs a module in a new process, with these environment variables besides; returns the JSON object that it prints last."""
+    command = [sys.executable, "-m", module, *arguments]
     folder = Path(__file__).parent.parent
     environment = {**os.environ, **(environment or {})}
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, env=environment)
@@ -99,8 +104,7 @@ def _restart_peak(device: str | None) -> float:
     import tensorflow as tf
 
     if device is None:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux
-        return _resident("VmRSS")
+        return restart_resident_peak()
     tf.config.experimental.reset_memory_stats(device)
     return tf.config.experimental.get_memory_info(device)["current"] / 1e6
 
@@ -109,11 +113,17 @@ def _peak(device: str | None) -> float:
     import tensorflow as tf
 
     if device is None:
-        return _resident("VmHWM")
+        return resident("VmHWM")
     return tf.config.experimental.get_memory_info(device)["peak"] / 1e6
 
 
-def _resident(name: str) -> float:
+def restart_resident_peak() -> float:
+    """What is resident now, in MB, as Linux counts; its peak, "VmHWM", is from now on."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
+def resident(name: str) -> float:
     """A line of what Linux says of this process, in MB."""
     status = Path("/proc/self/status").read_text()
     return float(next(line.split()[1] for line in status.splitlines() if line.startswith(name))) / 1e3

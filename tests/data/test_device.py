@@ -83,6 +83,46 @@ def test_tensors_slices_and_strings(gpu):
     assert list(device.restored(device.put(words), tf.TensorSpec([None], tf.string)).numpy()) == [b"a", b"bc"]
 
 
+@pytest.mark.parametrize("size", [1, 20, 64])  # bytes; some rows are larger
+@pytest.mark.parametrize("dtype", TYPES)
+def test_pieces_make_the_whole(dtype, size, gpu, monkeypatch):
+    for with_gpu in (True, False):
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None, found=with_gpu: ["one"] * found)
+        for shape in SHAPES:
+            array = any_bits(7, shape, dtype)
+            wholes = [device.put(array)]
+            with monkeypatch.context() as patched:
+                patched.setattr(device, "_PIECE", size)
+                wholes += [device.put(array), device.put(array[::-1]), device.put(np.asfortranarray(array))]
+            assert {(tuple(whole.shape), whole.dtype) for whole in wholes} == {(tuple(wholes[0].shape), wholes[0].dtype)}
+            as_bytes = [whole.numpy().tobytes() for whole in wholes]
+            assert as_bytes == [wholes[0].numpy().tobytes(), as_bytes[0], device.put(array[::-1]).numpy().tobytes(), as_bytes[0]]
+
+
+def test_pieces_of_what_is_no_plain_array(tmp_path, monkeypatch):
+    array = any_bits(9, (3,), "float32")
+    np.save(tmp_path / "x.npy", array)
+    monkeypatch.setattr(device, "_PIECE", 24)
+    for given in (np.load(tmp_path / "x.npy", mmap_mode="r"), tf.constant(array), tf.constant(array, tf.float32)[:]):
+        there = device.put(given)
+        assert there.numpy().tobytes() == array.tobytes()
+    assert device.put(there) is there
+    words = np.array(["a", "bc"] * 9)
+    assert list(device.put(words).numpy()) == [b"a", b"bc"] * 9
+    bfloat16 = tf.constant([[1.0], [2.0], [-3.0], [4.0]] * 9, tf.bfloat16)
+    assert device.put(bfloat16.numpy()).numpy().tobytes() == bfloat16.numpy().tobytes()
+
+
+def test_the_array_that_was_given_is_neither_kept_nor_touched(monkeypatch):
+    monkeypatch.setattr(device, "_PIECE", 8)
+    array = np.arange(8.0)
+    there, again = device.put(array), device.put(array)
+    array[:] = 0
+    np.testing.assert_array_equal(there, np.arange(8.0))
+    np.testing.assert_array_equal(again, np.arange(8.0))
+    np.testing.assert_array_equal(tf.zeros([8], tf.float64), np.zeros(8))  # nobody else's tensor was written into
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "int16"])
 def test_training_is_the_same(dtype, monkeypatch):
     x = np.random.default_rng(0).integers(0, 100, (22, 3)).astype(dtype)

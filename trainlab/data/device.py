@@ -19,6 +19,8 @@ from trainlab.parameters import tensorflow_internals
 
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of what a container on Linux may use
 _WORD = 4  # bytes
+# TensorFlow copies an array twice, the second time to where it stays: larger ones are put there in pieces of so many bytes.
+_PIECE = 2**24
 # What is kept in place of each of these; arrays of other types are kept as they are.
 _CARRIERS = {
     tf.int32: tf.float32,
@@ -72,15 +74,35 @@ def switch_determinism(is_on: bool | None) -> None:
 
 
 def put(leaf: Any) -> tf.Tensor:
-    """An array `[n, ...]` or `[n]`, NumPy's or a tensor, on the device: as it is, or as what `restored` takes."""
+    """An array `[n, ...]` or `[n]`, NumPy's or a tensor, on the device: as it is, or as what `restored` takes.
+
+    It takes the memory of what is returned, and a little: of a `numpy.memmap` no copy is made beside that.
+    """
     dtype = tf.as_dtype(leaf.dtype)
     carrier = _carrier(dtype, leaf.shape[1:])
+    if carrier is None and (isinstance(leaf, tf.Tensor) or dtype == tf.string):
+        return tf.convert_to_tensor(leaf)
+    length = int(leaf.shape[0])
+    size = max(_PIECE // max(math.prod(leaf.shape[1:]) * dtype.size, 1), 1)
+    if length <= size:
+        return _kept(leaf, carrier)
+    whole = None
+    for start in range(0, length, size):
+        rows = _kept(leaf[start : start + size], carrier)
+        if whole is None:
+            whole = tf.fill([length, *rows.shape[1:]], tf.zeros([], rows.dtype))
+        places = tf.range(start, start + len(rows))
+        whole = tf.raw_ops.InplaceUpdate(x=whole, i=places, v=rows)  # writes into x, which nobody else has
+    return whole
+
+
+def _kept(leaf: Any, carrier: tf.DType | None) -> tf.Tensor:
     if carrier is None:
         return tf.convert_to_tensor(leaf)
     array = np.ascontiguousarray(leaf)
-    if dtype.size < _WORD:
+    if array.itemsize < _WORD:
         array = array.reshape(len(array), -1)
-        padding = -array.shape[1] % (_WORD // dtype.size)
+        padding = -array.shape[1] % (_WORD // array.itemsize)
         array = np.pad(array, [(0, 0), (0, padding)]) if padding else array
     return tf.convert_to_tensor(array.view(carrier.as_numpy_dtype))
 
