@@ -274,9 +274,9 @@ def test_probabilities_expected_of_logits_is_a_warning(command):
 def test_less_data_than_an_update_is_told_and_a_warning_where_it_takes_several_batches(command):
     status, out, err = command(*SHORT, "--set", "run.batch_size = 2000")
     assert status == 0 and ours(err) == []
-    assert "update    all 1,438 examples, fewer than 2,000 examples\n" in out
+    assert "update    all 1,438 examples, fewer than 2000 examples\n" in out
     several = ["--config", str(CONFIGS / "accumulate.gin"), "--set", "run.batch_size = 500", "--set", "run.epochs = 1"]
     status, out, err = command(*several, "--run_dir", "several")
     (line,) = ours(err)
     assert status == 0 and line.startswith("trainlab: warning: ") and "1438" in line
-    assert "update    all 1,438 examples, fewer than 2,000 examples = 4 batches of 500\n" in out
+    assert "update    all 1,438 examples, fewer than 2000 examples = 4 batches of 500\n" in out
