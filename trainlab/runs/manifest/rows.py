@@ -22,6 +22,7 @@ from trainlab.data import Inputs
 from trainlab.loop import Findings, Plan, code
 from trainlab.objective import keras_internals
 from trainlab.parameters import tensorflow_internals
+from trainlab.runs.manifest.optimizers import config_of, learning_rate, of_optimizer
 from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, fingerprint, plain, renamed
 from trainlab.strategies import StepStrategy
 
@@ -128,7 +129,7 @@ def of_model(model: keras.Model, reader: Reader | None = None) -> Manifest:
         "variables": [[renumbered(v.path, names), list(v.shape), str(v.dtype)] for v in model.variables],
         "layers' code": {name: record for name, record in held.items() if record},
         "loss and metrics": _numbered(reader.read(compiled)),
-        "optimizer": _optimizer(model.optimizer, reader),
+        "optimizer": of_optimizer(model.optimizer, reader),
         # Their names are made of those of the model's.
         "optimizer variables": [[list(v.shape), str(v.dtype)] for v in model.optimizer.variables],
         "learning_rate": learning_rate(model.optimizer),
@@ -140,55 +141,8 @@ def _trained(model: keras.Model) -> list[Any]:
     """What training changes, or what has a row of its own."""
     metrics = [variable for metric in model.metrics for variable in metric.variables]
     variables = [*model.variables, *model.optimizer.variables, *metrics]
-    return [model.optimizer, *keras_internals.layers_of(model), *variables, *(v.value for v in variables)]
-
-
-def _optimizer(optimizer: keras.Optimizer, reader: Reader) -> Any:
-    parts = reader.read(_config(optimizer)) | reader.held(optimizer)
-    parts = {name: part for name, part in parts.items() if name.strip("_") not in ("learning_rate", "name")}
-    return _nameless(parts) | {"class": reader.label(type(optimizer))}
-
-
-def _nameless(config: Any) -> Any:
-    """The same without the names of the optimizers inside, which Keras counts up."""
-    if not isinstance(config, dict):
-        return config
-    return {
-        name: {key: _nameless(item) for key, item in part.items() if key != "name"}
-        if name == "config" and isinstance(part, dict)
-        else _nameless(part)
-        for name, part in config.items()
-    }
-
-
-def learning_rate(optimizer: keras.Optimizer) -> Any:
-    """The row of the learning rate: a number of seven digits (float32 makes 0.10000000149 of 0.1), or a schedule."""
-    reader = Reader(optimizer.variables)
-    held = next((item for name, item in vars(optimizer).items() if name.strip("_") == "learning_rate"), None)
-    is_schedule = isinstance(held, keras.optimizers.schedules.LearningRateSchedule)
-    if reader.is_own(held) and not is_schedule:
-        return reader.read(held)  # a function
-    try:
-        rate = optimizer.get_config().get("learning_rate")
-    except Exception:  # of the user's optimizer, or of a schedule that is no more than a `__call__`: it need not have one
-        rate = None if is_schedule else float(optimizer.learning_rate)
-    if isinstance(rate, (int, float)):
-        return float(f"{rate:.7g}")
-    if rate is None:
-        return reader.read(held)
-    own = {"code": reader.read(held)} if reader.is_own(held) and isinstance(rate, dict) else {}
-    return reader.read(rate) | own if own else reader.read(rate)
-
-
-def _config(value: Any) -> dict[str, Any]:
-    """The configuration of a layer or an optimizer; where Keras cannot write it (a lambda without source), its numbers."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a lambda is no good in a file
-        try:
-            return dict(value.get_config())
-        except Exception:  # users' code may raise anything
-            kinds = (bool, int, float, str, tuple)
-            return {k: v for k, v in vars(value).items() if not k.startswith("_") and isinstance(v, kinds)}
+    inner = getattr(model.optimizer, "optimizers", ())  # of a MultiOptimizer
+    return [model.optimizer, *inner, *keras_internals.layers_of(model), *variables, *(v.value for v in variables)]
 
 
 def of_machine() -> Manifest:
@@ -364,7 +318,7 @@ def _architecture(model: keras.Model, reader: Reader) -> Any:
     unseen = {"connections": {NOT_COMPARED: "Keras cannot write them"}} if is_graph else {}
     return (
         own
-        | {"layers": [{"class": reader.label(type(layer)), "name": layer.name, **_config(layer)} for layer in layers]}
+        | {"layers": [{"class": reader.label(type(layer)), "name": layer.name, **config_of(layer)} for layer in layers]}
         | unseen
     )
 
