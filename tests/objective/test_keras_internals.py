@@ -45,6 +45,7 @@ REPLACEMENTS = {
     "take_replaced": (keras.StatelessScope, ["take", "get_rows"]),
     "metric_directions": (keras.Metric, ["direction"]),
     "trained_by": (keras.Optimizer, ["trainable_variables", "trained_variables"]),
+    "is_bookkeeping": (keras.Layer, ["settings", "get_settings"]),
     "data_adapter": (keras.utils, ["get_data_adapter", "data_adapter"]),
 }
 

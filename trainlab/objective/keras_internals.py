@@ -30,9 +30,7 @@ CALLBACK_STATE: Mapping[type, tuple[str, ...]] = {
 # Attributes of any callback that `fit` sets.
 CALLBACK_SETTINGS = frozenset({*vars(keras.callbacks.Callback()), "_model", "params", "validation_data"})
 
-# Attributes of layers, models, metrics and optimizers in which Keras keeps count of what it does, and no setting; public would be
-# a way to ask an object for its settings.
-BOOKKEEPING = frozenset(
+_BOOKKEEPING = frozenset(
     """_allow_non_tensor_positional_args _auto_config _build_shapes_dict _call_context_args _call_has_context_arg
     _call_has_mask_arg _call_has_training_arg _call_signature _called _compile_config _compile_loss _compile_metrics
     _compiled_trainable_state _compute_loss_has_training_arg _convert_input_args _distribute_strategy _eval_epoch_iterator
@@ -45,6 +43,14 @@ BOOKKEEPING = frozenset(
 )
 # What Keras' own `fit` belongs to: a model, or in Keras' tests a layer with that mixed in; a public name would replace it.
 TRAINER: Any = next(kind for kind in keras.Model.__mro__ if "fit" in vars(kind))
+
+
+def is_bookkeeping(name: str) -> bool:
+    """Whether this attribute of a layer, model, metric or optimizer is no setting: Keras keeps count there of what it does.
+
+    Public would be a way to ask an object for its settings.
+    """
+    return name in _BOOKKEEPING or name.startswith("_self_")
 
 
 def layers_of(model: keras.Model, include_self: bool = True) -> list[keras.Layer]:

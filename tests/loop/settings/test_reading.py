@@ -53,6 +53,18 @@ class Config:
     names: list
 
 
+class Percent(float):
+    """A number with a class of its own."""
+
+
+class Sulking:
+    """Cannot be looked into."""
+
+    @property
+    def __dict__(self):
+        raise RuntimeError("no")
+
+
 class Colour(enum.Enum):
     RED = 1
     BLUE = 2
@@ -108,6 +120,9 @@ OTHER = {
     "dtypes": (np.zeros(2, "float32"), np.zeros(2, "int32")),
     "shapes": (np.zeros([2, 3]), np.zeros([3, 2])),
     "scalars": (np.float32(1), np.float32(2)),
+    "numbers of a class": (Percent(1), Percent(2)),
+    "a number and one of a class": (1.0, Percent(1)),
+    "what cannot be looked into": (Sulking(), Sulking()),
     "tensors": (tf.constant([1.0]), tf.constant([2.0])),
     "tensors' dtypes": (tf.zeros([1]), tf.zeros([1], tf.int32)),
     "ragged tensors": (tf.ragged.constant([[1], [2]]), tf.ragged.constant([[1, 2], []])),

@@ -26,6 +26,7 @@ from trainlab.objective import keras_internals
 from trainlab.strategies import StepStrategy
 
 _PLAIN = frozenset({bool, int, str, bytes, complex, range, slice, type(None), type(Ellipsis)})
+_BASES: tuple[Any, ...] = (int, float, complex, str, bytes)  # of classes of the user's
 _CONTAINERS = (Mapping, list, tuple, deque, set, frozenset)
 # What has a state of its own that is no setting, or that is one thing as long as it is the same object.
 _THINGS: tuple[type, ...] = (tf.Variable, keras.Variable, keras.random.SeedGenerator, keras.KerasTensor)
@@ -160,6 +161,8 @@ class _Reader:
         self._depth += 1
         try:
             _way(kind)(self, value)  # type: ignore[arg-type]
+        except Exception:  # users' objects may raise anything when they are looked into
+            self.same(value)
         finally:
             self._depth -= 1
 
@@ -184,6 +187,10 @@ class _Reader:
 
     def scalar(self, value: np.generic) -> None:
         self.values += (type(value), value.tobytes())
+
+    def number(self, value: Any) -> None:
+        base = next(base for base in _BASES if isinstance(value, base))
+        self.values += (type(value), base(value))
 
     def items(self, value: Any) -> None:
         self.values += (type(value), len(value))
@@ -251,11 +258,8 @@ class _Reader:
         kind: Any = type(value)
         self.read(kind)
         stored: frozenset[str] = frozenset() if code.is_installed(kind) else code.training(kind)[0]
-        hidden = keras_internals.BOOKKEEPING
         for name, item in [*getattr(value, "__dict__", {}).items(), *_slots(value)]:
-            if name in hidden or name.startswith("_self_"):  # of `tf.train.Checkpoint`
-                continue
-            if not (stored and code.is_changed(name, item, stored)):
+            if not keras_internals.is_bookkeeping(name) and not (stored and code.is_changed(name, item, stored)):
                 self.values.append(name)
                 self.read(item)
 
@@ -282,6 +286,8 @@ def _way(kind: Any) -> Callable[[_Reader, Any], None]:
         return _Reader.array
     if issubclass(kind, np.generic):
         return _Reader.scalar
+    if issubclass(kind, _BASES):
+        return _Reader.number
     if issubclass(kind, type):
         return _Reader.cls
     if issubclass(kind, _OF_PYTHON):
