@@ -82,7 +82,7 @@ def sparse_input():
 
 def ragged_input():
     inputs = keras.Input([None], ragged=True, dtype="int32")
-    lengths = layers.Lambda(lambda words: tf.cast(words.row_lengths(), tf.float32)[:, None])(inputs)
+    lengths = layers.Lambda(lambda words: tf.cast(words.row_lengths(), tf.float32)[:, None], output_shape=(1,))(inputs)
     return keras.Model(inputs, layers.Dense(1)(lengths))
 
 
