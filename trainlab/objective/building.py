@@ -12,10 +12,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainlab.objective import cutting, keras_internals
+from trainlab.objective import keras_internals
 from trainlab.objective.model_function import Batch
 from trainlab.objective.requirements import check_built, tell_of_training
-from trainlab.objective.train_step import build_by_step, has_own_step
+from trainlab.objective.train_step import any_size, build_by_step, has_own_step
 
 _COMPILE_ARGUMENTS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
 
@@ -42,7 +42,7 @@ def build_model(model: keras.Model, specs: Batch, first_batch: Callable[[], Batc
         ValueError: they do not fit the batches, or there is nothing to train.
     """
     if has_own_step(model):
-        build_by_step(model, tf.nest.map_structure(_any_size, specs))
+        build_by_step(model, specs)
         check_built(model)
         return
     try:
@@ -116,7 +116,7 @@ def _misfit(model: keras.Model, y: Any) -> str | None:
 def _build_symbolically(model: keras.Model, specs: Batch) -> None:
     """Builds for batches of this kind without any."""
     is_built = all(layer.built for layer in keras_internals.layers_of(model))
-    specs = specs if is_built else tf.nest.map_structure(_any_size, specs)
+    specs = specs if is_built else tf.nest.map_structure(any_size, specs)
     if any(isinstance(spec, (tf.RaggedTensorSpec, tf.SparseTensorSpec)) for spec in tf.nest.flatten(specs)):
         _build_by_a_trace(model, specs)  # which Keras takes for dense ones here
         return
@@ -161,11 +161,6 @@ def _evaluate(model: keras.Model, batch: Batch) -> None:
     model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
     kwargs = {"training": True} if "training" in inspect.signature(model.compute_loss).parameters else {}
     model.compute_loss(x, y, y_pred, sample_weight, **kwargs)
-
-
-def _any_size(spec: Any) -> Any:
-    """The same for batches of any size: a model must not keep the size of those that it was first trained on."""
-    return spec if spec is None or not spec.shape.rank else cutting.sized(spec, None)
 
 
 def _is_open(spec: Any) -> bool:

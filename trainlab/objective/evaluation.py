@@ -86,6 +86,7 @@ class KerasObjective:
         """
         self._function = function
         self._batches = list(batches)
+        function.look_at(lambda: batches[0].fetch(0))
         self._start = function.read_state()
         self._totals: tf.Tensor | None = None
         self._last: list[tf.Tensor] = []

@@ -130,6 +130,10 @@ class ModelFunction:
             after[id(report)] = tf.cast(result, report.dtype)
         return after
 
+    def look_at(self, fetch: Callable[[], Batch]) -> None:
+        """Learns what must be known before the state is read; `fetch` returns a batch."""
+        del fetch
+
     def late(
         self, parameters: Vector, state: Mapping[int, tf.Tensor], fetch: Callable[[], Batch]
     ) -> list[tuple[tf.Variable, tf.Tensor]]:
@@ -156,7 +160,7 @@ class ModelFunction:
         if tape is not None:
             tape.watch([value for _, value in pairs])
         swapped = [(v, state[id(v)]) for v in self.state_variables if id(v) in state and not isinstance(v, tf.Variable)]
-        return Scope([*pairs, *swapped], {id(v): v for v in self.variables}, Lookups(tables, tape))
+        return Scope([*pairs, *swapped], {id(v): v for v in self.model.trainable_variables}, Lookups(tables, tape))
 
     def _forward(self, batch: Batch, totals: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
         x, y, sample_weight = batch

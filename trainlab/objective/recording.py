@@ -13,6 +13,12 @@ import tensorflow as tf
 from trainlab.objective import keras_internals
 
 _lock = threading.RLock()
+_as_it_is = tf.autograph.experimental.do_not_convert  # a step may be a `tf.function`, which converts what it calls
+
+
+def _by_id(variables: Sequence[Any]) -> dict[int, Any]:
+    """Variables by their ids, and by those of their values, which stand for them inside."""
+    return {id(v): v for v in variables} | {id(v.value): v for v in variables}
 
 
 class Recorder:
@@ -26,7 +32,7 @@ class Recorder:
         gradients: those that were to be applied, tensors, `tf.IndexedSlices` or None, by their variable's id.
         variables: the variables that they were to be applied to, in their order.
         by: the name of the optimizer's method that was called; None if none was.
-        loss: scalar, what the step's tape differentiated; None if no tape did.
+        loss: scalar, what the step's tapes differentiated with respect to weights, each loss once; None if no tape did.
     """
 
     def __init__(self, model: keras.Model, applied: Callable[[], None] = lambda: None):
@@ -34,7 +40,14 @@ class Recorder:
         self.gradients: dict[int, Any] = {}
         self.variables: list[Any] = []
         self.by: str | None = None
-        self.loss: tf.Tensor | None = None
+        self._losses: dict[int, Any] = {}
+        self._graph = tf.compat.v1.get_default_graph()
+
+    @property
+    def loss(self) -> tf.Tensor | None:
+        """See the class."""
+        leaves = [tf.convert_to_tensor(leaf) for leaf in self._losses.values()]
+        return tf.add_n([tf.cast(tf.reduce_sum(leaf), leaves[0].dtype) for leaf in leaves]) if leaves else None
 
     @property
     def _name(self) -> str:
@@ -59,11 +72,18 @@ class Recorder:
                     del vars(optimizer)[name]
                 vars(optimizer).update(kept)
 
+    @_as_it_is
     def _apply(self, grads: Any, trainable_variables: Any = None) -> None:
         if trainable_variables is None:
-            trainable_variables = keras_internals.trained_by(self._model.optimizer) or []
+            trainable_variables = keras_internals.trained_by(self._model.optimizer)
+        if not trainable_variables:
+            raise ValueError(
+                f"{self._name} calls apply without variables of an optimizer that is not built: name them, "
+                "or call model.optimizer.build(variables) before"
+            )
         self._record("apply", list(grads), list(trainable_variables))
 
+    @_as_it_is
     def _apply_gradients(self, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
         pairs = list(grads_and_vars)
         self._record("apply_gradients", [gradient for gradient, _ in pairs], [variable for _, variable in pairs])
@@ -72,10 +92,14 @@ class Recorder:
     def _record(self, by: str, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         if self.by is not None:
             raise self._several()
+        if tf.compat.v1.get_default_graph() is not self._graph:
+            raise ValueError(
+                f"{self._name} applies its gradients inside a tf.cond, a loop or a function of its own that XLA compiles, where "
+                "a pure evaluation cannot follow: apply them outside"
+            )
         if len(gradients) != len(variables):
             raise ValueError(f"{self._name} applies {len(gradients)} gradients to {len(variables)} variables")
-        known = {id(v): v for v in self._model.variables}
-        known |= {id(v.value): v for v in self._model.variables}  # their values, which stand for them inside
+        known = _by_id(self._model.variables)
         for gradient, variable in zip(gradients, variables, strict=True):
             found = known.get(id(variable))
             if found is None:
@@ -98,9 +122,15 @@ class Recorder:
     def _refusing(self, apply: Callable[..., Any]) -> Callable[..., Any]:
         thread = threading.get_ident()
 
+        @_as_it_is
         def refuse(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != thread:
                 return apply(optimizer, *args, **kwargs)
+            if self.by is None:
+                raise ValueError(
+                    f"{self._name} applies gradients by an optimizer that is not model.optimizer: hand it to super().compile, "
+                    "and of several train each part by a Trainer of its own, in turns (the README shows it for a GAN)"
+                )
             raise self._several()
 
         return refuse
@@ -108,12 +138,14 @@ class Recorder:
     @contextlib.contextmanager
     def _losses_noticed(self) -> Iterator[None]:
         original, thread = tf.GradientTape.gradient, threading.get_ident()
-        trained = {id(v) for v in self._model.trainable_variables}
 
+        @_as_it_is
         def gradient(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() == thread and self.by is None:
+            is_here = threading.get_ident() == thread and tf.compat.v1.get_default_graph() is self._graph
+            if is_here and self.by is None:
+                trained = _by_id(self._model.trainable_variables)
                 if any(id(source) in trained for source in tf.nest.flatten(sources)):
-                    self.loss = tf.add_n([tf.reduce_sum(tf.convert_to_tensor(leaf)) for leaf in tf.nest.flatten(target)])
+                    self._losses |= {id(leaf): leaf for leaf in tf.nest.flatten(target)}
             return original(tape, target, sources, *args, **kwargs)
 
         tf.GradientTape.gradient = gradient

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from trainlab.objective import denominators, keras_internals
+from trainlab.objective import cutting, denominators, keras_internals
 from trainlab.objective.backward_order import filters_first
+from trainlab.objective.graph_checks import check_operations
 from trainlab.objective.model_function import Batch, ModelFunction, flat_logs, native, num_operations, wide
-from trainlab.objective.pure import Scope, opened
+from trainlab.objective.pure import Scope, functions_inlined, opened
 from trainlab.objective.recording import Recorder
-from trainlab.parameters import Vector
+from trainlab.parameters import Vector, tensorflow_internals
 
+_UNTRACEABLE = (NotImplementedError, AttributeError, TypeError, tf.errors.OperatorNotAllowedInGraphError)
 _warned: set[type] = set()
+_built: weakref.WeakSet[Any] = weakref.WeakSet()  # the loss trackers, of which each `compile` makes one, of what was built here
 
 
 def has_own_step(model: Any) -> bool:
@@ -30,23 +35,36 @@ def packed(batch: Batch) -> Any:
 
 
 def build_by_step(model: keras.Model, specs: Batch) -> None:
-    """Builds the layers, and the optimizer for the variables that `train_step` applies gradients to, by tracing it once.
+    """Builds the layers, the metrics, and the optimizer for the variables that `train_step` applies gradients to.
+
+    The step is traced for batches of any size, lest a layer keep that of the first, and for these batches if it needs theirs.
 
     Raises:
         ValueError: it is not one step of one optimizer, or cannot be traced; one line.
     """
-    if model.optimizer.built:
+    tracker = keras_internals.loss_tracker(model)
+    if tracker in _built:
         return
     recorders: list[Recorder] = []
 
-    def step(x: Any, y: Any, sample_weight: Any) -> None:  # traced a second time where the first one makes variables
+    def step(x: Any, y: Any, sample_weight: Any) -> None:
         recorders.append(Recorder(model))
-        with recorders[-1].open():
-            model.train_step(packed((x, y, sample_weight)))
+        with functions_inlined(), recorders[-1].open():
+            _call(model, (x, y, sample_weight))
 
-    _traced(model, step, specs)
+    try:
+        _traced(model, step, tf.nest.map_structure(any_size, specs))
+    except Exception:  # what users' code does with a size that is None may raise anything
+        _traced(model, step, specs)
     _check_applied(model, recorders[-1])
-    model.optimizer.build(recorders[-1].variables)
+    if not model.optimizer.built:
+        model.optimizer.build(recorders[-1].variables)
+    _built.add(tracker)
+
+
+def any_size(spec: Any) -> Any:
+    """The same for batches of any size: a model must not keep the size of those that it was first trained on."""
+    return spec if spec is None or not spec.shape.rank else cutting.sized(spec, None)
 
 
 class TrainStepFunction(ModelFunction):
@@ -62,18 +80,23 @@ class TrainStepFunction(ModelFunction):
         """Takes a model that is compiled and built, by `build_by_step`."""
         super().__init__(model)
         self.num_losses = 0
+        self._state |= {id(v): v for v in model.optimizer.variables}  # a step may read its count, before and after
         trained = {id(v) for v in keras_internals.trained_by(model.optimizer) or self.variables}
         self._state |= {id(v): v for v in self.variables if id(v) not in trained}
         self.variables = [v for v in self.variables if id(v) in trained]
         self._tables = set()  # the step's own tape would not know rows that are looked up
-        self._late: set[Any] | None = None  # variables by id, and reports by name
+        self._late: set[Any] | None = None  # variables by id, and reports by name; None as long as nobody has looked
+
+    def look_at(self, fetch: Callable[[], Batch]) -> None:
+        """See `ModelFunction`."""
+        if self._late is None:
+            self._late = self._find_late(fetch())
 
     def __call__(
         self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch, totals: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, Vector, dict[int, tf.Tensor]]:
         """See `ModelFunction`; of several batches each weighs by its examples."""
-        if self._late is None:
-            self._late = self._find_late(parameters, state, batch)
+        assert self._late is not None  # KerasObjective has looked
         first_operation = num_operations()
         recorder = Recorder(self.model)
         with tf.GradientTape() as tape:
@@ -118,10 +141,10 @@ class TrainStepFunction(ModelFunction):
         if not self._late:
             return []
         scope = self.scope_at(parameters, state)
-        trained = [(id(v), native(v)) for v in self.variables]  # inside, a Keras variable is its value
+        new = [(id(v), native(v)) for v in self._moved]  # inside, a Keras variable is its value
 
         def applied() -> None:
-            for key, variable in trained:
+            for key, variable in new:
                 scope.state_mapping[key] = tf.convert_to_tensor(variable)
 
         with opened(scope), Recorder(self.model, applied).open():
@@ -129,27 +152,42 @@ class TrainStepFunction(ModelFunction):
         found = [(native(v), scope.get_current_value(v)) for key, v in scope.updated.items() if key in self._late]
         return found + [(self.report_of(name, value), value) for name, value in logs.items() if name in self._late]
 
-    def _step(self, batch: Batch) -> Any:
-        return self.model.train_step(packed(batch))
+    @property
+    def _moved(self) -> list[Any]:
+        """What the optimizer changes."""
+        return [*self.variables, *self.model.optimizer.variables]
 
-    def _find_late(self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch) -> set[Any]:
-        """What depends on the weights after the update, by a trace of which nothing is run."""
+    def _step(self, batch: Batch) -> Any:
+        return _call(self.model, batch)
+
+    def _find_late(self, batch: Batch) -> set[Any]:
+        """What depends on the weights after the update, by a trace of which nothing is run; and what else is assigned.
+
+        Raises:
+            ValueError: it is not one step of one optimizer, or cannot be traced; one line.
+        """
         late: set[Any] = set()
+        parameters, state = self.read_parameters(), self.read_state()
 
         def step() -> tf.Tensor:
-            scope = self.scope_at(parameters, state)
-            marks: list[tf.Tensor] = []
+            scope, marks = self.scope_at(parameters, state), []
+            moved = [(id(v), v.dtype) for v in self._moved]
 
             def applied() -> None:
-                for variable in self.variables:
-                    marks.append(tf.identity(scope.state_mapping[id(variable)]))
-                    scope.state_mapping[id(variable)] = marks[-1]
+                for key, dtype in moved:
+                    value = tf.cast(scope.state_mapping[key], dtype)
+                    marks.append(tf.identity(value))
+                    scope.state_mapping[key] = marks[-1]
 
-            with opened(scope), Recorder(self.model, applied).open():
+            recorder = Recorder(self.model, applied)
+            with opened(scope), recorder.open():
                 logs = self._step(batch)
+            self._check_step(recorder, scope, logs)
+            check_operations(tf.compat.v1.get_default_graph(), 0, self.model)  # an eager step would not be looked at
             assigned = [(key, scope.state_mapping[key]) for key in scope.updated]
-            reported = flat_logs(logs).items() if isinstance(logs, Mapping) else ()
-            late.update(key for key, value in (*assigned, *reported) if _depends(value, marks))
+            late.update(key for key, value in (*assigned, *flat_logs(logs).items()) if _depends(value, marks))
+            self._state |= scope.updated
+            self.changing |= {key: variable for key, variable in scope.updated.items() if key not in late}
             return tf.zeros([])
 
         _traced(self.model, step, ())
@@ -165,7 +203,13 @@ class TrainStepFunction(ModelFunction):
                     f"{name} applies a gradient to {variable.path!r}, which the optimizer was not built for: "
                     "call model.compile again"
                 )
+        own = {id(v) for v in self.model.optimizer.variables}
         for key, variable in scope.updated.items():
+            if key in own:
+                raise ValueError(
+                    f"{name} assigns the optimizer's {variable.path!r}, which an update must find as it is: "
+                    "use a learning rate schedule or a callback"
+                )
             if key in trained:
                 raise ValueError(
                     f"{name} assigns the weight {variable.path!r} that it also trains, past the optimizer: a step is one update; "
@@ -173,8 +217,20 @@ class TrainStepFunction(ModelFunction):
                 )
         if not isinstance(logs, Mapping):
             raise ValueError(f"{name} must return a dictionary of logs, not {type(logs).__name__}")
+        for log, value in flat_logs(logs).items():
+            shape = getattr(value, "shape", None)
+            if value is None or isinstance(value, str) or (shape is not None and len(shape) > 0):
+                is_of = repr(value) if shape is None else f"a tensor of shape {tuple(shape)}"
+                raise ValueError(f"{name} returns logs[{log!r}] as {is_of}: a log is a number, such as the mean")
         if recorder.loss is None and "loss" not in flat_logs(logs):
             raise ValueError(f"{name} differentiates no loss by a tf.GradientTape: nothing says what its gradient is of")
+
+
+def _call(model: keras.Model, batch: Batch) -> Any:
+    step = model.train_step
+    if isinstance(step, tf.types.experimental.PolymorphicFunction):  # with XLA it would keep its gradients to itself
+        return tensorflow_internals.call_python(step, (packed(batch),), {})
+    return step(packed(batch))
 
 
 def _check_applied(model: keras.Model, recorder: Recorder) -> None:
@@ -186,13 +242,31 @@ def _check_applied(model: keras.Model, recorder: Recorder) -> None:
 
 
 def _traced(model: keras.Model, step: Callable[..., Any], specs: Any) -> None:
+    def traced(*args: Any) -> Any:
+        with tf.variable_creator_scope(_made_at_once):
+            return step(*args)
+
+    name = f"{type(model).__name__}.train_step"
     try:
-        tf.function(step, autograph=False).get_concrete_function(*specs)
-    except (NotImplementedError, AttributeError, tf.errors.OperatorNotAllowedInGraphError) as error:
-        text = " ".join(str(error).split())
-        raise ValueError(
-            f"{type(model).__name__}.train_step cannot be traced, which a pure evaluation needs, run_eagerly or not: {text[:300]}"
-        ) from error
+        tf.function(traced, autograph=False).get_concrete_function(*specs)
+    except Exception as error:  # users' code may raise anything
+        text = str(error)
+        if text.startswith("in user code:") and f"ValueError: {name} " in text:  # one of our lines, as AutoGraph tells it
+            raise ValueError(text.rpartition("ValueError: ")[2].strip()) from error
+        if isinstance(error, _UNTRACEABLE) and re.search("symbolic|numpy\\(", text, re.IGNORECASE):
+            text = " ".join(text.split())
+            raise ValueError(
+                f"{name} cannot be traced, which a pure evaluation needs, run_eagerly or not: {text[:300]}"
+            ) from error
+        raise
+
+
+def _made_at_once(creator: Callable[..., Any], **kwargs: Any) -> Any:
+    """Makes a variable, which a `tf.function` would fill only once it is traced to its end."""
+    if not callable(kwargs.get("initial_value")):
+        return creator(**kwargs)
+    with tf.init_scope():
+        return tensorflow_internals.new_variable(**kwargs)
 
 
 def _depends(value: Any, marks: list[tf.Tensor]) -> bool:

@@ -16,7 +16,7 @@ from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.eager import context, record, tape
 from tensorflow.python.eager.polymorphic_function import autograph_util
 from tensorflow.python.framework.config import is_op_determinism_enabled as _is_op_determinism_enabled
-from tensorflow.python.ops import custom_gradient
+from tensorflow.python.ops import custom_gradient, resource_variable_ops
 from tensorflow.python.ops.parallel_for import control_flow_ops as parallel_for
 
 _Function = type(tf.function(lambda: None))
@@ -38,6 +38,11 @@ def variable_accessed(variable: Any) -> None:
     Reading a `tf.Variable` does so; public would be a tensor that counts as one.
     """
     tape.variable_accessed(variable)
+
+
+def new_variable(**kwargs: Any) -> tf.Variable:
+    """A variable made here and now, whatever scopes of creators are open: `tf.Variable` asks them."""
+    return resource_variable_ops.ResourceVariable(**kwargs)
 
 
 @contextmanager
@@ -175,10 +180,11 @@ def asks_for_xla(function: Any) -> bool:
     return function._jit_compile is True
 
 
-def is_to_be_left(function: Any) -> bool:
-    """Whether a `tf.function` must not be inlined: `traced_anew` made it, or TensorFlow for a call, as `tf.vectorized_map` does.
+def must_stay(function: Any) -> bool:
+    """Whether a `tf.function` must be called as one, and was traced with nothing before.
 
-    Public would be a way to tell TensorFlow's own from users'.
+    `traced_anew` made it; or TensorFlow itself, as its vectorized maps (and jacobians) do for a call: eagerly they cannot run.
+    Public would be a way to ask for what a `tf.function` was made.
     """
     own = getattr(function.python_function, "__module__", None) or ""
     return getattr(function, "_is_traced_anew", False) or own.startswith("tensorflow.python.")

@@ -25,7 +25,7 @@ def functions_inlined() -> Iterator[None]:
 
     def inlining(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(function: Any, *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != thread or tensorflow_internals.is_to_be_left(function):
+            if threading.get_ident() != thread or tensorflow_internals.must_stay(function):
                 return original(function, *args, **kwargs)
             scope = current_scope()
             if scope is not None and tensorflow_internals.asks_for_xla(function):

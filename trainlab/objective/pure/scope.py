@@ -108,8 +108,8 @@ class Scope(keras.StatelessScope):
         return value
 
     def handle(self, variable: Any) -> tf.Tensor | None:
-        """What stands for a variable's handle: its value; None if it is not one that is trained."""
-        return self.get_current_value(variable) if id(variable) in self._trained else None
+        """What stands for a variable's handle: its value; None if it has none here."""
+        return self.get_current_value(variable)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[dict[int, StandIn]]:
