@@ -40,7 +40,9 @@ def test_numbers_of_classes_for_a_loss_that_takes_rows(loss):
     assert line(NUMBERS, loss) == f"loss {name} does not fit: y has examples of shape (), the model's output (3,): {BY_NUMBER}"
 
 
-@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", keras.losses.SparseCategoricalCrossentropy()], ids=["by name", "an object"])
+@pytest.mark.parametrize(
+    "loss", ["sparse_categorical_crossentropy", keras.losses.SparseCategoricalCrossentropy()], ids=["by name", "an object"]
+)
 def test_rows_for_a_loss_that_takes_numbers(loss):
     name = loss if isinstance(loss, str) else type(loss).__name__
     assert line(ROWS, loss) == f"loss {name} does not fit: y has examples of shape (3,), the model's output (3,): {BY_ROW}"

@@ -247,7 +247,11 @@ def test_tracing_is_no_change_and_what_was_changed_before_it_is():
     assert settings != seen(held)
 
 
-@pytest.mark.parametrize("value", [threading.Lock(), time.time, len, (i for i in "ab"), collections], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [threading.Lock(), time.time, len, (i for i in "ab"), collections],
+    ids=lambda value: type(value).__name__ + getattr(value, "__name__", ""),
+)
 def test_things_are_what_they_are(value):
     assert seen(Holds(value)) == seen(Holds(value)) != seen(Holds(None))
 
