@@ -47,6 +47,7 @@ class Validation(NamedTuple):
         x, y, sample_weight: arrays, or a data set as `x`.
         batch_size, steps: as in `keras.Model.evaluate`.
         frequency: every so many epochs, or the numbers of the epochs after which.
+        in_order: the arrays as a data set of batches, where `keras.Model.evaluate` is to be given that in their place.
     """
 
     x: Any
@@ -55,6 +56,7 @@ class Validation(NamedTuple):
     batch_size: int | None
     steps: int | None
     frequency: int | Collection[int]
+    in_order: tf.data.Dataset | None = None
 
     def is_due(self, epoch: int) -> bool:
         """Whether to evaluate after the epoch of this number, counted from 1."""
@@ -157,12 +159,13 @@ def _validation(model: keras.Model, given: Given) -> Validation:
     if hasattr(x, "__next__"):  # looked into once, or each reading after an epoch would lose what the look took
         x, y, sample_weight = StreamSource(x, None, False).dataset, None, None
     batch_size = given.validation_batch_size or (None if is_stream(x) else given.batch_size)
+    in_order = None
     is_given_plainly = sample_weight is None and all(isinstance(leaf, np.ndarray) for leaf in tf.nest.flatten((x, y)))
     if is_given_plainly and tensorflow_internals.is_op_determinism_enabled():
         length = checks.check_lengths(x, y, None)
         size = batch_size or (32 if given.validation_steps is None else -(-length // given.validation_steps))
-        x, y, batch_size = _in_order(_converted((x, y, None))[:2], length, size), None, None
-    return Validation(x, y, sample_weight, batch_size, given.validation_steps, given.validation_freq)
+        in_order = _in_order(_converted((x, y, None))[:2], length, size)
+    return Validation(x, y, sample_weight, batch_size, given.validation_steps, given.validation_freq, in_order)
 
 
 def _in_order(arrays: tuple[Any, Any], length: int, size: int) -> tf.data.Dataset:

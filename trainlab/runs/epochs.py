@@ -309,10 +309,9 @@ class Epochs:
     def _results(self, validation: Validation) -> dict[str, float]:
         """Of Keras' own evaluation; their names begin with `val_`."""
         results = self._model.evaluate(
-            validation.x,
-            validation.y,
+            *((validation.x, validation.y) if validation.in_order is None else (validation.in_order,)),
             sample_weight=validation.sample_weight,
-            batch_size=validation.batch_size,
+            batch_size=validation.batch_size if validation.in_order is None else None,
             steps=validation.steps,
             callbacks=self._listener,
             return_dict=True,

@@ -173,7 +173,9 @@ def of_data(data: Any) -> Any:
     """
     return [
         {"shape": list(leaf.shape), "dtype": tf.as_dtype(leaf.dtype).name, "blake2b": fingerprint(leaf)}
-        for leaf in tf.nest.flatten(data, expand_composites=True)
+        for part in tf.nest.flatten(data)
+        if not isinstance(part, tf.data.Dataset)
+        for leaf in tf.nest.flatten(part, expand_composites=True)
         if hasattr(leaf, "shape") and hasattr(leaf, "dtype")
     ]
 
