@@ -139,9 +139,6 @@ def narrow(input_shape, num_classes):
 def nothing(input_shape, num_classes):
     return None
 
-def untrainable(input_shape, num_classes):
-    return keras.Sequential([keras.Input(input_shape), keras.layers.Dense(num_classes, trainable=False)])
-
 def broken(input_shape, num_classes):
     raise KeyError("a b")
 """
@@ -160,7 +157,6 @@ def broken(input_shape, num_classes):
         ("zeros.width = 4\nbad_data.zeros.where = 'test'", "4"),
         ("@narrow", "5"),
         ("@nothing", "must return a keras.Model"),
-        ("@untrainable", "train"),
         ("@broken", "KeyError: .*a b"),
     ],
 )

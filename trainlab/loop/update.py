@@ -193,6 +193,8 @@ class Update:
             self.logs[name].assign_add(tf.stack([value, 1.0]))
 
     def _apply(self, gradients: list[Any], variables: list[Any]) -> None:
+        if not variables:
+            return
         if isinstance(self._optimizer, keras.optimizers.MultiOptimizer):  # it takes all that it was built for
             found = {id(v): gradient for v, gradient in zip(variables, gradients, strict=True)}
             variables = list(keras_internals.trained_by(self._optimizer) or variables)

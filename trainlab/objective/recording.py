@@ -116,7 +116,7 @@ class Recorder:
     def _several(self) -> ValueError:
         return ValueError(
             f"{self._name} applies gradients more than once, or by several optimizers, and a step is one update: "
-            "train each part by a Trainer of its own, in turns (the README shows it for a GAN)"
+            "train each part by itself, in turns (the README shows it for a GAN)"
         )
 
     def _refusing(self, apply: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,7 +129,7 @@ class Recorder:
             if self.by is None:
                 raise ValueError(
                     f"{self._name} applies gradients by an optimizer that is not model.optimizer: hand it to super().compile, "
-                    "and of several train each part by a Trainer of its own, in turns (the README shows it for a GAN)"
+                    "and of several train each part by itself, in turns (the README shows it for a GAN)"
                 )
             raise self._several()
 

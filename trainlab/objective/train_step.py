@@ -237,7 +237,7 @@ def _check_applied(model: keras.Model, recorder: Recorder) -> None:
     if recorder.by is None or not recorder.variables:
         raise ValueError(
             f"{type(model).__name__}.train_step applies no gradient by model.optimizer.apply or apply_gradients: "
-            "a Trainer has nothing to make a step of"
+            "there is nothing to make a step of"
         )
 
 

@@ -46,7 +46,7 @@ RULES: dict[str, tuple[str, str]] = {
     "jit_compile": (REFUSE, 'give the one that was saved, or "auto", which takes it'),
     "micro_batch_size": (REFUSE, 'give the one that was saved, or "auto", which takes it'),
     "on_nonfinite": (REFUSE, 'give it back, or say override=["on_nonfinite"] to go on with the new one'),
-    "sum_duplicate_rows": (REFUSE, f"give the Trainer what was saved; {_ANEW}"),
+    "sum_duplicate_rows": (REFUSE, f"give the Trainer the one that was saved; {_ANEW}"),
     "determinism": (WARN, "the result may differ in the last bits"),
     "threads": (WARN, "the result may differ in the last bits"),
     "device": (WARN, "the result may differ in the last bits"),
@@ -108,7 +108,7 @@ def of_fit(
     batches |= inputs.source.describe()
     if inputs.validation is not None:
         data["validation"] = of_data(inputs.validation[:3])
-        batches["validation"] = plain(inputs.validation[3:])
+        batches["validation"] = plain(inputs.validation[3:6])
     reader = Reader(_trained(model))
     own = {"strategy": _numbered(reader.read(strategy)), "seed": seed, "batches": batches, "data": data}
     own |= {"initial_epoch": plan.initial_epoch} | settings
