@@ -28,7 +28,7 @@ __all__ = [
     "Trainer",
     "Vector",
 ]
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _HOMES = {
     "loop": ("NonFiniteError",),
