@@ -85,7 +85,7 @@ def run(source: Path, tests: Sequence[str], strategy: str, results: Path, direct
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), str(directory)]),
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "--no-summary", "--disable-warnings"]
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-rN", "--disable-warnings"]
     command += ["-p", "keras_testing.plugin", "-p", "conftest", "-p", "no:cacheprovider", "--noconftest"]
     command += ["--import-mode=importlib", "--continue-on-collection-errors"]
     command += ["--rootdir", str(source), "-c", str(directory / "pytest.ini"), *more]
