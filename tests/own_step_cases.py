@@ -17,7 +17,7 @@ LOGITS = functools.partial(keras.losses.SparseCategoricalCrossentropy, from_logi
 
 
 class CallsSuper(keras.Model):
-    """Keras' own step, and logs beside it, in a dictionary and as a number; Dropout, BatchNorm, `add_loss`, penalties."""
+    """Keras' own step, and logs beside it, in a dictionary and as a number; noise, BatchNorm, penalties."""
 
     def __init__(self):
         super().__init__()

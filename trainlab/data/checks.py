@@ -129,7 +129,9 @@ def check_labels(model: keras.Model, x: Any, y: Any) -> None:
         ValueError: a label is out of range; the line names the first.
     """
     sparse = [entry for entry in keras_internals.flat_losses(model) if _is_sparse(entry.loss)]
-    if not sparse or type(model).compute_loss is not keras.Model.compute_loss:
+    # These may make something else of y first.
+    is_own = type(model).compute_loss is not keras.Model.compute_loss or has_own_step(model)
+    if not sparse or is_own:
         return
     outputs = _outputs(model, x)
     names = list(getattr(model, "output_names", []))

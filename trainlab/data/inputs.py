@@ -16,7 +16,7 @@ from trainlab.data.array_source import ArraySource
 from trainlab.data.arrays import as_arrays, is_stream
 from trainlab.data.kinds import class_weights, matched
 from trainlab.data.stream_source import StreamSource
-from trainlab.objective import cutting
+from trainlab.objective import cutting, has_own_step
 from trainlab.parameters import tensorflow_internals
 
 Arrays = tuple[Any, Any, Any]  # x, y, sample_weight
@@ -132,7 +132,8 @@ def _source(model: keras.Model, given: Given, seed: int) -> Source:
                 raise ValueError(f"{name} must not be given when x is a {kind}, whose batches hold everything")
         if given.batch_size is not None:
             warnings.warn(f"batch_size={given.batch_size} is ignored: x is a {kind}, which makes its own batches", stacklevel=4)
-        return StreamSource(given.x, given.class_weight, given.shuffle, checks.takes_labels(model))
+        are_labels, may_be_whole = checks.takes_labels(model), has_own_step(model)
+        return StreamSource(given.x, given.class_weight, given.shuffle, are_labels, may_be_whole)
     if given.class_weight is not None and given.sample_weight is not None:
         raise ValueError("give class_weight or sample_weight, not both")
     x, y, sample_weight = _matched(model, _converted((given.x, given.y, given.sample_weight)))
@@ -157,7 +158,7 @@ def _validation(model: keras.Model, given: Given) -> Validation:
         except ValueError as error:
             raise ValueError(f"validation_data: {error}") from None
     if hasattr(x, "__next__"):  # looked into once, or each reading after an epoch would lose what the look took
-        x, y, sample_weight = StreamSource(x, None, False).dataset, None, None
+        x, y, sample_weight = StreamSource(x, None, False, may_be_whole=True).dataset, None, None
     batch_size = given.validation_batch_size or (None if is_stream(x) else given.batch_size)
     in_order = None
     is_given_plainly = sample_weight is None and all(isinstance(leaf, np.ndarray) for leaf in tf.nest.flatten((x, y)))

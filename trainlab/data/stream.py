@@ -23,7 +23,7 @@ import tensorflow as tf
 from trainlab.data.blocks import Block
 from trainlab.data.iterators import NOTHING, Pulled, Puller
 from trainlab.data.stream_blocks import StreamLayout
-from trainlab.objective import Batch
+from trainlab.objective import Batch, Whole
 
 # Batches are read many at a time: one such block is trained on while another is read; when it takes this much it is large enough.
 _MAX_BLOCK_BYTES = 2**27
@@ -214,7 +214,7 @@ class Stream:
             self._iterator, self._puller = None, self._new_puller()
 
     def _new_puller(self) -> Puller:
-        return Puller(self._specs, _leaves, _MAX_BLOCK_BYTES)
+        return Puller(self._specs, leaves_of, _MAX_BLOCK_BYTES)
 
     def _replace(self, iterator: Any, at_once: bool = False) -> None:
         last, self._iterator = [self._iterator], iterator
@@ -337,19 +337,29 @@ def pack(structure: Any, tensors: list[tf.Tensor]) -> Batch:
     return tf.nest.pack_sequence_as(structure, flat, expand_composites=True)
 
 
-def unpack(element: Any) -> Batch:
+def unpack(element: Any, may_be_whole: bool = False) -> Batch:
     """`(x, y, sample_weight)` of an element of a data set.
 
     Where Keras' adapters, which cannot hand out None, say `Optional`, it is None; so are the weights of outputs without any.
+
+    Args:
+        element: of specs or of tensors.
+        may_be_whole: whether whoever takes it wants a tuple of one thing, or of more than three, as it is.
     """
-    optional = (tf.experimental.Optional, tf.OptionalSpec)
+    if may_be_whole and isinstance(element, tuple) and len(element) not in (2, 3):
+        element = (Whole(element), None)
     batch = keras.utils.unpack_x_y_sample_weight(element)
-    x, y, sample_weight = tf.nest.map_structure(lambda leaf: None if isinstance(leaf, optional) else leaf, batch)
+    x, y, sample_weight = tf.nest.map_structure(_none_if_optional, batch)
     if isinstance(y, dict) and isinstance(sample_weight, dict) and not set(y) <= set(sample_weight):
         sample_weight = {**dict.fromkeys(y), **sample_weight}
     return x, y, sample_weight
 
 
-def _leaves(element: Any) -> list[tf.Tensor]:
+def leaves_of(element: Any) -> list[tf.Tensor]:
     """The plain tensors that an element of a data set is made of."""
-    return [leaf for leaf in tf.nest.flatten(unpack(element), expand_composites=True) if leaf is not None]
+    element = tf.nest.map_structure(_none_if_optional, element)
+    return [leaf for leaf in tf.nest.flatten(element, expand_composites=True) if leaf is not None]
+
+
+def _none_if_optional(leaf: Any) -> Any:
+    return None if isinstance(leaf, (tf.experimental.Optional, tf.OptionalSpec)) else leaf

@@ -16,7 +16,7 @@ import tensorflow as tf
 from trainlab.data import arrays, iterators
 from trainlab.data.blocks import Block, Layout
 from trainlab.data.kinds import weighing
-from trainlab.data.stream import StopRequested, Stream, in_thread, unpack, waited_for
+from trainlab.data.stream import StopRequested, Stream, in_thread, leaves_of, unpack, waited_for
 from trainlab.objective import Batch, keras_internals
 
 
@@ -28,6 +28,7 @@ class StreamSource:
         class_weight: weights by class, as in Keras.
         shuffle: for a `PyDataset`, whether its order of batches changes.
         are_labels: whether class weights are looked up by each element of `y`, which are labels; see `kinds.class_weights`.
+        may_be_whole: whether batches may be anything (see `unpack`).
 
     Attributes:
         is_to_be_saved: whether `serialized` will be called.
@@ -36,7 +37,14 @@ class StreamSource:
     is_to_be_saved = False
     arrays = None
 
-    def __init__(self, data: Any, class_weight: Mapping[int, float] | None, shuffle: bool, are_labels: bool = False):
+    def __init__(
+        self,
+        data: Any,
+        class_weight: Mapping[int, float] | None,
+        shuffle: bool,
+        are_labels: bool = False,
+        may_be_whole: bool = False,
+    ):
         weights = {str(label): float(weight) for label, weight in (class_weight or {}).items()}
         self._settings = {"class_weight": weights, "shuffle": bool(shuffle)}
         self._data, self._before = data, arrays.passes_begun(data)
@@ -62,7 +70,8 @@ class StreamSource:
         self._last: tuple[list[tf.Tensor], int] | None = None  # lists of batches, and the last one used
         self._why_not = ""
         self._has_warned = False
-        self.element_spec = unpack(self._dataset.element_spec)
+        self._may_be_whole = may_be_whole
+        self.element_spec = unpack(self._dataset.element_spec, may_be_whole)
         self._stream = Stream(self.element_spec)
 
     @property
@@ -98,7 +107,7 @@ class StreamSource:
     def first_batch(self) -> Batch:
         """The first batch of a pass."""
         with iterators.explained():
-            return unpack(waited_for(lambda: next(iter(self._dataset))))
+            return unpack(waited_for(lambda: next(iter(self._dataset))), self._may_be_whole)
 
     def batch_specs(self) -> Batch:
         """What one batch is; unknown sizes are None."""
@@ -307,8 +316,7 @@ class StreamSource:
             last = waited_for(lambda: next(self._stream.iterator, None))
             if last is not None:
                 found += 1
-                leaves = [leaf for leaf in tf.nest.flatten(unpack(last), expand_composites=True) if leaf is not None]
-                is_same = was is None or was == iterators.checksum(leaves)
+                is_same = was is None or was == iterators.checksum(leaves_of(last))
         if self._feed is not None:
             self._feed.use(found)
         if found < num_batches < math.inf:

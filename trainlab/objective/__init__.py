@@ -6,7 +6,7 @@ from trainlab.objective.evaluation import Batches, Evaluation, KerasObjective
 from trainlab.objective.graph_checks import assigned_variables, string_operation
 from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, native
 from trainlab.objective.requirements import check_compiled
-from trainlab.objective.train_step import TrainStepFunction, has_own_step
+from trainlab.objective.train_step import TrainStepFunction, Whole, has_own_step
 
 __all__ = [
     "Batch",
@@ -15,6 +15,7 @@ __all__ = [
     "KerasObjective",
     "ModelFunction",
     "TrainStepFunction",
+    "Whole",
     "assigned_variables",
     "build_model",
     "check_compiled",

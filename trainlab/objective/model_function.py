@@ -15,7 +15,7 @@ from trainlab.objective.backward_order import filters_first
 from trainlab.objective.graph_checks import check_operations
 from trainlab.objective.keras_internals import compile_loss, compile_metrics, flat_losses, layers_of, loss_tracker
 from trainlab.objective.pure import Lookups, Scope, StandIn, is_reachable, opened
-from trainlab.parameters import Rows, Table, Vector, dense
+from trainlab.parameters import Rows, Table, Vector, dense, tensorflow_internals
 
 Batch = tuple[Any, Any, Any]  # x, y, sample_weight; y and sample_weight may be None
 
@@ -238,7 +238,8 @@ class ModelFunction:
         if name not in self.reports:
             value = tf.convert_to_tensor(value)
             with tf.init_scope():
-                self.reports[name] = tf.Variable(tf.zeros(value.shape, value.dtype), trainable=False, name=name)
+                zeros = tf.zeros(value.shape, value.dtype)
+                self.reports[name] = tensorflow_internals.new_variable(initial_value=zeros, trainable=False, name=name)
         return self.reports[name]
 
     def check_forward(self, scope: Scope, tape: Any, first_operation: int) -> None:

@@ -108,6 +108,8 @@ class Recorder:
                     f"{self._name} applies a gradient to {named!r}, which the model does not track: "
                     "keep its layer as an attribute of the model"
                 )
+            if id(found) in self.gradients:
+                raise ValueError(f"{self._name} applies several gradients to {found.path!r}: add them first")
             self.gradients[id(found)] = gradient
             self.variables.append(found)
         self.by = by

@@ -6,7 +6,7 @@ import re
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -24,13 +24,21 @@ _warned: set[type] = set()
 _built: weakref.WeakSet[Any] = weakref.WeakSet()  # the loss trackers, of which each `compile` makes one, of what was built here
 
 
+class Whole(NamedTuple):
+    """In place of x: what a data set holds, where that is no `x`, `(x, y)` or `(x, y, sample_weight)`, as a step may like it."""
+
+    element: Any
+
+
 def has_own_step(model: Any) -> bool:
     """Whether a model defines a `train_step` of its own."""
     return type(model).train_step is not keras.Model.train_step or "train_step" in vars(model)
 
 
 def packed(batch: Batch) -> Any:
-    """What Keras hands to a `train_step` of a batch: x, `(x, y)` or `(x, y, sample_weight)`."""
+    """What Keras hands to a `train_step` of a batch: x, `(x, y)` or `(x, y, sample_weight)`, or an element as it is."""
+    if isinstance(batch[0], Whole):
+        return batch[0].element
     return keras.utils.pack_x_y_sample_weight(*batch)
 
 
@@ -184,8 +192,8 @@ class TrainStepFunction(ModelFunction):
                 logs = self._step(batch)
             self._check_step(recorder, scope, logs)
             check_operations(tf.compat.v1.get_default_graph(), 0, self.model)  # an eager step would not be looked at
-            assigned = [(key, scope.state_mapping[key]) for key in scope.updated]
-            late.update(key for key, value in (*assigned, *flat_logs(logs).items()) if _depends(value, marks))
+            assigned, dependent = [(key, scope.state_mapping[key]) for key in scope.updated], _computed_from(marks)
+            late.update(key for key, value in (*assigned, *flat_logs(logs).items()) if _depends(value, dependent))
             self._state |= scope.updated
             self.changing |= {key: variable for key, variable in scope.updated.items() if key not in late}
             return tf.zeros([])
@@ -239,6 +247,10 @@ def _check_applied(model: keras.Model, recorder: Recorder) -> None:
             f"{type(model).__name__}.train_step applies no gradient by model.optimizer.apply or apply_gradients: "
             "there is nothing to make a step of"
         )
+    if all(gradient is None for gradient in recorder.gradients.values()):
+        raise ValueError(
+            f"{type(model).__name__}.train_step applies gradients that are all None: its loss does not depend on these weights"
+        )
 
 
 def _traced(model: keras.Model, step: Callable[..., Any], specs: Any) -> None:
@@ -269,15 +281,16 @@ def _made_at_once(creator: Callable[..., Any], **kwargs: Any) -> Any:
         return tensorflow_internals.new_variable(**kwargs)
 
 
-def _depends(value: Any, marks: list[tf.Tensor]) -> bool:
-    """Whether a tensor of the graph being built was computed from one of the marks."""
-    marked = {mark.ref() for mark in marks}
-    pending, seen = [leaf for leaf in tf.nest.flatten(value) if hasattr(leaf, "op")], set()
+def _computed_from(marks: list[tf.Tensor]) -> set[Any]:
+    """The operations of the graph being built that use one of the marks, or what was computed from one."""
+    pending, found = list(marks), {mark.op for mark in marks}
     while pending:
-        tensor = pending.pop()
-        if tensor.ref() in marked:
-            return True
-        if tensor.op not in seen:
-            seen.add(tensor.op)
-            pending += tensor.op.inputs
-    return False
+        for operation in pending.pop().consumers():
+            if operation not in found:
+                found.add(operation)
+                pending += operation.outputs
+    return found
+
+
+def _depends(value: Any, operations: set[Any]) -> bool:
+    return any(getattr(leaf, "op", None) in operations for leaf in tf.nest.flatten(value, expand_composites=True))
