@@ -14,7 +14,7 @@ from tables import Sam
 import trainlab as tl
 
 
-@pytest.mark.parametrize("name", ["byol", "persistent"])
+@pytest.mark.parametrize("name", [pytest.param("byol", marks=pytest.mark.slow), "persistent"])
 def test_micro_batches_are_the_batch(name):
     """A mean over examples, evaluated in pieces, is the mean over all; the target follows once an update."""
     case = OWN_STEPS[name]
