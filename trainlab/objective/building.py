@@ -133,8 +133,9 @@ def _build_symbolically(model: keras.Model, specs: Batch) -> None:
 
 def _build_by_a_trace(model: keras.Model, specs: Batch) -> None:
     """Builds in the trace of a call, as Keras' `fit` does: all that TensorFlow can trace can be built so."""
-    with keras.StatelessScope():
-        tf.function(lambda *batch: _evaluate(model, batch), autograph=False).get_concrete_function(*specs)
+    for part in _parts(model):
+        with keras.StatelessScope():
+            tf.function(lambda *batch, part=part: part(model, batch), autograph=False).get_concrete_function(*specs)
     _build_optimizer(model)
 
 
@@ -144,9 +145,20 @@ def _build_eagerly(model: keras.Model, first_batch: Callable[[], Batch]) -> None
     built = [*(layer.built for layer in keras_internals.layers_of(model)), *(part is None or part.built for part in parts)]
     if not all(built):
         batch = first_batch()
-        with keras.StatelessScope():  # what the pass leaves behind (states, seeds, metrics) is dropped with it
-            _evaluate(model, batch)
+        for part in _parts(model):
+            with keras.StatelessScope():  # what the pass leaves behind (states, seeds, metrics) is dropped with it
+                part(model, batch)
     _build_optimizer(model)
+
+
+def _parts(model: keras.Model) -> list[Callable[[keras.Model, Batch], Any]]:
+    """What builds what is not built: layers, whose variables have values only when that is over, then losses and metrics."""
+    is_built = all(layer.built for layer in keras_internals.layers_of(model))
+    return [_evaluate] if is_built else [_call, _evaluate]
+
+
+def _call(model: keras.Model, batch: Batch) -> Any:
+    return model(batch[0], training=True)
 
 
 def _build_optimizer(model: keras.Model) -> None:
