@@ -189,7 +189,7 @@ def applies_one_twice(self, x, y, loss, gradients, variables):
 
 NOT_TRACED = "cannot be traced, which a pure evaluation needs, run_eagerly or not: "
 REFUSED = {
-    two_applies: "applies gradients more than once, or by several optimizers, and a step is one update: train each part by itself",
+    two_applies: "applies gradients more than once, or by several optimizers, and a step is one update",
     a_part_each: "applies gradients more than once",
     another_optimizer: "applies gradients by an optimizer that is not model.optimizer: hand it to super().compile",
     two_optimizers: "in turns (the README shows it for a GAN)",

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from trainlab.objective import keras_internals
 from trainlab.objective.model_function import Batch
+from trainlab.objective.pure import Scope, opened
 from trainlab.objective.requirements import check_built, tell_of_training
 from trainlab.objective.train_step import any_size, build_by_step, has_own_step
 
@@ -169,10 +170,12 @@ def _build_optimizer(model: keras.Model) -> None:
 def _evaluate(model: keras.Model, batch: Batch) -> None:
     """Calls all that a training step calls, so that whatever builds itself when it is called is built."""
     x, y, sample_weight = batch
-    y_pred = model(x, training=True)
-    model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
     kwargs = {"training": True} if "training" in inspect.signature(model.compute_loss).parameters else {}
-    model.compute_loss(x, y, y_pred, sample_weight, **kwargs)
+    values = [(v, tf.convert_to_tensor(v.value)) for v in model.variables]  # without these Keras' penalties are of None
+    with opened(Scope(values, {id(v): v for v in model.trainable_variables})):
+        y_pred = model(x, training=True)
+        model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        model.compute_loss(x, y, y_pred, sample_weight, **kwargs)
 
 
 def _is_open(spec: Any) -> bool:
