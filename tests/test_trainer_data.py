@@ -337,9 +337,9 @@ def two_outputs(kind):
     return keras.Model(inputs, {"dict": {"b": b, "a": a}, "list": [a, b], "tuple": (a, b)}[kind])
 
 
-@pytest.mark.parametrize("run_eagerly", [False, True], ids=["compiled", "eager"])
+@pytest.mark.parametrize("run_eagerly", [pytest.param(False, marks=pytest.mark.slow), True], ids=["compiled", "eager"])
 @pytest.mark.parametrize("targets", [{"a": Y, "b": 2 * Y}, [Y, 2 * Y], (Y, 2 * Y)], ids=["dict", "list", "tuple"])
-@pytest.mark.parametrize("outputs", ["dict", "list", "tuple"])
+@pytest.mark.parametrize("outputs", ["dict", "list", pytest.param("tuple", marks=pytest.mark.slow)])
 def test_targets_of_named_outputs_in_any_container(outputs, targets, run_eagerly):
     settings = {"loss": {"a": "mse", "b": "mae"}, "metrics": {"b": ["mse"]}, "run_eagerly": run_eagerly}
     as_keras(seeded(lambda: two_outputs(outputs), **settings), {"x": X, "y": targets})

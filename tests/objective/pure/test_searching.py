@@ -13,6 +13,16 @@ from tables import STRATEGIES
 import trainlab as tl
 
 every_model = pytest.mark.parametrize("name", [*SEARCHING, *EMBEDDED])
+QUICK = (
+    "remat of normalization",
+    "custom_gradient",
+    "penalty on the gradient",
+    "Conv3D, channels first",
+    "remat of an embedding",
+)
+mostly_slow = pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in [*SEARCHING, *EMBEDDED]]
+)
 
 
 def made(name):
@@ -49,12 +59,12 @@ def test_training_is_that_of_keras(name):
     assert relative(fitted(name, eager=True), want) < 2e-6
 
 
-@every_model
+@mostly_slow
 def test_xla_agrees(name):
     assert relative(fitted(name, jit_compile=True), fitted(name)) < 2e-6
 
 
-@every_model
+@mostly_slow
 @pytest.mark.parametrize("strategy", ["heun", "accumulate_2", "accumulate_2_sam"])
 def test_every_evaluation_sees_its_own_point(name, strategy):
     case = STRATEGIES[strategy]
