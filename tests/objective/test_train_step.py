@@ -26,6 +26,7 @@ def model_with(step):
             super().__init__()
             self.body, self.shadow = mlp(4, 3, 1), mlp(4, 3, 1)
             self.shadow.trainable = False
+            self.seen, self.follower = (self.add_weight(shape=(), name=name, trainable=False) for name in ("seen", "follower"))
             self.other, self.raw = keras.optimizers.SGD(0.1), tf.Variable(0.0, trainable=False)
             ELSEWHERE[:] = [mlp(1, 1)]
 
@@ -290,10 +291,27 @@ def follows_elsewhere(self, x, y, loss, gradients, variables):
     return logs | {"theirs": theirs[0]}
 
 
+def shows_variables(self, x, y, loss, gradients, variables):
+    """Returns variables that it has just assigned, one before its gradients are applied and one by the weights after."""
+    self.seen.assign_add(1.0)
+    logs = plain(self, x, y, loss, gradients, variables)
+    self.follower.assign(variables[3][0])
+    return logs | {"seen": self.seen, "follower": self.follower}
+
+
 @both_modes
 @pytest.mark.parametrize(
     "step",
-    [gives_way, by_its_jacobian, inside_a_helper, looks_at_sizes, by_the_noise_of_nobody, follows_elsewhere, under_another_name],
+    [
+        shows_variables,
+        gives_way,
+        by_its_jacobian,
+        inside_a_helper,
+        looks_at_sizes,
+        by_the_noise_of_nobody,
+        follows_elsewhere,
+        under_another_name,
+    ],
     ids=lambda step: step.__name__,
 )
 def test_as_fit_does(step, run_eagerly):

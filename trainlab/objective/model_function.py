@@ -187,7 +187,7 @@ class ModelFunction:
             examples = tf.cast(denominators.num_examples(x), tf.float32)
             loss_tracker(self.model).update_state(loss, sample_weight=examples)
         results = self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-        return flat_logs(results) if self._metrics_are_custom else {}
+        return flat_logs(values_of(results)) if self._metrics_are_custom else {}
 
     def _gradients(self, tape: tf.GradientTape, loss: tf.Tensor, lookups: Lookups, parameters: Vector) -> list[Any]:
         """Of each variable, by what was read of it."""
@@ -286,6 +286,13 @@ def flat_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in sorted(logs.items()):
         flat.update(flat_logs(value) if isinstance(value, Mapping) else {name: value})
     return flat
+
+
+def values_of(logs: Any) -> Any:
+    """Logs with the values of variables in their places, as they are now: a scope's, while one is open."""
+    return keras.tree.map_structure(
+        lambda leaf: tf.convert_to_tensor(leaf.value) if isinstance(leaf, keras.Variable) else leaf, logs
+    )
 
 
 def native(variable: Any) -> tf.Variable:

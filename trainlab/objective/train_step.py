@@ -14,7 +14,7 @@ import tensorflow as tf
 from trainlab.objective import cutting, denominators, keras_internals
 from trainlab.objective.backward_order import filters_first
 from trainlab.objective.graph_checks import check_operations
-from trainlab.objective.model_function import Batch, ModelFunction, flat_logs, native, num_operations, wide
+from trainlab.objective.model_function import Batch, ModelFunction, flat_logs, native, num_operations, values_of, wide
 from trainlab.objective.pure import Scope, functions_inlined, opened
 from trainlab.objective.recording import Recorder
 from trainlab.parameters import Vector, tensorflow_internals
@@ -166,7 +166,7 @@ class TrainStepFunction(ModelFunction):
         return [*self.variables, *self.model.optimizer.variables]
 
     def _step(self, batch: Batch) -> Any:
-        return _call(self.model, batch)
+        return values_of(_call(self.model, batch))
 
     def _find_late(self, batch: Batch) -> set[Any]:
         """What depends on the weights after the update, by a trace of which nothing is run; and what else is assigned.
