@@ -207,6 +207,8 @@ SEARCHING = {
     "a function under XLA": stack(OwnXla),
     "a function under XLA with state": stack(XlaWithState),
     "Conv1D of groups": stack(lambda: layers.Conv1D(4, 2, groups=2), shape=(5, 2)),
+    # Where there are as many filters as columns, Keras adds the bias to the columns, but for the compiled graph, which mends it.
+    "Conv2D, channels first": stack(lambda: layers.Conv2D(5, 2, data_format="channels_first"), shape=(2, 4, 4)),
     "Conv2D of groups": stack(lambda: layers.Conv2D(4, 2, groups=2), shape=(4, 4, 2)),
     "Conv3D of groups": stack(lambda: layers.Conv3D(4, 2, groups=2), shape=(3, 3, 3, 2)),
     "Conv3D, channels first": stack(lambda: layers.Conv3D(3, 2, data_format="channels_first"), shape=(2, 3, 3, 3)),
