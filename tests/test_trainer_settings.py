@@ -187,6 +187,8 @@ CASES = {
         mlp(kernel_regularizer=lambda: keras.regularizers.L2(0.1)),
         changed("layers.0.kernel_regularizer.l2", 0.5),
     ),
+    "a weight's regularizer": (mlp(), changed("layers.0.kernel.regularizer", keras.regularizers.L2(0.5))),
+    "a weight's constraint": (mlp(), changed("layers.0.kernel.constraint", keras.constraints.MaxNorm(0.1))),
     "a regularizer's own factor": (mlp(kernel_regularizer=Slope), changed("layers.0.kernel_regularizer.factor", 0.5)),
     "an activity regularizer": (
         mlp(activity_regularizer=lambda: keras.regularizers.L1(0.1)),

@@ -29,7 +29,7 @@ _PLAIN = frozenset({bool, int, str, bytes, complex, range, slice, type(None), ty
 _BASES: tuple[Any, ...] = (int, float, complex, str, bytes)  # of classes of the user's
 _CONTAINERS = (Mapping, list, tuple, deque, set, frozenset)
 # What has a state of its own that is no setting, or that is one thing as long as it is the same object.
-_THINGS: tuple[type, ...] = (tf.Variable, keras.Variable, keras.random.SeedGenerator, keras.KerasTensor)
+_THINGS: tuple[type, ...] = (tf.Variable, keras.random.SeedGenerator, keras.KerasTensor)
 _THINGS += (
     keras.callbacks.Callback,
     keras.utils.PyDataset,
@@ -169,6 +169,11 @@ class _Reader:
     def same(self, value: Any) -> None:
         self.values.append(_Same(value))
 
+    def variable(self, value: keras.Variable) -> None:
+        self.same(value)
+        self.read(value.regularizer)
+        self.read(value.constraint)
+
     def constant(self, value: Any) -> None:
         if not tf.is_symbolic_tensor(value):  # one that tracing made says nothing of what it will be traced with
             self.values.append(_Constant(value))
@@ -276,6 +281,8 @@ class _Reader:
 @functools.lru_cache(maxsize=4096)
 def _way(kind: Any) -> Callable[[_Reader, Any], None]:
     """How a value of this class is read."""
+    if issubclass(kind, keras.Variable):
+        return _Reader.variable
     if issubclass(kind, _THINGS):
         return _Reader.same
     if issubclass(kind, tf.Tensor):
