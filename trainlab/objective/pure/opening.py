@@ -26,9 +26,11 @@ def opened(scope: Scope) -> Iterator[None]:
 
 
 def _answering(handle: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What stands for a variable's handle is its value, where it has one."""
+
     def answered(variable: Any) -> Any:
         scope = current_scope()
-        value = None if scope is None else scope.handle(variable)
+        value = None if scope is None else scope.get_current_value(variable)
         return handle(variable) if value is None else value
 
     return answered

@@ -107,10 +107,6 @@ class Scope(keras.StatelessScope):
             tensorflow_internals.variable_accessed(stand_in)
         return value
 
-    def handle(self, variable: Any) -> tf.Tensor | None:
-        """What stands for a variable's handle: its value; None if it has none here."""
-        return self.get_current_value(variable)
-
     @contextlib.contextmanager
     def reading(self) -> Iterator[dict[int, StandIn]]:
         """Yields a dictionary of the trained variables that are read while open, by id, as it grows."""
