@@ -57,7 +57,7 @@ def grow_memory() -> None:
     for gpu in tf.config.list_physical_devices("GPU"):
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:  # it is in use already, as it is
+        except (RuntimeError, ValueError):  # it is in use already, as it is; or was cut into logical ones, each of a fixed size
             return
 
 

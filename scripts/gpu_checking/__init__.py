@@ -1,0 +1,68 @@
+"""The parts of gpu_check.py, each run in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Part(NamedTuple):
+    """A part.
+
+    Attributes:
+      run: what it does; the argument is whether it is to be short. Imports TensorFlow only then.
+      seconds: how long it may take.
+    """
+
+    run: Callable[[bool], None]
+    seconds: float
+
+
+def _device(is_short: bool) -> None:
+    from gpu_checking import device
+
+    device.check()
+
+
+def _laws(precision: str, tensor_float_32: bool) -> Callable[[bool], None]:
+    def run(is_short: bool) -> None:
+        from gpu_checking import laws
+
+        laws.check(precision, tensor_float_32, is_short)
+
+    return run
+
+
+def _going_on(name: str) -> Callable[[bool], None]:
+    def run(is_short: bool) -> None:
+        from gpu_checking import going_on
+
+        getattr(going_on, name)(is_short)
+
+    return run
+
+
+def _speed(name: str) -> Callable[[bool], None]:
+    def run(is_short: bool) -> None:
+        from gpu_checking import speed
+
+        speed.compare(name, is_short)
+
+    return run
+
+
+PARTS = {
+    "device": Part(_device, 60),
+    "laws-float32": Part(_laws("float32", False), 100),
+    "laws-float64": Part(_laws("float64", False), 100),
+    "laws-tf32": Part(_laws("float32", True), 100),
+    "resume": Part(_going_on("resume"), 100),
+    "kill": Part(_going_on("kill"), 120),
+    "signals": Part(_going_on("signals"), 60),
+    "memory": Part(_going_on("memory"), 60),
+    "speed-mlp": Part(_speed("mlp_32"), 90),
+    "speed-cnn": Part(_speed("cnn_256"), 90),
+    "speed-transformer": Part(_speed("transformer"), 90),
+    "speed-embedding": Part(_speed("embedding"), 90),
+}
+TOGETHER = ("laws-float32", "laws-float64", "laws-tf32", "resume", "kill", "signals", "memory")  # where time is not measured

@@ -1,0 +1,34 @@
+"""The device, the versions, and whether the three kinds of kernels run."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gpu_checking.telling import guarded, tell, within
+
+
+def check() -> None:
+    """Says what there is, and tries it."""
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    versions = f"TensorFlow {tf.__version__}, Keras {keras.__version__}, Python {platform.python_version()}"
+    tell("device", None, f"{details or 'no GPU: CPU'}; {versions}; {sys.platform}")
+    name = "GPU:0" if gpus else "CPU:0"
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(512, 512)).astype("float32") for _ in range(2))
+    images, kernels = rng.normal(size=(8, 16, 16, 4)).astype("float32"), rng.normal(size=(3, 3, 4, 8)).astype("float32")
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    with tf.device("CPU:0"):
+        convolved = tf.nn.conv2d(images, kernels, 1, "SAME").numpy()
+    with guarded("kernels"), tf.device(name):
+        product = a.astype("float64") @ b
+        within("matmul", np.abs((tf.constant(a) @ tf.constant(b)).numpy() - product).max() / np.abs(product).max(), 1e-5)
+        found = tf.nn.conv2d(tf.constant(images), tf.constant(kernels), 1, "SAME").numpy()
+        within("convolution", np.abs(found - convolved).max() / np.abs(convolved).max(), 1e-5)
+        compiled = tf.function(lambda x, y: tf.tanh(x @ y), jit_compile=True)
+        within("XLA", np.abs(compiled(tf.constant(a), tf.constant(b)).numpy() - np.tanh(product)).max(), 1e-3)

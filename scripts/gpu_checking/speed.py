@@ -1,0 +1,70 @@
+"""Speed against Keras' `fit` and a loop by hand, in turns; peak memory of the device."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import trainlab as tl
+from benchmarking import contestants
+from benchmarking.timing import in_turns, ratio
+from benchmarking.workloads import WORKLOADS
+from gpu_checking.telling import guarded, tell
+
+WORKLOADS_HERE = {
+    "mlp_32": WORKLOADS["mlp_32"],
+    "cnn_256": dataclasses.replace(WORKLOADS["cnn"], name="CNN on 28x28, batch 256", batch_size=256),
+    "transformer": WORKLOADS["transformer"],
+    "embedding": WORKLOADS["embedding"],
+}
+
+
+def compare(name: str, is_short: bool) -> None:
+    """A workload, plain, Heun and Accumulate(4)."""
+    workload = dataclasses.replace(WORKLOADS_HERE[name], updates=50 if is_short else 200, epochs=1 if is_short else 2)
+    makers: dict[str, Any] = {
+        "Keras fit, defaults": lambda: contestants.keras_fit(workload),
+        "Keras fit, 50 a call": lambda: contestants.keras_fit(workload, 50),
+        "by hand, 50 a call": lambda: contestants.by_hand(workload, contestants.plain_step, 50, False),
+        "by hand, 50 a call, XLA": lambda: contestants.by_hand(workload, contestants.plain_step, 50, True),
+        "Heun by hand, 50 a call, XLA": lambda: contestants.by_hand(workload, contestants.heun_step, 50, True),
+        "trainlab": lambda: contestants.ours(workload, tl.SGD()),
+        "trainlab, no XLA": lambda: contestants.ours(workload, tl.SGD(), False),
+        "trainlab, XLA": lambda: contestants.ours(workload, tl.SGD(), True),
+        "trainlab Heun": lambda: contestants.ours(workload, tl.Heun()),
+        "trainlab Accumulate(4)": lambda: contestants.ours(workload, tl.Accumulate(4)),
+    }
+    if is_short:
+        makers = {key: makers[key] for key in ("Keras fit, defaults", "trainlab")}
+    runs, chosen = {}, {}
+    for who, make in makers.items():
+        with guarded(f"{name}, {who}"):
+            started = time.monotonic()
+            made = make()
+            runs[who], chosen[who] = made if isinstance(made, tuple) else (made, "")
+            runs[who]()
+            tell(f"{name}, {who}: made, and a first run", None, f"{time.monotonic() - started:.1f} s {chosen[who]}")
+    gc.collect()
+    seconds = in_turns(runs, 1 if is_short else 5)
+    for who, values in seconds.items():
+        tell(f"{name}, {who}", None, f"{sorted(values)[len(values) // 2] * 1e6:,.1f} us a batch {chosen[who]}")
+    for a in seconds:
+        if not a.startswith("trainlab"):
+            ours = "trainlab Heun" if a.startswith("Heun") else "trainlab"
+            tell(f"{name}, {a} / {ours}", None, "{:.2f} ({:.2f} to {:.2f})".format(*ratio(seconds, a, ours)))
+    for a in ("trainlab Heun", "trainlab Accumulate(4)"):
+        if a in seconds:
+            tell(f"{name}, {a} / trainlab", None, "{:.2f} ({:.2f} to {:.2f})".format(*ratio(seconds, a, "trainlab")))
+    if tf.config.list_physical_devices("GPU"):
+        for who, run in runs.items():
+            tf.config.experimental.reset_memory_stats("GPU:0")
+            before = tf.config.experimental.get_memory_info("GPU:0")["current"]
+            run()
+            peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] - before
+            tell(f"{name}, {who}: peak device memory above what lives", None, f"{peak / 1e6:,.1f} MB")
+    keras.utils.clear_session()
