@@ -8,17 +8,15 @@ import functools
 import inspect
 import itertools
 import logging
-import sysconfig
 import types
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from trainlab.runs.manifest.plain import is_generator
+from trainlab.runs.manifest.plain import is_generator, is_installed
 
 # What a checkpoint holds, or has a `get_state` of its own, or only passes on what it is told.
 _KEPT = (keras.Model, keras.Layer, keras.Optimizer, keras.callbacks.Callback, logging.Logger)
@@ -27,8 +25,6 @@ _CHANGING = frozenset(
     "remove reverse rotate setdefault sort update write writelines writerow".split()
 )
 _SETTERS = frozenset({"setattr", "delattr", "globals", "vars"})
-_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-_OURS = str(Path(__file__).resolve().parents[1])
 
 
 class _Change(NamedTuple):
@@ -74,7 +70,7 @@ def _remembers_in(value: Any, name: str, kept: Collection[str], seen: set[Any]) 
     owner = value if isinstance(value, type) else type(value)
     method = inspect.getattr_static(owner, name, None)
     function = getattr(method, "__func__", method)
-    if not isinstance(function, types.FunctionType) or _is_installed(function) or (function, owner) in seen:
+    if not isinstance(function, types.FunctionType) or is_installed(function) or (function, owner) in seen:
         return False
     seen.add((function, owner))
     own = function.__code__.co_varnames[: 0 if isinstance(method, staticmethod) else 1]
@@ -103,7 +99,7 @@ def _remembers(function: Any, changed: frozenset[str], seen: set[Any]) -> bool:
         return (isinstance(owner, (list, dict, set)) or is_generator(owner)) and function.__name__ in _CHANGING
     if not isinstance(function, types.FunctionType):
         return not isinstance(function, type) and not _is_kept(function) and _remembers_in(function, "__call__", (), seen)
-    if _is_installed(function) or (function, changed) in seen:
+    if is_installed(function) or (function, changed) in seen:
         return False
     seen.add((function, changed))
     code = function.__code__
@@ -271,10 +267,5 @@ def _is_moving(value: Any) -> bool:
 
 def _is_users(value: Any) -> bool:
     method = inspect.getattr_static(type(value), "__init__", None)
-    return isinstance(method, types.FunctionType) and not _is_installed(method) and not _is_kept(value)
+    return isinstance(method, types.FunctionType) and not is_installed(method) and not _is_kept(value)
 
-
-def _is_installed(function: types.FunctionType) -> bool:
-    """Whether it is Python's, an installed package's or trainlab's."""
-    file = function.__code__.co_filename
-    return file.startswith((*_INSTALLED, _OURS, "<frozen "))

@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import itertools
 import random
+import re
 import site
 import sys
 import sysconfig
@@ -300,17 +301,36 @@ def is_installed_module(name: str) -> bool:
     return top in sys.stdlib_module_names and top != "__main__"
 
 
-@functools.cache
 def _is_installed_file(path: str) -> bool:
-    return not path.startswith("<") and any(folder in Path(path).resolve().parents for folder in _folders())
+    return not path.startswith("<") and _is_in(path, _places(tuple(sys.path)))
 
 
 @functools.cache
-def _folders() -> tuple[Path, ...]:
-    """Where packages are installed."""
+def _is_in(path: str, places: frozenset[Path]) -> bool:
+    # Of links, that of a folder tells (a checkout that stands among packages is the user's), not that of a file (installers
+    # link to their cache).
+    file = Path(path)
+    file = file.parent.resolve() / file.name
+    return not places.isdisjoint([file, *file.parents])
+
+
+@functools.cache
+def _places(paths: tuple[str, ...]) -> frozenset[Path]:
+    """Where packages are installed: Python's folders, and elsewhere what an installer has put into one that is imported from."""
     known = [path for name, path in sysconfig.get_paths().items() if name in ("stdlib", "platstdlib", "purelib", "platlib")]
     known += [*site.getsitepackages(), site.getusersitepackages(), str(Path(__file__).parents[2])]
-    return tuple({Path(path).resolve() for path in known})
+    # A checkout of one of these too, which has more code than anybody's training, and no end of it.
+    engines = [spec.origin for spec in map(importlib.util.find_spec, ("keras", "numpy", "tensorflow")) if spec and spec.origin]
+    places = {Path(path).resolve() for path in [*known, *(Path(origin).parent for origin in engines)]}
+    # `pip install --target`, a folder of a container or a cluster on PYTHONPATH: the user's own code may stand beside.
+    folders = {Path(path).resolve() for path in paths if path} - places
+    records = (record for folder in folders for record in folder.glob("*.dist-info/RECORD"))
+    return frozenset(places | {record.parents[1] / name for record in records for name in _top_names(record)})
+
+
+def _top_names(record: Path) -> set[str]:
+    """Files and folders that an installed package consists of, by the list that its installer wrote."""
+    return {re.split("[/,]", line, maxsplit=1)[0] for line in record.read_text(encoding="utf-8", errors="replace").splitlines()}
 
 
 def is_generator(value: Any) -> bool:
