@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from gpu_checking import PARTS, TOGETHER
+from gpu_checking.telling import MARK
 
 SCRIPTS = Path(__file__).parent
-MARK = "@check "
 
 
 class Findings:
@@ -59,7 +59,8 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--seconds", type=float, default=360, help="after which nothing runs any more (360)")
     parser.add_argument("--short", action="store_true", help="a little of each part")
-    parser.add_argument("--processes", type=int, default=1, help="parts at once where no time is measured (1)")
+    processes = max((os.cpu_count() or 1) // 2, 1)
+    parser.add_argument("--processes", type=int, default=processes, help=f"parts at once where no time is measured ({processes})")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     findings = Findings(options.out / "gpu_check.json")
@@ -68,12 +69,11 @@ def main() -> int:
     def run(name: str) -> None:
         _run(name, options.short, ends, findings)
 
-    groups = [[name for name in options.parts if (name in TOGETHER) == together] for together in (True, False)]
+    if "device" in options.parts:
+        run("device")
     with ThreadPoolExecutor(options.processes) as pool:
-        for name in (name for name in groups[1] if name == "device"):
-            run(name)
-        list(pool.map(run, groups[0]))
-    for name in (name for name in groups[1] if name != "device"):
+        list(pool.map(run, [name for name in options.parts if name in TOGETHER]))
+    for name in (name for name in options.parts if name != "device" and name not in TOGETHER):
         run(name)
     failed = findings.failed
     print(f"\n{len(findings) - len(failed)} of {len(findings)} are as they must be; written to {options.out}/gpu_check.json")

@@ -53,16 +53,16 @@ def _speed(name: str) -> Callable[[bool], None]:
 
 PARTS = {
     "device": Part(_device, 60),
-    "laws-float32": Part(_laws("float32", False), 100),
-    "laws-float64": Part(_laws("float64", False), 100),
-    "laws-tf32": Part(_laws("float32", True), 100),
-    "resume": Part(_going_on("resume"), 100),
-    "kill": Part(_going_on("kill"), 120),
-    "signals": Part(_going_on("signals"), 60),
-    "memory": Part(_going_on("memory"), 60),
+    "laws-float32": Part(_laws("float32", False), 170),
+    "laws-float64": Part(_laws("float64", False), 170),
+    "laws-tf32": Part(_laws("float32", True), 170),
+    "resume": Part(_going_on("resume"), 170),
+    "kill": Part(_going_on("kill"), 170),
+    "signals": Part(_going_on("signals"), 90),
+    "memory": Part(_going_on("memory"), 120),
     "speed-mlp": Part(_speed("mlp_32"), 90),
     "speed-cnn": Part(_speed("cnn_256"), 90),
-    "speed-transformer": Part(_speed("transformer"), 90),
+    "speed-transformer": Part(_speed("transformer"), 120),
     "speed-embedding": Part(_speed("embedding"), 90),
 }
 TOGETHER = ("laws-float32", "laws-float64", "laws-tf32", "resume", "kill", "signals", "memory")  # where time is not measured

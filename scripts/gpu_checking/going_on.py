@@ -129,7 +129,11 @@ def memory(is_short: bool) -> None:
         tl.Trainer(model(), jit_compile=False).fit(x, y, batch_size=1024, verbose=0)
         tell("a batch that does not fit is one line", False, "it fitted")
     except Exception as error:
-        tell("a batch that does not fit is one line", "micro_batch_size" in str(error), f"{type(error).__name__}: {str(error)[:500]}")
+        tell(
+            "a batch that does not fit is one line",
+            "micro_batch_size" in str(error),
+            f"{type(error).__name__}: {str(error)[:500]}",
+        )
     with guarded("micro_batch_size='auto'"):
         trainer = tl.Trainer(model(), jit_compile=False, micro_batch_size="auto")
         trainer.fit(x, y, batch_size=1024, epochs=2, verbose=0)

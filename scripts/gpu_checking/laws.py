@@ -21,7 +21,7 @@ def check(precision: str, tensor_float_32: bool, is_short: bool) -> None:
     keras.config.set_floatx(precision)
     exact = 2e-2 if tensor_float_32 else {"float32": 1e-6, "float64": 1e-13}[precision]
     cases = smooth(18)
-    for name, case in list(cases.items())[: 2 if is_short else None]:
+    for name, case in list(cases.items())[: 1 if is_short else None]:
         with guarded(f"plain is plain, {name}"):
             _plain(name, case, exact)
         for strategy in STRATEGIES:
@@ -107,12 +107,15 @@ def _accumulation(name: str, case: Case, strategy: str, exact: float) -> None:
 
 
 def _compiled(name: str, case: Case, exact: float) -> None:
+    has_xla = all(getattr(layer, "supports_jit", True) for layer in case.layers())  # not cuDNN's LSTM
     for strategy in ("SGD", "Heun"):
         eager = gradient(case, STRATEGIES[strategy](), 6, run_eagerly=True)
-        for jit in (False, True):
+        for jit in (False, True) if has_xla else (False,):
             compiled = gradient(case, STRATEGIES[strategy](), 6, jit_compile=jit)
             what = "XLA" if jit else "graph"
             within(f"{what} is eager, {name}, {strategy}", relative(compiled, eager), exact)
+    if not has_xla:
+        return
     both = gradient(case, tl.Accumulate(3, tl.Heun()), 6, jit_compile=True)
     apart = gradient(case, tl.Accumulate(3, tl.Heun()), 6)
     within(f"XLA is graph, {name}, Accumulate(3, Heun())", relative(both, apart), exact)
@@ -158,7 +161,9 @@ def _one_function(name: str, case: Case, exact: float) -> None:
         logs = [trainer.fit(case.x, case.y, batch_size=16, shuffle=False, verbose=0).history for _ in range(2)]
         what = f"one function a step, {name}{', XLA' if jit else ''}"
         within(what, abs(logs[0]["difference"][0]), exact, f"; loss {logs[0]['loss_difference'][0]:.2g}")
-        tell(f"{what}, control: the next step draws other masks", logs[0]["loss"] != logs[1]["loss"], [log["loss"] for log in logs])
+        tell(
+            f"{what}, control: the next step draws other masks", logs[0]["loss"] != logs[1]["loss"], [log["loss"] for log in logs]
+        )
     states = []
     for strategy in (tl.SGD(), tl.Heun()):
         model = trained(case, strategy, 1, 16)
@@ -237,7 +242,10 @@ def _kinds_of_data(exact: float) -> None:
         with guarded(f"{kind} on the device"):
             x = (pixels // 2).astype(kind)
             losses = []
-            for given in ({"x": x, "y": labels, "batch_size": 16}, {"x": tf.data.Dataset.from_tensor_slices((x, labels)).batch(16)}):
+            for given in (
+                {"x": x, "y": labels, "batch_size": 16},
+                {"x": tf.data.Dataset.from_tensor_slices((x, labels)).batch(16)},
+            ):
                 keras.utils.set_random_seed(0)
                 layers = [keras.layers.Rescaling(1 / 128), keras.layers.Flatten(), keras.layers.Dense(3)]
                 model = keras.Sequential([keras.Input([12, 12, 3], dtype=kind), *layers])

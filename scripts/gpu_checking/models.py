@@ -93,9 +93,7 @@ def smooth(n: int) -> dict[str, Case]:
             _floats(n, 16, 16, 3),
             _labels(n),
         ),
-        "lstm": Case(
-            lambda: [layers.Embedding(50, 16, mask_zero=True), layers.LSTM(16), layers.Dense(3)], text, _labels(n)
-        ),
+        "lstm": Case(lambda: [layers.Embedding(50, 16, mask_zero=True), layers.LSTM(16), layers.Dense(3)], text, _labels(n)),
         "transformer": Case(
             lambda: [layers.Embedding(50, 16), Attention(), layers.GlobalAveragePooling1D(), layers.Dense(3)], text, _labels(n)
         ),

@@ -268,4 +268,3 @@ def _is_moving(value: Any) -> bool:
 def _is_users(value: Any) -> bool:
     method = inspect.getattr_static(type(value), "__init__", None)
     return isinstance(method, types.FunctionType) and not is_installed(method) and not _is_kept(value)
-

@@ -1,0 +1,54 @@
+"""What is run on a GPU runs here on the CPU; and a part that fails or hangs is a finding, no end."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import gpu_check  # noqa: E402
+from gpu_checking import PARTS, Part  # noqa: E402
+
+
+def short(tmp_path, parts):
+    command = [sys.executable, str(SCRIPTS / "gpu_check.py"), "--short", "--out", str(tmp_path), "--parts", *parts]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    return ended, json.loads((tmp_path / "gpu_check.json").read_text())
+
+
+def test_the_laws(tmp_path):
+    ended, found = short(tmp_path, ["device", "laws-float64"])
+    assert ended.returncode == 0, ended.stdout[-3000:]
+    assert sum(one["ok"] is True for one in found) > 40 and not any(one["ok"] is False for one in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [("laws-float32", "laws-tf32"), ("resume", "memory", "signals"), ("kill",), ("speed-mlp",)])
+def test_the_other_parts(tmp_path, parts):
+    ended, found = short(tmp_path, parts)
+    assert ended.returncode == 0, ended.stdout[-3000:]
+    assert {one["part"] for one in found if one["check"] == "time"} == set(parts)
+
+
+def test_a_part_that_hangs_or_fails_is_a_finding(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(gpu_check.PARTS, "device", Part(PARTS["device"].run, 0.2))  # less than TensorFlow takes to be imported
+    monkeypatch.setitem(gpu_check.PARTS, "unheard of", Part(print, 60))
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path), "--parts", "device", "unheard of"])
+    assert gpu_check.main() == 1
+    found = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert [(one["part"], one["check"], one["ok"]) for one in found] == [
+        ("device", "the whole part", False),
+        ("unheard of", "the whole part", False),
+    ]
+    assert "ended after 0 s" in found[0]["seen"] and "KeyError" in found[1]["seen"]
+    assert "0 of 2 are as they must be" in capsys.readouterr().out
+
+
+def test_what_is_late_is_not_begun(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path), "--parts", "kill", "speed-mlp", "--seconds", "0"])
+    assert gpu_check.main() == 1
+    assert capsys.readouterr().out.count("no time was left for it") == 2
