@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 from collections.abc import Collection, Mapping
@@ -12,12 +11,24 @@ from typing import Any
 import keras
 
 from trainlab.data import Given, Inputs, Source, Whereabouts, check_count, checked, describe_update, device, prepared, split
-from trainlab.loop import Findings, Loop, Made, Plan, jit, made_by, plan_of, recipe_of
+from trainlab.loop import Evaluations, Findings, Loop, Made, Plan, jit, made_by, plan_of, recipe_of
 from trainlab.objective import build_model, check_compiled, compile_model, cutting
-from trainlab.runs import Asked, Epochs, Fit, Found, Keeper, Run, RunKeeper, callback_list, manifest, verbosity
+from trainlab.runs import (
+    Asked,
+    Epochs,
+    Fit,
+    Found,
+    Keeper,
+    Run,
+    RunKeeper,
+    Validator,
+    callback_list,
+    evaluate_alone,
+    explain_unknown,
+    manifest,
+    verbosity,
+)
 from trainlab.strategies import SGD, StepStrategy
-
-_RUN_ARGUMENTS = ("run_dir", "save_steps", "save_seconds", "keep", "keep_best")  # of version 0.1
 
 
 class Trainer:
@@ -98,7 +109,8 @@ class Trainer:
             TypeError, ValueError: the model cannot be trained here, in one line that says why and what to do.
         """
         if unknown:
-            raise TypeError(_explain_unknown(unknown))
+            known = [name for name in inspect.signature(Trainer).parameters if name != "unknown"]
+            raise TypeError(explain_unknown(unknown, known))
         names = {"optimizer": optimizer, "loss": loss, "loss_weights": loss_weights}
         names |= {"metrics": metrics, "weighted_metrics": weighted_metrics}
         compiling = {name: value for name, value in names.items() if value is not None}
@@ -126,6 +138,7 @@ class Trainer:
         self._keeper: Keeper = Keeper() if (described := Run.of(run)) is None else RunKeeper(described)
         self._whereabouts = Whereabouts()
         self._made: Made | None = None
+        self._evaluations = Evaluations()
         self._resumed_at: int | None = None
         _check_strategy(self.strategy)
         device.switch_determinism(deterministic)
@@ -268,11 +281,23 @@ class Trainer:
             try:
                 return self._train(inputs, (x, y), plan, found, callbacks, verbose)
             finally:
-                source.close()
+                inputs.close()
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.evaluate`, with its arguments and result."""
-        return self.model.evaluate(*args, **kwargs)
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """`keras.Model.evaluate`, with its arguments and result, many batches in a compiled call."""
+        given = {"x": x, "y": y, "batch_size": batch_size, "verbose": verbose, "sample_weight": sample_weight, "steps": steps}
+        given |= {"callbacks": callbacks, "return_dict": return_dict}
+        return evaluate_alone(self.model, self._evaluations, given, self._findings.jit_compile, self._is_eager)
 
     def load_best(self) -> Path:
         """Gives the model the weights of the best checkpoint, by `keep_best` of the run.
@@ -318,7 +343,10 @@ class Trainer:
         listener = callback_list(callbacks, self.model, plan, verbose)
         progress = found.progress(plan.initial_epoch)
         self._resumed_at = progress.updates if found.is_resuming else None
-        fit = Fit(self.model, loop, source, inputs.validation, listener, progress, self._findings, verbose)
+        validator = None
+        if inputs.validation is not None:
+            validator = Validator(self.model, loop, inputs.validation, listener, self._evaluations, is_silent=verbose == 0)
+        fit = Fit(self.model, loop, source, validator, listener, progress, self._findings, verbose)
         # What was not worth finding out may be, for a run that is made longer; but a stream would have to be read again.
         may_find_out = not found.is_resuming or (found.is_longer and source.arrays is not None)
         has_found_out = may_find_out and self._find_out(fit, plan.updates - progress.updates)
@@ -376,17 +404,3 @@ def _check_strategy(strategy: Any) -> None:
     if not isinstance(strategy, StepStrategy):
         hint = f": write {strategy.__name__}()" if isinstance(strategy, type) else ""
         raise TypeError(f"strategy must be a StepStrategy, not {strategy!r}{hint}")
-
-
-def _explain_unknown(unknown: Mapping[str, Any]) -> str:
-    """One line on arguments that there are none of."""
-    if ours := [name for name in _RUN_ARGUMENTS if name in unknown]:
-        directory = unknown.get("run_dir")
-        settings = "".join(f", {name}={unknown[name]!r}" for name in ours if name != "run_dir")
-        instead = f"write run=tl.Run({str(directory)!r}{settings})" if directory is not None else "without a run leave them out"
-        return f"{', '.join(ours)}: a run is described as a whole since 0.2: {instead}"
-    name = next(iter(unknown))
-    known = [name for name in inspect.signature(Trainer).parameters if name != "unknown"]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}"
-    return f"Trainer has no argument {name!r}; {hint}"

@@ -31,6 +31,7 @@ REPLACEMENTS = {
     "take_initial_epoch": (keras.Model, ["take_initial_epoch"]),
     "build": (keras.Model, ["symbolic_build"]),
     "loss_tracker": (keras.Model, ["loss_tracker"]),
+    "in_order_of_metrics": (keras.Model, ["flatten_metrics_in_order", "metrics_in_order"]),
     "compile_loss": (keras.Model, ["compile_loss", "loss_container"]),
     "compile_metrics": (keras.Model, ["compile_metrics", "metrics_container"]),
     "flat_losses": (keras.Model, ["losses_by_output"]),

@@ -17,7 +17,6 @@ from trainlab.data.arrays import as_arrays, is_stream
 from trainlab.data.kinds import class_weights, matched
 from trainlab.data.stream_source import StreamSource
 from trainlab.objective import cutting, has_own_step
-from trainlab.parameters import tensorflow_internals
 
 Arrays = tuple[Any, Any, Any]  # x, y, sample_weight
 Source = ArraySource | StreamSource
@@ -40,27 +39,76 @@ class Given(NamedTuple):
     check_data: bool = True
 
 
-class Validation(NamedTuple):
+class Validation:
     """What to evaluate on, and when.
 
     Attributes:
-        x, y, sample_weight: arrays, or a data set as `x`.
-        batch_size, steps: as in `keras.Model.evaluate`.
+        x, y, sample_weight: arrays, or a data set as `x`, as `keras.Model.evaluate` takes them.
+        batch_size, steps: as there.
         frequency: every so many epochs, or the numbers of the epochs after which.
-        in_order: the arrays as a data set of batches, where `keras.Model.evaluate` is to be given that in their place.
     """
 
-    x: Any
-    y: Any
-    sample_weight: Any
-    batch_size: int | None
-    steps: int | None
-    frequency: int | Collection[int]
-    in_order: tf.data.Dataset | None = None
+    def __init__(self, arrays: Arrays, given: Given, converted: Arrays | None):
+        """Takes data as they were given, and arrays among them besides as `ArraySource` does."""
+        self.x, self.y, self.sample_weight = arrays
+        self.steps, self.frequency = given.validation_steps, given.validation_freq
+        self.batch_size = given.validation_batch_size or (None if is_stream(self.x) else given.batch_size)
+        self._converted = converted
+        self._source: Source | None = None
 
     def is_due(self, epoch: int) -> bool:
         """Whether to evaluate after the epoch of this number, counted from 1."""
         return epoch % self.frequency == 0 if isinstance(self.frequency, int) else epoch in self.frequency
+
+    @property
+    def source(self) -> Source:
+        """The batches, in the order in which they were given; arrays on the device, from the first time on."""
+        if self._source is None:
+            self._source = _in_order(self._converted or (self.x, None, None), self.batch_size, self.steps)
+        return self._source
+
+    def for_keras(self) -> dict[str, Any]:
+        """Arguments of `keras.Model.evaluate`."""
+        x, y, sample_weight, batch_size = self.x, self.y, self.sample_weight, self.batch_size
+        if hasattr(x, "__next__"):  # looked into once, or each reading after an epoch would lose what the look took
+            source = self.source
+            assert isinstance(source, StreamSource)
+            x, y, sample_weight = source.dataset, None, None
+        return {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size, "steps": self.steps}
+
+    def close(self) -> None:
+        """Lets go of what was read ahead."""
+        if self._source is not None:
+            self._source.close()
+
+
+def _in_order(arrays: Arrays, batch_size: int | None, steps: int | None) -> Source:
+    """Converted arrays, or a data set as the first of them, as they come; see `to_evaluate_on`."""
+    if is_stream(arrays[0]):
+        return StreamSource(arrays[0], None, False)
+    length = checks.check_lengths(*arrays)
+    return ArraySource(arrays, batch_size or (32 if steps is None else -(-length // steps)), False, 0)
+
+
+def to_evaluate_on(model: keras.Model, x: Any, y: Any, sample_weight: Any, batch_size: int | None, steps: int | None) -> Source:
+    """What `evaluate` was given, in its order, converted and looked at as far as that costs nothing.
+
+    Args:
+        batch_size: for arrays; without it they are cut into so many `steps`, as Keras does it, or by 32.
+
+    Raises:
+        TypeError, ValueError: the model cannot be evaluated on it.
+    """
+    for name, count in (("batch_size", batch_size), ("steps", steps)):
+        if count is not None:
+            checks.check_count(name, count, 1)
+    if x is None or is_stream(x):
+        return _source(model, Given(x, y, sample_weight, batch_size=batch_size, shuffle=False), 0)
+    arrays = _matched(model, _converted((x, y, sample_weight)))
+    checks.check_lengths(*arrays)
+    checks.check_targets(model, arrays[1])
+    checks.check_shapes(model, arrays[0])
+    return _in_order(arrays, batch_size, steps)
 
 
 class Inputs(NamedTuple):
@@ -73,6 +121,12 @@ class Inputs(NamedTuple):
 
     source: Source
     validation: Validation | None
+
+    def close(self) -> None:
+        """Lets go of what was read ahead."""
+        self.source.close()
+        if self.validation is not None:
+            self.validation.close()
 
 
 def split(given: Given) -> Given:
@@ -150,43 +204,19 @@ def _source(model: keras.Model, given: Given, seed: int) -> Source:
 
 def _validation(model: keras.Model, given: Given) -> Validation:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(given.validation_data)
+    converted = None
     if not is_stream(x):
-        x, y, sample_weight = _checked_validation(model, (x, y, sample_weight), given.check_data)
+        (x, y, sample_weight), converted = _checked_validation(model, (x, y, sample_weight), given.check_data)
     elif isinstance(x, tf.data.Dataset):
         try:
             checks.check_batched(model, keras.utils.unpack_x_y_sample_weight(x.element_spec))
         except ValueError as error:
             raise ValueError(f"validation_data: {error}") from None
-    if hasattr(x, "__next__"):  # looked into once, or each reading after an epoch would lose what the look took
-        x, y, sample_weight = StreamSource(x, None, False, may_be_whole=True).dataset, None, None
-    batch_size = given.validation_batch_size or (None if is_stream(x) else given.batch_size)
-    in_order = None
-    is_given_plainly = sample_weight is None and all(isinstance(leaf, np.ndarray) for leaf in tf.nest.flatten((x, y)))
-    if is_given_plainly and tensorflow_internals.is_op_determinism_enabled():
-        length = checks.check_lengths(x, y, None)
-        size = batch_size or (32 if given.validation_steps is None else -(-length // given.validation_steps))
-        in_order = _in_order(_converted((x, y, None))[:2], length, size)
-    return Validation(x, y, sample_weight, batch_size, given.validation_steps, given.validation_freq, in_order)
+    return Validation((x, y, sample_weight), given, converted)
 
 
-def _in_order(arrays: tuple[Any, Any], length: int, size: int) -> tf.data.Dataset:
-    """Arrays as a data set of batches.
-
-    Under op determinism TensorFlow turns the parallel map of the data set that Keras makes of arrays into this one, and writes an
-    error of 600 characters about it, in the middle of a progress bar.
-    """
-    with tf.device("CPU:0"):
-        # To tf.data a list is one tensor to be.
-        tensors = tf.nest.map_structure(tf.convert_to_tensor, keras.tree.lists_to_tuples(arrays))
-
-    def batch(start: tf.Tensor) -> Any:
-        return tf.nest.map_structure(lambda tensor: tensor[start : start + size], tensors)
-
-    return tf.data.Dataset.range(0, length, size).map(batch).prefetch(tf.data.AUTOTUNE)
-
-
-def _checked_validation(model: keras.Model, arrays: Arrays, has_values_checked: bool) -> Arrays:
-    """Checks validation data as thoroughly as training data; returns them as Keras' `evaluate` takes them."""
+def _checked_validation(model: keras.Model, arrays: Arrays, has_values_checked: bool) -> tuple[Arrays, Arrays]:
+    """Checks validation data as thoroughly as training data; returns them as Keras' `evaluate` takes them, and converted."""
     try:
         converted = _converted(arrays)
         x, y, sample_weight = _matched(model, converted)
@@ -199,7 +229,8 @@ def _checked_validation(model: keras.Model, arrays: Arrays, has_values_checked: 
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation_data: {error}") from None
     are_as_given = all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in tf.nest.flatten(arrays) if leaf is not None)
-    return arrays if are_as_given and y is converted[1] and sample_weight is converted[2] else (x, y, sample_weight)
+    is_as_given = are_as_given and y is converted[1] and sample_weight is converted[2]
+    return arrays if is_as_given else (x, y, sample_weight), (x, y, sample_weight)
 
 
 def _converted(arrays: Arrays) -> Arrays:

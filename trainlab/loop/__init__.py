@@ -1,6 +1,7 @@
 """The loop: many updates in one compiled call, and every call a transaction."""
 
 from trainlab.loop import jit
+from trainlab.loop.evaluation import CannotCompile, EvaluationLoop, Evaluations
 from trainlab.loop.findings import Findings
 from trainlab.loop.loop import Loop
 from trainlab.loop.nonfinite import NonFiniteError
@@ -11,6 +12,9 @@ from trainlab.loop.settings import code
 from trainlab.loop.update import Update
 
 __all__ = [
+    "CannotCompile",
+    "EvaluationLoop",
+    "Evaluations",
     "Findings",
     "Loop",
     "Made",

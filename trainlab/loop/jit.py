@@ -73,6 +73,11 @@ def check_strings(function: Any) -> None:
         raise UnsupportedOperation(f"XLA cannot compile string tensors: {name}")
 
 
+def is_refused(function: Any) -> bool:
+    """Whether a graph is not to be handed to XLA: it holds string tensors."""
+    return string_operation(function.graph) is not None
+
+
 @contextmanager
 def unsupported_operations() -> Iterator[None]:
     """Turns XLA's own refusal, several pages long, into an `UnsupportedOperation`."""

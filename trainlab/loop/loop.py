@@ -62,6 +62,7 @@ class Loop:
         update: the same.
         guard: what becomes of updates that are not finite.
         jit_compile: the same, as it is now.
+        is_eager: `run_eagerly`.
         num_traces: how often an update was traced.
         committed: within a transaction, what it would put back.
     """
@@ -80,7 +81,7 @@ class Loop:
         self._batches = update.strategy.batches
         self.guard = Guard(update)
         self.jit_compile = jit_compile
-        self._run_eagerly = run_eagerly
+        self.is_eager = run_eagerly
         self._fixed = updates_per_call
         self._micro_batches = micro_batches
         self._measured = 1
@@ -110,7 +111,7 @@ class Loop:
             return 0
         if before is not None:
             before()
-        if not self._run_eagerly:
+        if not self.is_eager:
             ahead = size if self._fixed is not None else min(size, 2 * block.num_updates)
             source.read_ahead(block, min(max_updates - block.num_updates, ahead), self._batches)
         if block.num_updates > self._reach:
@@ -232,17 +233,17 @@ class Loop:
 
             with self._tracing():
                 self._functions[key] = function = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int32))
-            if not self._run_eagerly:
+            if not self.is_eager:
                 self.update.notice(function)
         return self._functions[key]
 
     def _compiled(self, fn: Callable[..., Any], *specs: Any) -> Callable[..., Any]:
         # One concrete function: a call can neither retrace nor warn about it.
-        return fn if self._run_eagerly else tf.function(fn, autograph=False).get_concrete_function(*specs)
+        return fn if self.is_eager else tf.function(fn, autograph=False).get_concrete_function(*specs)
 
     def prepare(self, source: Source) -> None:
         """Traces the update, so that every variable that it may change is known; runs nothing that lasts."""
-        if self._run_eagerly:  # the one way to know what Python does is to let it
+        if self.is_eager:  # the one way to know what Python does is to let it
             with suppress(_Undone), self.transaction():
                 self.update([Batches(1, lambda i: source.first_batch())])
                 self._snapshot_at = -1

@@ -76,6 +76,11 @@ def recipe_of(
     return Recipe(strategy, settings, variables, model.optimizer, tracker, *given)
 
 
+def traced_settings(model: keras.Model) -> Settings:
+    """The settings of all that is asked for one while an evaluation of the model is traced."""
+    return Settings(lambda: _traced(model))
+
+
 def _traced(model: keras.Model) -> Iterator[Any]:
     """Whatever is asked for a setting while a step of the model is traced."""
     yield model

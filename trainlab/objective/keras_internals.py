@@ -91,6 +91,14 @@ def loss_tracker(model: keras.Model) -> keras.Metric:
     return model._loss_tracker
 
 
+def in_order_of_metrics(model: keras.Model, logs: Mapping[str, Any]) -> Any:
+    """Results as `evaluate` returns them without `return_dict`: a number, or a list of them in the order of the metrics.
+
+    `model.metrics` does not say which of them an output's losses and metrics come to.
+    """
+    return model._flatten_metrics_in_order(logs)
+
+
 def compile_loss(model: keras.Model) -> Any:
     """The container of the compiled losses, None without one: `model.loss` is what the user wrote, unresolved."""
     return model._compile_loss

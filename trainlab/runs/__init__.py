@@ -4,10 +4,11 @@ from trainlab.runs import manifest
 from trainlab.runs.disk.checkpoint import write_atomically
 from trainlab.runs.disk.lock import Lock
 from trainlab.runs.epochs import Epochs, Fit, Keeper, callback_list, verbosity
+from trainlab.runs.evaluating import Validator, evaluate_alone
 from trainlab.runs.keeping import RunKeeper
 from trainlab.runs.manifest import OVERRIDABLE, OtherRun
 from trainlab.runs.resuming import RESUME, Asked, Found
-from trainlab.runs.run import Run
+from trainlab.runs.run import Run, explain_unknown
 from trainlab.runs.signals import Signals
 
 __all__ = [
@@ -23,7 +24,10 @@ __all__ = [
     "Run",
     "RunKeeper",
     "Signals",
+    "Validator",
     "callback_list",
+    "evaluate_alone",
+    "explain_unknown",
     "manifest",
     "verbosity",
     "write_atomically",

@@ -14,10 +14,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from trainlab.data import ArraySource, Source, StreamSource, Validation
+from trainlab.data import ArraySource, Source, StreamSource
 from trainlab.loop import Findings, Loop, Plan, Progress
 from trainlab.objective import flat_logs, keras_internals
-from trainlab.runs import callback_state, signals
+from trainlab.runs import signals
+from trainlab.runs.evaluating import EndsEvaluation, Validator
 from trainlab.runs.manifest import Manifest
 from trainlab.runs.resuming import Asked, Found
 
@@ -32,7 +33,7 @@ class Fit:
         model: built.
         loop: runs updates.
         source: the batches.
-        validation: None for none.
+        validator: evaluates after epochs; None for none.
         listener: the callbacks.
         progress: where to begin; kept up to date.
         findings: what was found out so far.
@@ -42,7 +43,7 @@ class Fit:
     model: keras.Model
     loop: Loop
     source: Source
-    validation: Validation | None
+    validator: Validator | None
     listener: keras.callbacks.CallbackList
     progress: Progress
     findings: Findings
@@ -93,7 +94,7 @@ class Keeper:
     def leave(self, reason: BaseException, before: Any = None) -> None:
         """Called where training stops at a committed update because of `reason`; saves it, or what `capture` returned before."""
 
-    def watch(self) -> list[keras.callbacks.Callback]:
+    def watch(self) -> list[EndsEvaluation]:
         """Callbacks for an evaluation, which end it by raising `Interrupted` if training is to stop."""
         return []
 
@@ -107,24 +108,6 @@ def suppressed_but_said() -> Iterator[None]:
         warnings.warn(str(error), stacklevel=3)
 
 
-class Interrupted(Exception):
-    """Ends an evaluation that is not worth finishing: the next boundary stops training."""
-
-
-class EndsEvaluation(keras.callbacks.Callback):
-    """Ends an evaluation when training is to stop."""
-
-    def __init__(self, should_stop: Callable[[], bool]):
-        super().__init__()
-        self._should_stop = should_stop
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """See Keras."""
-        del batch, logs
-        if self._should_stop():
-            raise Interrupted
-
-
 class Epochs:
     """Runs a loop over a source, epoch by epoch; what happens between its calls happens here.
 
@@ -135,8 +118,10 @@ class Epochs:
 
     def __init__(self, fit: Fit, keeper: Keeper):
         self._model, self._loop, self._source = fit.model, fit.loop, fit.source
-        self._listener, self._validation, self._progress = fit.listener, fit.validation, fit.progress
+        self._listener, self._progress, self._validator = fit.listener, fit.progress, fit.validator
         self._keeper = keeper
+        if fit.validator is not None:
+            fit.validator.watchers, fit.validator.stop = keeper.watch(), keeper.boundary
         listener = fit.listener
         self._hears_every_update = any(hears_every_update(callback) for callback in listener.callbacks)
         self._wants_logs = self._hears_every_update or any(
@@ -282,42 +267,13 @@ class Epochs:
         progress = self._progress
         if progress.phase == "evaluation":
             logs = self._read_logs()
-            if self._validation is not None and self._validation.is_due(progress.epoch + 1):
-                logs.update(self._evaluate(self._validation))
+            if self._validator is not None and self._validator.is_due(progress.epoch + 1):
+                logs.update(self._validator())
             progress.phase, progress.logs = "hooks", logs
         with self._keeper.hooks():
             self._listener.on_epoch_end(progress.epoch, progress.logs)
         progress.epoch, progress.phase, progress.done = progress.epoch + 1, "between", 0
         self._keeper.boundary()
-
-    def _evaluate(self, validation: Validation) -> dict[str, float]:
-        watchers = self._keeper.watch()
-        remembered = callback_state.get_states(self._listener.callbacks) if watchers else {}
-        for watcher in watchers:
-            self._listener.callbacks.append(watcher)
-        try:
-            with self._loop.transaction():  # an evaluation cut short leaves its own sums in the metrics
-                return self._results(validation)
-        except Interrupted:
-            callback_state.set_states(self._listener.callbacks, remembered)
-            self._keeper.boundary()
-            raise KeyboardInterrupt from None  # the boundary could not save yet
-        finally:
-            for watcher in watchers:
-                self._listener.callbacks.remove(watcher)
-
-    def _results(self, validation: Validation) -> dict[str, float]:
-        """Of Keras' own evaluation; their names begin with `val_`."""
-        results = self._model.evaluate(
-            *((validation.x, validation.y) if validation.in_order is None else (validation.in_order,)),
-            sample_weight=validation.sample_weight,
-            batch_size=validation.batch_size if validation.in_order is None else None,
-            steps=validation.steps,
-            callbacks=self._listener,
-            return_dict=True,
-            verbose=0,
-        )
-        return {f"val_{name}": value for name, value in results.items()}
 
     def _read_logs(self) -> dict[str, Any]:
         # An overridden compute_metrics may return more than the metrics' results.

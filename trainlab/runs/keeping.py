@@ -23,7 +23,8 @@ from trainlab.runs.best import Best, note_best
 from trainlab.runs.disk.checkpoint import Checkpoints, Loaded
 from trainlab.runs.disk.encoding import decode, encode, refuse
 from trainlab.runs.disk.lock import Lock
-from trainlab.runs.epochs import EndsEvaluation, Fit, Keeper
+from trainlab.runs.epochs import Fit, Keeper
+from trainlab.runs.evaluating import EndsEvaluation
 from trainlab.runs.remembered import Remembered, is_history
 from trainlab.runs.resuming import (
     Asked,
@@ -188,7 +189,7 @@ class RunKeeper(Keeper):
         self._saved_at = fit.progress.updates, time.monotonic()
         callback_state.check(fit.listener.callbacks)
         callback_state.check_states({name: state for name, state in self._callback_states().items() if not is_history(state)})
-        self._best.prepare(fit.loop, fit.source, fit.validation is not None)
+        self._best.prepare(fit.loop, fit.source, fit.validator is not None)
         if fit.verbose:
             print(f"run       {self._run.directory}: {found.describe(self.fits, fit.progress)}", flush=True)
         if found.loaded is not None and not found.is_resuming:
@@ -302,7 +303,7 @@ class RunKeeper(Keeper):
         self._checkpoints.wait()
         return load_best(model, self._checkpoints)
 
-    def watch(self) -> list[keras.callbacks.Callback]:
+    def watch(self) -> list[EndsEvaluation]:
         """See `Keeper`."""
         return [EndsEvaluation(lambda: self._signals.received is not None)]
 

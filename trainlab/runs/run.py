@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainlab.data import check_count
 from trainlab.runs.best import check_keep_best
+
+_BEFORE = ("run_dir", "save_steps", "save_seconds", "keep", "keep_best")  # arguments of a Trainer's in version 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,3 +71,16 @@ class Run:
         if not isinstance(run, (str, os.PathLike)):
             raise TypeError(f'run must be a directory, such as "runs/a", or a tl.Run, not {run!r}')
         return cls(run)
+
+
+def explain_unknown(unknown: Mapping[str, Any], known: Sequence[str]) -> str:
+    """One line on arguments of a Trainer that there are none of, those of a run in version 0.1 among them."""
+    if ours := [name for name in _BEFORE if name in unknown]:
+        directory = unknown.get("run_dir")
+        settings = "".join(f", {name}={unknown[name]!r}" for name in ours if name != "run_dir")
+        instead = f"write run=tl.Run({str(directory)!r}{settings})" if directory is not None else "without a run leave them out"
+        return f"{', '.join(ours)}: a run is described as a whole since 0.2: {instead}"
+    name = next(iter(unknown))
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}"
+    return f"Trainer has no argument {name!r}; {hint}"

@@ -107,8 +107,9 @@ def of_fit(
     data, batches = {"training": of_data(inputs.source.arrays)}, {"steps_per_epoch": plan.steps_per_epoch}
     batches |= inputs.source.describe()
     if inputs.validation is not None:
-        data["validation"] = of_data(inputs.validation[:3])
-        batches["validation"] = plain(inputs.validation[3:6])
+        validation = inputs.validation
+        data["validation"] = of_data((validation.x, validation.y, validation.sample_weight))
+        batches["validation"] = plain((validation.batch_size, validation.steps, validation.frequency))
     reader = Reader(_trained(model))
     own = {"strategy": _numbered(reader.read(strategy)), "seed": seed, "batches": batches, "data": data}
     own |= {"initial_epoch": plan.initial_epoch} | settings

@@ -1,0 +1,6 @@
+"""Evaluation as training goes: many batches in one compiled call."""
+
+from trainlab.loop.evaluation.evaluation_loop import CannotCompile, EvaluationLoop
+from trainlab.loop.evaluation.evaluations import Evaluations
+
+__all__ = ["CannotCompile", "EvaluationLoop", "Evaluations"]

@@ -1,0 +1,147 @@
+"""A model's own `test_step`, over many batches in one compiled call."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainlab.data import Layout, Source
+from trainlab.loop import jit
+from trainlab.objective import Batches, flat_logs
+from trainlab.parameters import tensorflow_internals
+
+# See `loop.loop`: a call lasts so many seconds or up to twice as many, and reads a part of that first where it must wait.
+_TARGET_SECONDS = 0.1
+_MAX_BATCHES_PER_CALL = 2**14
+_FIRST_SHARE = 32
+
+_JIT = functools.partial(tf.function, jit_compile=True, autograph=False)
+
+
+class CannotCompile(Exception):
+    """The evaluation cannot be traced; the message is the reason, in a line."""
+
+
+def first_line(error: Exception) -> str:
+    """Of its message, no longer than somebody reads."""
+    return next(iter(str(error).strip().splitlines()), "")[:300]
+
+
+class EvaluationLoop:
+    """Runs the `test_step` of a model over the batches of a source: it changes metrics, and what a layer changes in inference.
+
+    Args:
+        model: compiled and built.
+        jit_compile: whether XLA compiles what it can: all but a last, smaller batch.
+        tracing: to be open while something is traced.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        jit_compile: bool,
+        tracing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ):
+        self._model, self._jit_compile, self._tracing = model, jit_compile, tracing
+        # What an overridden compute_metrics returns may be more than the metrics' results: it is kept, batch by batch.
+        self._reports_more = type(model).compute_metrics is not keras.Model.compute_metrics
+        self._reports: dict[str, tf.Variable] = {}
+        self._functions: dict[Layout, Callable[..., Any]] = {}
+        self._measured = 1
+        self.num_traces = 0
+
+    def prepare(self, source: Source) -> None:
+        """Traces it for a source, and runs nothing.
+
+        Raises:
+            CannotCompile: that fails.
+        """
+        try:
+            self._function(source.layout(1))
+        except Exception as error:
+            raise CannotCompile(f"{type(error).__name__}: {first_line(error)}") from error
+
+    def run(self, source: Source, max_batches: int, before: Callable[[], None] | None = None) -> int:
+        """Evaluates up to `max_batches` batches, and returns how many; none at the end of a pass.
+
+        Args:
+            source: moves on by as many.
+            max_batches: the most.
+            before: called once there is something to run, and before it is.
+        """
+        started = time.monotonic()
+        size = self._measured
+        first = max(size // _FIRST_SHARE, 1) if source.must_read else size
+        block = source.block(min(max_batches, first), 1)
+        if block is None:
+            return 0
+        if before is not None:
+            before()
+        source.read_ahead(block, min(max_batches - block.num_updates, size, 2 * block.num_updates), 1)
+        known = len(self._functions)
+        function = self._function(block.layout)
+        with tensorflow_internals.sums_left_alone():
+            int(function(*block.arguments))  # waits for the device
+        source.advance(block)
+        if block.num_updates == size and known == len(self._functions):
+            seconds = time.monotonic() - started
+            if seconds < _TARGET_SECONDS:
+                self._measured = min(2 * size, _MAX_BATCHES_PER_CALL)
+            elif seconds > 2 * _TARGET_SECONDS:
+                self._measured = max(size // 2, 1)
+        return block.num_updates
+
+    def reset(self) -> None:
+        """Begins anew."""
+        self._model.reset_metrics()
+        for variable in self._reports.values():
+            variable.assign(tf.zeros_like(variable))
+
+    def logs(self) -> dict[str, Any]:
+        """The results so far, as tensors by name, sorted; what `keras.Model.evaluate` makes of its last step."""
+        results = self._results()
+        if self._reports and set(self._reports) != set(results):
+            return flat_logs({name: variable.read_value() for name, variable in self._reports.items()})
+        return flat_logs(results)
+
+    @functools.cached_property
+    def _results(self) -> Callable[[], Mapping[str, Any]]:
+        with self._tracing():
+            return tf.function(self._model.get_metrics_result, autograph=False).get_concrete_function()
+
+    def _function(self, layout: Layout) -> Callable[..., Any]:
+        if layout not in self._functions:
+
+            def step(batches: Sequence[Batches]) -> None:
+                self.num_traces += 1
+                self._report(self._model.test_step(batches[0].fetch(0)))
+
+            is_compiled = self._jit_compile and layout.is_static and not getattr(layout, "rest", 0)
+            with self._tracing():
+                function = self._traced(layout, step, is_compiled)
+                if is_compiled and jit.is_refused(function):
+                    function = self._traced(layout, step, False)
+            self._functions[layout] = function
+        return self._functions[layout]
+
+    def _traced(self, layout: Layout, step: Callable[[Sequence[Batches]], None], is_compiled: bool) -> Callable[..., Any]:
+        program = layout.program(step, _JIT if is_compiled else None)
+        specs = (*layout.specs, tf.TensorSpec([], tf.int32))
+        return tf.function(program, autograph=False).get_concrete_function(*specs)
+
+    def _report(self, logs: Any) -> None:
+        """Keeps what a step returned, where that may be more than the metrics know."""
+        if not self._reports_more or not isinstance(logs, Mapping):
+            return
+        for name, value in logs.items():
+            value = tf.convert_to_tensor(value)
+            if name not in self._reports:
+                with tf.init_scope():
+                    self._reports[name] = tf.Variable(tf.zeros(value.shape, value.dtype), trainable=False, name=name)
+            self._reports[name].assign(value)

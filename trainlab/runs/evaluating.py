@@ -1,0 +1,233 @@
+"""One evaluation, on the host: its hooks, its data, its results; those of `keras.Model.evaluate`."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from trainlab.data import Source, StopRequested, Validation, stoppable, to_evaluate_on
+from trainlab.loop import EvaluationLoop, Evaluations, Loop
+from trainlab.objective import keras_internals
+from trainlab.runs import callback_state
+
+_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
+
+
+class Interrupted(Exception):
+    """Ends an evaluation that is not worth finishing: the next boundary stops training."""
+
+
+class EndsEvaluation(keras.callbacks.Callback):
+    """Ends an evaluation of Keras' own when training is to stop."""
+
+    def __init__(self, should_stop: Callable[[], bool]):
+        super().__init__()
+        self.should_stop = should_stop
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """See Keras."""
+        del batch, logs
+        if self.should_stop():
+            raise Interrupted
+
+
+class Validator:
+    """Evaluates a model, in training, on the data to validate on.
+
+    Args:
+        model: built.
+        loop: what trains it.
+        validation: the data, and when.
+        listener: the callbacks.
+        evaluations: the compiled ones.
+        is_silent: whether nothing is to be printed.
+
+    Attributes:
+        watchers: say whether training is to stop.
+        stop: called when it is, everything being as it was before the evaluation; raises.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        loop: Loop,
+        validation: Validation,
+        listener: keras.callbacks.CallbackList,
+        evaluations: Evaluations,
+        is_silent: bool,
+    ):
+        self._model, self._loop, self._validation, self._listener = model, loop, validation, listener
+        self._evaluations, self._is_silent = evaluations, is_silent
+        self._evaluation_loop: EvaluationLoop | None = None
+        self._is_known = False  # whether that is what it is to be
+        self.is_due = validation.is_due
+        self.watchers: list[EndsEvaluation] = []
+        self.stop: Callable[[], None] = lambda: None
+
+    def __call__(self) -> dict[str, Any]:
+        """The results, by names that begin with `val_`."""
+        self._find_out()
+        remembered = callback_state.get_states(self._listener.callbacks) if self.watchers else {}
+        try:
+            with self._loop.transaction():  # an evaluation cut short leaves its own sums in the metrics
+                results = self._by_keras() if self._evaluation_loop is None else self._compiled(self._evaluation_loop)
+        except Interrupted:
+            callback_state.set_states(self._listener.callbacks, remembered)
+            self.stop()
+            raise KeyboardInterrupt from None  # there was nobody yet who could save
+        return {f"val_{name}": value for name, value in results.items()}
+
+    def _find_out(self) -> None:
+        """Traces the evaluation, once, when the first is due; where that is not to be, says why."""
+        if self._is_known:
+            return
+        if self._evaluations.may_compile(self._model, self._loop.is_eager):
+            source, jit_compile = self._validation.source, self._loop.jit_compile
+            self._evaluation_loop = self._evaluations.loop(self._model, source, jit_compile)
+        self._is_known = True
+        if not self._is_silent and (line := self._evaluations.tell()) is not None:
+            print(line, flush=True)
+
+    def _compiled(self, loop: EvaluationLoop) -> dict[str, Any]:
+        def should_stop() -> bool:
+            return any(watcher.should_stop() for watcher in self.watchers)
+
+        source, steps = self._validation.source, self._validation.steps
+        return evaluate(self._model, loop, source, steps, self._listener, should_stop)
+
+    def _by_keras(self) -> dict[str, Any]:
+        callbacks = self._listener.callbacks
+        callbacks.extend(self.watchers)
+        try:
+            given = self._validation.for_keras()
+            results: dict[str, Any] = self._model.evaluate(**given, callbacks=self._listener, return_dict=True, verbose=0)
+            return results
+        finally:
+            for watcher in self.watchers:
+                callbacks.remove(watcher)
+
+
+def evaluate(
+    model: keras.Model,
+    loop: EvaluationLoop,
+    source: Source,
+    steps: int | None,
+    listener: keras.callbacks.CallbackList,
+    should_stop: Callable[[], bool] = lambda: False,
+    has_progress_bar: bool = False,
+) -> dict[str, Any]:
+    """Evaluates the model on a pass over a source, or on the first so many batches.
+
+    Args:
+        model: built.
+        loop: traced for the source.
+        source: at the beginning of a pass; afterwards at that of the next.
+        steps: the most batches; None for all.
+        listener: the callbacks. Those with a batch hook for evaluations get control at every batch.
+        should_stop: whether the evaluation is to end, asked between two calls.
+        has_progress_bar: whether one of the callbacks shows how far it is, with results.
+
+    Returns:
+        Numbers by name, sorted; arrays where a metric returns them.
+
+    Raises:
+        Interrupted: `should_stop()` was true.
+    """
+    steps = _capped(steps)
+    hears = hears_every_test_batch(listener.callbacks)
+    stride = model.steps_per_execution if hears else None
+    listener.on_test_begin()
+    model.stop_evaluating = False
+    loop.reset()
+    done, most = 0, sys.maxsize if steps is None else steps
+    try:
+        with stoppable(should_stop):
+            while done < most and not model.stop_evaluating and not source.at_end:
+                first = done
+                done += _run(loop, source, most - done, stride, functools.partial(listener.on_test_batch_begin, first))
+                if done == first:
+                    break
+                last = (done if stride is None else first + stride) - 1
+                listener.on_test_batch_end(last, _numbers(loop) if hears or has_progress_bar else {})
+                if should_stop():
+                    raise Interrupted
+    except StopRequested:
+        raise Interrupted from None
+    finally:
+        source.next_pass()
+    if steps is not None and done < steps and not model.stop_evaluating:
+        warnings.warn(f"the data to evaluate on ran out after {done} of {steps} steps", stacklevel=3)
+    logs = _numbers(loop) if done else dict.fromkeys(_numbers(loop), math.nan)
+    listener.on_test_end(logs)
+    return logs
+
+
+def _run(loop: EvaluationLoop, source: Source, most: int, stride: int | None, begin: Callable[[], None]) -> int:
+    """Runs what lies between two hooks: a call where nobody listens, otherwise so many batches; returns how many it was."""
+    if stride is None:
+        return loop.run(source, most, before=begin)
+    done, most = 0, min(most, stride)
+    while done < most and not source.at_end:
+        count = loop.run(source, most - done, before=None if done else begin)
+        if not count:
+            break
+        done += count
+    return done
+
+
+def evaluate_alone(
+    model: keras.Model, evaluations: Evaluations, given: Mapping[str, Any], jit_compile: bool | None, is_eager: bool
+) -> Any:
+    """`keras.Model.evaluate`, of these arguments, with its result."""
+    source = loop = None
+    if evaluations.may_compile(model, is_eager):
+        source = to_evaluate_on(model, *(given[name] for name in ("x", "y", "sample_weight", "batch_size", "steps")))
+        loop = evaluations.loop(model, source, jit_compile)
+    if source is None or loop is None:
+        if given["verbose"] and (line := evaluations.tell()) is not None:
+            print(line, flush=True)
+        return model.evaluate(**given)
+    callbacks, verbose, steps = given["callbacks"], given["verbose"], given["steps"]
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        length = source.updates_per_pass(1) if steps is None else steps
+        callbacks = keras.callbacks.CallbackList(
+            callbacks, add_progbar=verbose != 0, verbose=verbose, epochs=1, steps=length, model=model
+        )
+    try:
+        logs = evaluate(model, loop, source, steps, callbacks, has_progress_bar=verbose != 0)
+    finally:
+        source.close()
+    return logs if given["return_dict"] else keras_internals.in_order_of_metrics(model, logs)
+
+
+def _capped(steps: int | None) -> int | None:
+    cap = keras.config.max_steps_per_epoch()
+    if cap and (steps is None or cap < steps):
+        warnings.warn(f"Limiting steps_per_epoch to {cap}", stacklevel=4)
+        return int(cap)
+    return steps
+
+
+def _numbers(loop: EvaluationLoop) -> dict[str, Any]:
+    arrays = {name: np.asarray(value) for name, value in loop.logs().items()}
+    return {name: float(array) if array.ndim == 0 else array for name, array in arrays.items()}
+
+
+def hears_every_test_batch(callbacks: Sequence[keras.callbacks.Callback]) -> bool:
+    """Whether one of these callbacks overrides a batch hook of evaluations, so that it must get control at every batch."""
+    defaults = [getattr(keras.callbacks.Callback, hook) for hook in _BATCH_HOOKS]
+    return any(
+        type(callback) is not keras.callbacks.ProgbarLogger
+        and any(
+            getattr(getattr(callback, hook), "__func__", getattr(callback, hook)) is not default
+            for hook, default in zip(_BATCH_HOOKS, defaults, strict=True)
+        )
+        for callback in callbacks
+    )
