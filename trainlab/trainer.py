@@ -28,7 +28,7 @@ from trainlab.runs import (
     manifest,
     verbosity,
 )
-from trainlab.strategies import SGD, StepStrategy
+from trainlab.strategies import SGD, StepStrategy, check_strategy
 
 
 class Trainer:
@@ -140,7 +140,7 @@ class Trainer:
         self._made: Made | None = None
         self._evaluations = Evaluations()
         self._resumed_at: int | None = None
-        _check_strategy(self.strategy)
+        check_strategy(self.strategy)
         device.switch_determinism(deterministic)
         device.grow_memory()
 
@@ -267,7 +267,7 @@ class Trainer:
         asked.check(has_run=isinstance(self._keeper, RunKeeper))
         verbose = verbosity(verbose)
         check_compiled(self.model)
-        _check_strategy(self.strategy)
+        check_strategy(self.strategy)
         self._findings.follow(self.model)
 
         source = prepared(self.model, given, self.seed)
@@ -398,9 +398,3 @@ class Trainer:
         if self._steps_per_execution is not None:
             return self._steps_per_execution
         return self.model.steps_per_execution if self.model.steps_per_execution != 1 else None
-
-
-def _check_strategy(strategy: Any) -> None:
-    if not isinstance(strategy, StepStrategy):
-        hint = f": write {strategy.__name__}()" if isinstance(strategy, type) else ""
-        raise TypeError(f"strategy must be a StepStrategy, not {strategy!r}{hint}")

@@ -85,7 +85,7 @@ class Validation:
 def _in_order(arrays: Arrays, batch_size: int | None, steps: int | None) -> Source:
     """Converted arrays, or a data set as the first of them, as they come; see `to_evaluate_on`."""
     if is_stream(arrays[0]):
-        return StreamSource(arrays[0], None, False)
+        return StreamSource(arrays[0], None, False, keeps_place=False)
     length = checks.check_lengths(*arrays)
     return ArraySource(arrays, batch_size or (32 if steps is None else -(-length // steps)), False, 0)
 

@@ -29,6 +29,8 @@ class StreamSource:
         shuffle: for a `PyDataset`, whether its order of batches changes.
         are_labels: whether class weights are looked up by each element of `y`, which are labels; see `kinds.class_weights`.
         may_be_whole: whether batches may be anything (see `unpack`).
+        keeps_place: whether a generator goes on where the last pass ended; otherwise each pass begins with its first two batches
+          and then goes on, as in Keras.
 
     Attributes:
         is_to_be_saved: whether `serialized` will be called.
@@ -44,6 +46,7 @@ class StreamSource:
         shuffle: bool,
         are_labels: bool = False,
         may_be_whole: bool = False,
+        keeps_place: bool = True,
     ):
         weights = {str(label): float(weight) for label, weight in (class_weight or {}).items()}
         self._settings = {"class_weight": weights, "shuffle": bool(shuffle)}
@@ -58,6 +61,8 @@ class StreamSource:
         self._dataset = self._adapter.get_tf_dataset()
         self._dataset = self._dataset.map(weighing(class_weight, are_labels)) if class_weight else self._dataset
         self._dataset = self._dataset.prefetch(tf.data.AUTOTUNE)
+        if self._feed is not None:
+            self._feed.remembers = keeps_place
         self._num_batches = self._adapter.num_batches
         self._is_endless = self._num_batches is None and (
             isinstance(data, keras.utils.PyDataset) or self._dataset.cardinality() == tf.data.INFINITE_CARDINALITY
@@ -76,9 +81,7 @@ class StreamSource:
 
     @property
     def dataset(self) -> tf.data.Dataset:
-        """The batches, for somebody else to read, who does not say what he uses."""
-        if self._feed is not None:
-            self._feed.remembers = False
+        """The batches, for somebody else to read."""
         return self._dataset
 
     @functools.cached_property
@@ -376,7 +379,7 @@ class StreamSource:
         """Says that the block's updates were committed."""
         self._used += block.size
         self._stream.advance(block.size)
-        if self._feed is not None:
+        if self._feed is not None and self._feed.remembers:
             self._feed.use(block.size)
         lists, first = block.tensors
         self._last = lists, int(first) + block.size - 1

@@ -18,7 +18,7 @@ from trainlab.data import ArraySource, Source, StreamSource
 from trainlab.loop import Findings, Loop, Plan, Progress
 from trainlab.objective import flat_logs, keras_internals
 from trainlab.runs import signals
-from trainlab.runs.evaluating import EndsEvaluation, Validator
+from trainlab.runs.evaluating import Validator
 from trainlab.runs.manifest import Manifest
 from trainlab.runs.resuming import Asked, Found
 
@@ -94,9 +94,9 @@ class Keeper:
     def leave(self, reason: BaseException, before: Any = None) -> None:
         """Called where training stops at a committed update because of `reason`; saves it, or what `capture` returned before."""
 
-    def watch(self) -> list[EndsEvaluation]:
-        """Callbacks for an evaluation, which end it by raising `Interrupted` if training is to stop."""
-        return []
+    def should_stop(self) -> bool:
+        """Whether an evaluation under way is to end, because training is to stop."""
+        return False
 
 
 @contextmanager
@@ -121,7 +121,7 @@ class Epochs:
         self._listener, self._progress, self._validator = fit.listener, fit.progress, fit.validator
         self._keeper = keeper
         if fit.validator is not None:
-            fit.validator.watchers, fit.validator.stop = keeper.watch(), keeper.boundary
+            fit.validator.should_stop, fit.validator.stop = keeper.should_stop, keeper.boundary
         listener = fit.listener
         self._hears_every_update = any(hears_every_update(callback) for callback in listener.callbacks)
         self._wants_logs = self._hears_every_update or any(

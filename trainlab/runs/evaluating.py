@@ -24,17 +24,21 @@ class Interrupted(Exception):
     """Ends an evaluation that is not worth finishing: the next boundary stops training."""
 
 
+def _never() -> bool:
+    return False
+
+
 class EndsEvaluation(keras.callbacks.Callback):
     """Ends an evaluation of Keras' own when training is to stop."""
 
     def __init__(self, should_stop: Callable[[], bool]):
         super().__init__()
-        self.should_stop = should_stop
+        self._should_stop = should_stop
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """See Keras."""
         del batch, logs
-        if self.should_stop():
+        if self._should_stop():
             raise Interrupted
 
 
@@ -50,7 +54,7 @@ class Validator:
         is_silent: whether nothing is to be printed.
 
     Attributes:
-        watchers: say whether training is to stop.
+        should_stop: says whether training is to stop.
         stop: called when it is, everything being as it was before the evaluation; raises.
     """
 
@@ -68,13 +72,13 @@ class Validator:
         self._evaluation_loop: EvaluationLoop | None = None
         self._is_known = False  # whether that is what it is to be
         self.is_due = validation.is_due
-        self.watchers: list[EndsEvaluation] = []
+        self.should_stop = _never
         self.stop: Callable[[], None] = lambda: None
 
     def __call__(self) -> dict[str, Any]:
         """The results, by names that begin with `val_`."""
         self._find_out()
-        remembered = callback_state.get_states(self._listener.callbacks) if self.watchers else {}
+        remembered = callback_state.get_states(self._listener.callbacks)
         try:
             with self._loop.transaction():  # an evaluation cut short leaves its own sums in the metrics
                 results = self._by_keras() if self._evaluation_loop is None else self._compiled(self._evaluation_loop)
@@ -96,22 +100,18 @@ class Validator:
             print(line, flush=True)
 
     def _compiled(self, loop: EvaluationLoop) -> dict[str, Any]:
-        def should_stop() -> bool:
-            return any(watcher.should_stop() for watcher in self.watchers)
-
         source, steps = self._validation.source, self._validation.steps
-        return evaluate(self._model, loop, source, steps, self._listener, should_stop)
+        return evaluate(self._model, loop, source, steps, self._listener, self.should_stop)
 
     def _by_keras(self) -> dict[str, Any]:
         callbacks = self._listener.callbacks
-        callbacks.extend(self.watchers)
+        callbacks.append(watcher := EndsEvaluation(self.should_stop))
         try:
             given = self._validation.for_keras()
             results: dict[str, Any] = self._model.evaluate(**given, callbacks=self._listener, return_dict=True, verbose=0)
             return results
         finally:
-            for watcher in self.watchers:
-                callbacks.remove(watcher)
+            callbacks.remove(watcher)
 
 
 def evaluate(
@@ -120,7 +120,7 @@ def evaluate(
     source: Source,
     steps: int | None,
     listener: keras.callbacks.CallbackList,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = _never,
     has_progress_bar: bool = False,
 ) -> dict[str, Any]:
     """Evaluates the model on a pass over a source, or on the first so many batches.

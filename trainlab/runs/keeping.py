@@ -24,7 +24,6 @@ from trainlab.runs.disk.checkpoint import Checkpoints, Loaded
 from trainlab.runs.disk.encoding import decode, encode, refuse
 from trainlab.runs.disk.lock import Lock
 from trainlab.runs.epochs import Fit, Keeper
-from trainlab.runs.evaluating import EndsEvaluation
 from trainlab.runs.remembered import Remembered, is_history
 from trainlab.runs.resuming import (
     Asked,
@@ -303,9 +302,9 @@ class RunKeeper(Keeper):
         self._checkpoints.wait()
         return load_best(model, self._checkpoints)
 
-    def watch(self) -> list[EndsEvaluation]:
+    def should_stop(self) -> bool:
         """See `Keeper`."""
-        return [EndsEvaluation(lambda: self._signals.received is not None)]
+        return self._signals.received is not None
 
     def finish(self, before: Mapping[str, Any]) -> None:
         """Saves the end of a fit; and what was `before` the end, if that changed a variable, for a longer run to go on from."""

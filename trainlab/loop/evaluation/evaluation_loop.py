@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from trainlab.data import Layout, Source
 from trainlab.loop import jit
-from trainlab.objective import Batches, flat_logs
+from trainlab.objective import Batch, Batches, flat_logs, keras_internals
 from trainlab.parameters import tensorflow_internals
 
 # See `loop.loop`: a call lasts so many seconds or up to twice as many, and reads a part of that first where it must wait.
@@ -52,6 +52,7 @@ class EvaluationLoop:
         # What an overridden compute_metrics returns may be more than the metrics' results: it is kept, batch by batch.
         self._reports_more = type(model).compute_metrics is not keras.Model.compute_metrics
         self._reports: dict[str, tf.Variable] = {}
+        self._has_several_losses = len(keras_internals.flat_losses(model)) > 1
         self._functions: dict[Layout, Callable[..., Any]] = {}
         self._measured = 1
         self.num_traces = 0
@@ -120,7 +121,7 @@ class EvaluationLoop:
 
             def step(batches: Sequence[Batches]) -> None:
                 self.num_traces += 1
-                self._report(self._model.test_step(batches[0].fetch(0)))
+                self._report(self._model.test_step(self._as_keras_sees_it(batches[0].fetch(0))))
 
             is_compiled = self._jit_compile and layout.is_static and not getattr(layout, "rest", 0)
             with self._tracing():
@@ -134,6 +135,21 @@ class EvaluationLoop:
         program = layout.program(step, _JIT if is_compiled else None)
         specs = (*layout.specs, tf.TensorSpec([], tf.int32))
         return tf.function(program, autograph=False).get_concrete_function(*specs)
+
+    def _as_keras_sees_it(self, batch: Batch) -> Batch:
+        """The batch, without the number of its examples where Keras, which never knows it, would make something of it.
+
+        Of several outputs it weighs the mean losses by that number where it knows it, and otherwise each batch alike.
+        """
+        if not self._has_several_losses:
+            return batch
+
+        def hidden(leaf: Any) -> Any:
+            if not isinstance(leaf, tf.Tensor) or leaf.shape.rank in (None, 0):
+                return leaf
+            return tf.compat.v1.placeholder_with_default(leaf, [None, *leaf.shape[1:]])
+
+        return tf.nest.map_structure(hidden, batch)
 
     def _report(self, logs: Any) -> None:
         """Keeps what a step returned, where that may be more than the metrics know."""

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import itertools
+import os
 import random
 import re
 import site
@@ -320,8 +321,9 @@ def _places(paths: tuple[str, ...]) -> frozenset[Path]:
     known = [path for name, path in sysconfig.get_paths().items() if name in ("stdlib", "platstdlib", "purelib", "platlib")]
     known += [*site.getsitepackages(), site.getusersitepackages(), str(Path(__file__).parents[2])]
     # A checkout of one of these too, which has more code than anybody's training, and no end of it.
-    engines = [spec.origin for spec in map(importlib.util.find_spec, ("keras", "numpy", "tensorflow")) if spec]
-    places = {Path(path).resolve() for path in [*known, *(Path(origin).parent for origin in engines if origin)]}
+    specs = [importlib.util.find_spec(name) for name in ("keras", "numpy", "tensorflow")]
+    known += [os.path.dirname(spec.origin) for spec in specs if spec is not None and spec.origin]
+    places = {Path(path).resolve() for path in known}
     # `pip install --target`, a folder of a container or a cluster on PYTHONPATH: the user's own code may stand beside.
     folders = {Path(path).resolve() for path in paths if path} - places
     records = (record for folder in folders for record in folder.glob("*.dist-info/RECORD"))
