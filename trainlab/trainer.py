@@ -10,8 +10,8 @@ from typing import Any
 
 import keras
 
-from trainlab.data import Given, Inputs, Source, Whereabouts, check_count, checked, describe_update, device, prepared, split
-from trainlab.loop import Evaluations, Findings, Loop, Made, Plan, jit, made_by, plan_of, recipe_of
+from trainlab.data import Given, Inputs, Source, Whereabouts, checked, describe_update, device, prepared, split
+from trainlab.loop import Evaluations, Findings, Loop, Made, Plan, check_settings, jit, made_by, plan_of, recipe_of
 from trainlab.objective import build_model, check_compiled, compile_model, cutting
 from trainlab.runs import (
     Asked,
@@ -26,6 +26,7 @@ from trainlab.runs import (
     evaluate_alone,
     explain_unknown,
     manifest,
+    predict_alone,
     verbosity,
 )
 from trainlab.strategies import SGD, StepStrategy, check_strategy
@@ -117,15 +118,7 @@ class Trainer:
         if compiling and isinstance(model, keras.Model):
             compile_model(model, compiling, jit_compile is True, bool(run_eagerly))
         check_compiled(model)
-        check_count("seed", seed, 0)
-        if jit_compile not in (None, True, False, "auto"):
-            raise ValueError(f'jit_compile must be True, False or "auto", not {jit_compile!r}')
-        if steps_per_execution is not None:
-            check_count("steps_per_execution", steps_per_execution, 1)
-        if not isinstance(sum_duplicate_rows, (bool, type(None))):
-            raise ValueError(f"sum_duplicate_rows must be True, False or None, not {sum_duplicate_rows!r}")
-        if on_nonfinite not in ("stop", "skip"):
-            raise ValueError(f'on_nonfinite must be "stop" or "skip", not {on_nonfinite!r}')
+        check_settings(seed, jit_compile, steps_per_execution, sum_duplicate_rows, on_nonfinite)
         self.model = model
         self.strategy = SGD() if strategy is None else strategy
         self.seed = int(seed) % 2**31
@@ -298,6 +291,13 @@ class Trainer:
         given = {"x": x, "y": y, "batch_size": batch_size, "verbose": verbose, "sample_weight": sample_weight, "steps": steps}
         given |= {"callbacks": callbacks, "return_dict": return_dict}
         return evaluate_alone(self.model, self._evaluations, given, self._findings.jit_compile, self._is_eager)
+
+    def predict(
+        self, x: Any, batch_size: int | None = None, verbose: str | int = "auto", steps: int | None = None, callbacks: Any = None
+    ) -> Any:
+        """`keras.Model.predict`, with its arguments and result, many batches in a compiled call."""
+        given = {"x": x, "batch_size": batch_size, "verbose": verbose, "steps": steps, "callbacks": callbacks}
+        return predict_alone(self.model, self._evaluations, given, self._is_eager)
 
     def load_best(self) -> Path:
         """Gives the model the weights of the best checkpoint, by `keep_best` of the run.

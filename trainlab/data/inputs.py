@@ -90,11 +90,20 @@ def _in_order(arrays: Arrays, batch_size: int | None, steps: int | None) -> Sour
     return ArraySource(arrays, batch_size or (32 if steps is None else -(-length // steps)), False, 0)
 
 
-def to_evaluate_on(model: keras.Model, x: Any, y: Any, sample_weight: Any, batch_size: int | None, steps: int | None) -> Source:
+def to_evaluate_on(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    batch_size: int | None,
+    steps: int | None,
+    has_targets: bool = True,
+) -> Source:
     """What `evaluate` was given, in its order, converted and looked at as far as that costs nothing.
 
     Args:
         batch_size: for arrays; without it they are cut into so many `steps`, as Keras does it, or by 32.
+        has_targets: whether there are to be targets where the loss needs them: not for a prediction.
 
     Raises:
         TypeError, ValueError: the model cannot be evaluated on it.
@@ -106,7 +115,8 @@ def to_evaluate_on(model: keras.Model, x: Any, y: Any, sample_weight: Any, batch
         return _source(model, Given(x, y, sample_weight, batch_size=batch_size, shuffle=False), 0)
     arrays = _matched(model, _converted((x, y, sample_weight)))
     checks.check_lengths(*arrays)
-    checks.check_targets(model, arrays[1])
+    if has_targets:
+        checks.check_targets(model, arrays[1])
     checks.check_shapes(model, arrays[0])
     return _in_order(arrays, batch_size, steps)
 

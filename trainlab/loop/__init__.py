@@ -1,8 +1,8 @@
 """The loop: many updates in one compiled call, and every call a transaction."""
 
 from trainlab.loop import jit
-from trainlab.loop.evaluation import CannotCompile, EvaluationLoop, Evaluations
-from trainlab.loop.findings import Findings
+from trainlab.loop.evaluation import CannotCompile, EvaluationLoop, Evaluations, PredictionLoop
+from trainlab.loop.findings import Findings, check_settings
 from trainlab.loop.loop import Loop
 from trainlab.loop.nonfinite import NonFiniteError
 from trainlab.loop.plan import Plan, plan_of
@@ -20,8 +20,10 @@ __all__ = [
     "Made",
     "NonFiniteError",
     "Plan",
+    "PredictionLoop",
     "Progress",
     "Update",
+    "check_settings",
     "code",
     "jit",
     "made_by",

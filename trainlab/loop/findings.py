@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from trainlab.data import check_count
 from trainlab.loop.micro_batches import MicroBatches
 from trainlab.objective import keras_internals
 
@@ -72,3 +73,16 @@ class Findings:
         """What is not left to be found out: what a resumed run must agree with."""
         known = {} if self.jit_compile is None else {"jit_compile": self.jit_compile}
         return known if self.micro_batches.is_auto else {**known, "micro_batch_size": self.micro_batches.size}
+
+
+def check_settings(seed: Any, jit_compile: Any, steps_per_execution: Any, sum_duplicate_rows: Any, on_nonfinite: Any) -> None:
+    """Raises ValueError, in one line, for a setting of a Trainer's that is none of what it may be."""
+    check_count("seed", seed, 0)
+    if jit_compile not in (None, True, False, "auto"):
+        raise ValueError(f'jit_compile must be True, False or "auto", not {jit_compile!r}')
+    if steps_per_execution is not None:
+        check_count("steps_per_execution", steps_per_execution, 1)
+    if not isinstance(sum_duplicate_rows, (bool, type(None))):
+        raise ValueError(f"sum_duplicate_rows must be True, False or None, not {sum_duplicate_rows!r}")
+    if on_nonfinite not in ("stop", "skip"):
+        raise ValueError(f'on_nonfinite must be "stop" or "skip", not {on_nonfinite!r}')

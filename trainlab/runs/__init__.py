@@ -4,7 +4,7 @@ from trainlab.runs import manifest
 from trainlab.runs.disk.checkpoint import write_atomically
 from trainlab.runs.disk.lock import Lock
 from trainlab.runs.epochs import Epochs, Fit, Keeper, callback_list, verbosity
-from trainlab.runs.evaluating import Validator, evaluate_alone
+from trainlab.runs.evaluating import Validator, evaluate_alone, predict_alone
 from trainlab.runs.keeping import RunKeeper
 from trainlab.runs.manifest import OVERRIDABLE, OtherRun
 from trainlab.runs.resuming import RESUME, Asked, Found
@@ -29,6 +29,7 @@ __all__ = [
     "evaluate_alone",
     "explain_unknown",
     "manifest",
+    "predict_alone",
     "verbosity",
     "write_atomically",
 ]

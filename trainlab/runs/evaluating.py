@@ -6,7 +6,7 @@ import functools
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -16,8 +16,6 @@ from trainlab.data import Source, StopRequested, Validation, stoppable, to_evalu
 from trainlab.loop import EvaluationLoop, Evaluations, Loop
 from trainlab.objective import keras_internals
 from trainlab.runs import callback_state
-
-_BATCH_HOOKS = ("on_test_batch_begin", "on_test_batch_end")
 
 
 class Interrupted(Exception):
@@ -141,7 +139,7 @@ def evaluate(
         Interrupted: `should_stop()` was true.
     """
     steps = _capped(steps)
-    hears = hears_every_test_batch(listener.callbacks)
+    hears = hears_every_batch(listener, "test")
     stride = model.steps_per_execution if hears else None
     listener.on_test_begin()
     model.stop_evaluating = False
@@ -207,6 +205,40 @@ def evaluate_alone(
     return logs if given["return_dict"] else keras_internals.in_order_of_metrics(model, logs)
 
 
+def predict_alone(model: keras.Model, evaluations: Evaluations, given: Mapping[str, Any], is_eager: bool) -> Any:
+    """`keras.Model.predict`, of these arguments, with its result; where somebody listens to its batches, Keras' own."""
+    callbacks, verbose, steps = given["callbacks"], given["verbose"], _capped(given["steps"])
+    source = loop = None
+    if evaluations.may_predict(model, is_eager) and not hears_every_batch(callbacks, "predict"):
+        source = to_evaluate_on(model, given["x"], None, None, given["batch_size"], steps, has_targets=False)
+        loop = evaluations.prediction(model, source)
+    if source is None or loop is None:
+        return model.predict(**given)
+    length = source.updates_per_pass(1) if steps is None else steps
+    listener = keras.callbacks.CallbackList(
+        callbacks, add_progbar=verbose != 0, verbose=verbose, epochs=1, steps=length, model=model
+    )
+    listener.on_predict_begin()
+    model.stop_predicting = False
+    loop.reset()
+    done, most = 0, sys.maxsize if steps is None else steps
+    try:
+        while done < most and not model.stop_predicting and not source.at_end:
+            count = loop.run(source, most - done, before=functools.partial(listener.on_predict_batch_begin, done))
+            if not count:
+                break
+            done += count
+            listener.on_predict_batch_end(done - 1, {})
+    finally:
+        source.close()
+    listener.on_predict_end()
+    if not done:
+        raise ValueError("x gave no batch: there is nothing to predict")
+    if steps is not None and done < steps and not model.stop_predicting:
+        warnings.warn(f"the data to predict on ran out after {done} of {steps} steps", stacklevel=3)
+    return loop.result()
+
+
 def _capped(steps: int | None) -> int | None:
     cap = keras.config.max_steps_per_epoch()
     if cap and (steps is None or cap < steps):
@@ -220,14 +252,16 @@ def _numbers(loop: EvaluationLoop) -> dict[str, Any]:
     return {name: float(array) if array.ndim == 0 else array for name, array in arrays.items()}
 
 
-def hears_every_test_batch(callbacks: Sequence[keras.callbacks.Callback]) -> bool:
-    """Whether one of these callbacks overrides a batch hook of evaluations, so that it must get control at every batch."""
-    defaults = [getattr(keras.callbacks.Callback, hook) for hook in _BATCH_HOOKS]
+def hears_every_batch(callbacks: Any, kind: str) -> bool:
+    """Whether one of these callbacks overrides a batch hook of such a kind ("test", "predict")."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    hooks = [f"on_{kind}_batch_{when}" for when in ("begin", "end")]
     return any(
         type(callback) is not keras.callbacks.ProgbarLogger
         and any(
-            getattr(getattr(callback, hook), "__func__", getattr(callback, hook)) is not default
-            for hook, default in zip(_BATCH_HOOKS, defaults, strict=True)
+            getattr(getattr(callback, hook), "__func__", getattr(callback, hook)) is not getattr(keras.callbacks.Callback, hook)
+            for hook in hooks
         )
-        for callback in callbacks
+        for callback in keras.tree.flatten(callbacks or [])
     )

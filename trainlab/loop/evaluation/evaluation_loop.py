@@ -1,4 +1,4 @@
-"""A model's own `test_step`, over many batches in one compiled call."""
+"""A model's own `test_step`, over many batches in one compiled call; and what any such loop does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainlab.parameters import tensorflow_internals
 
 # See `loop.loop`: a call lasts so many seconds or up to twice as many, and reads a part of that first where it must wait.
 _TARGET_SECONDS = 0.1
-_MAX_BATCHES_PER_CALL = 2**14
+MAX_BATCHES_PER_CALL = 2**14
 _FIRST_SHARE = 32
 
 _JIT = functools.partial(tf.function, jit_compile=True, autograph=False)
@@ -33,32 +33,32 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "")[:300]
 
 
-class EvaluationLoop:
-    """Runs the `test_step` of a model over the batches of a source: it changes metrics, and what a layer changes in inference.
+class CompiledLoop:
+    """Runs a step over the batches of a source, many in a call, each by itself.
 
     Args:
-        model: compiled and built.
         jit_compile: whether XLA compiles what it can: all but a last, smaller batch.
         tracing: to be open while something is traced.
+
+    Attributes:
+        num_traces: how often the step was traced.
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        jit_compile: bool,
-        tracing: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    ):
-        self._model, self._jit_compile, self._tracing = model, jit_compile, tracing
-        # What an overridden compute_metrics returns may be more than the metrics' results: it is kept, batch by batch.
-        self._reports_more = type(model).compute_metrics is not keras.Model.compute_metrics
-        self._reports: dict[str, tf.Variable] = {}
-        self._has_several_losses = len(keras_internals.flat_losses(model)) > 1
+    def __init__(self, jit_compile: bool, tracing: Callable[[], AbstractContextManager[Any]] = nullcontext):
+        self._jit_compile, self._tracing = jit_compile, tracing
         self._functions: dict[Layout, Callable[..., Any]] = {}
         self._measured = 1
         self.num_traces = 0
 
+    def step(self, batches: Sequence[Batches]) -> None:
+        """What to do with a batch, the first of the only one of these; traced."""
+        raise NotImplementedError
+
+    def after_call(self, num_batches: int) -> None:
+        """Called after each call, with how many batches it took."""
+
     def prepare(self, source: Source) -> None:
-        """Traces it for a source, and runs nothing.
+        """Traces the step for a source, and runs nothing.
 
         Raises:
             CannotCompile: that fails.
@@ -69,7 +69,7 @@ class EvaluationLoop:
             raise CannotCompile(f"{type(error).__name__}: {first_line(error)}") from error
 
     def run(self, source: Source, max_batches: int, before: Callable[[], None] | None = None) -> int:
-        """Evaluates up to `max_batches` batches, and returns how many; none at the end of a pass.
+        """Takes up to `max_batches` batches, and returns how many; none at the end of a pass.
 
         Args:
             source: moves on by as many.
@@ -89,14 +89,60 @@ class EvaluationLoop:
         function = self._function(block.layout)
         with tensorflow_internals.sums_left_alone():
             int(function(*block.arguments))  # waits for the device
+        self.after_call(block.num_updates)
         source.advance(block)
         if block.num_updates == size and known == len(self._functions):
             seconds = time.monotonic() - started
             if seconds < _TARGET_SECONDS:
-                self._measured = min(2 * size, _MAX_BATCHES_PER_CALL)
+                self._measured = min(2 * size, MAX_BATCHES_PER_CALL)
             elif seconds > 2 * _TARGET_SECONDS:
                 self._measured = max(size // 2, 1)
         return block.num_updates
+
+    def _function(self, layout: Layout) -> Callable[..., Any]:
+        if layout not in self._functions:
+            is_compiled = self._jit_compile and layout.is_static and not getattr(layout, "rest", 0)
+            with self._tracing():
+                function = self._traced(layout, is_compiled)
+                if is_compiled and jit.is_refused(function):
+                    function = self._traced(layout, False)
+            self._functions[layout] = function
+        return self._functions[layout]
+
+    def _traced(self, layout: Layout, is_compiled: bool) -> Callable[..., Any]:
+        def step(batches: Sequence[Batches]) -> None:
+            self.num_traces += 1
+            self.step(batches)
+
+        program = layout.program(step, _JIT if is_compiled else None)
+        specs = (*layout.specs, tf.TensorSpec([], tf.int32))
+        return tf.function(program, autograph=False).get_concrete_function(*specs)
+
+
+class EvaluationLoop(CompiledLoop):
+    """Runs the `test_step` of a model over the batches of a source: it changes metrics, and what a layer changes in inference.
+
+    Args:
+        model: compiled and built.
+        jit_compile, tracing: see `CompiledLoop`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        jit_compile: bool,
+        tracing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ):
+        super().__init__(jit_compile, tracing)
+        self._model = model
+        # What an overridden compute_metrics returns may be more than the metrics' results: it is kept, batch by batch.
+        self._reports_more = type(model).compute_metrics is not keras.Model.compute_metrics
+        self._reports: dict[str, tf.Variable] = {}
+        self._has_several_losses = len(keras_internals.flat_losses(model)) > 1
+
+    def step(self, batches: Sequence[Batches]) -> None:
+        """See `CompiledLoop`."""
+        self._report(self._model.test_step(self._as_keras_sees_it(batches[0].fetch(0))))
 
     def reset(self) -> None:
         """Begins anew."""
@@ -115,26 +161,6 @@ class EvaluationLoop:
     def _results(self) -> Callable[[], Mapping[str, Any]]:
         with self._tracing():
             return tf.function(self._model.get_metrics_result, autograph=False).get_concrete_function()
-
-    def _function(self, layout: Layout) -> Callable[..., Any]:
-        if layout not in self._functions:
-
-            def step(batches: Sequence[Batches]) -> None:
-                self.num_traces += 1
-                self._report(self._model.test_step(self._as_keras_sees_it(batches[0].fetch(0))))
-
-            is_compiled = self._jit_compile and layout.is_static and not getattr(layout, "rest", 0)
-            with self._tracing():
-                function = self._traced(layout, step, is_compiled)
-                if is_compiled and jit.is_refused(function):
-                    function = self._traced(layout, step, False)
-            self._functions[layout] = function
-        return self._functions[layout]
-
-    def _traced(self, layout: Layout, step: Callable[[Sequence[Batches]], None], is_compiled: bool) -> Callable[..., Any]:
-        program = layout.program(step, _JIT if is_compiled else None)
-        specs = (*layout.specs, tf.TensorSpec([], tf.int32))
-        return tf.function(program, autograph=False).get_concrete_function(*specs)
 
     def _as_keras_sees_it(self, batch: Batch) -> Batch:
         """The batch, without the number of its examples where Keras, which never knows it, would make something of it.

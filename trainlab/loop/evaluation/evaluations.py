@@ -8,11 +8,13 @@ import keras
 
 from trainlab.data import Source
 from trainlab.loop.evaluation.evaluation_loop import CannotCompile, EvaluationLoop, first_line
+from trainlab.loop.evaluation.prediction_loop import PredictionLoop
 from trainlab.loop.recipe import traced_settings
 from trainlab.loop.settings import Settings
 from trainlab.objective import keras_internals
 
-_KERAS_OWN = ("evaluate", "test_step", "make_test_function")
+_OF_EVALUATION = ("evaluate", "test_step", "make_test_function")
+_OF_PREDICTION = ("predict", "predict_step", "make_predict_function")
 
 
 class _Made(NamedTuple):
@@ -41,10 +43,27 @@ class Evaluations:
         self.why_not: str | None = None
         self._told: set[str] = set()
         self._made: _Made | None = None
+        self._predicting: tuple[Settings, PredictionLoop] | None = None
+
+    def may_predict(self, model: keras.Model, is_eager: bool) -> bool:
+        """The same of predictions, of a model that is built."""
+        own = [name for name in _OF_PREDICTION if getattr(type(model), name) is not getattr(keras_internals.TRAINER, name)]
+        return not own and not is_eager and model.built
+
+    def prediction(self, model: keras.Model, source: Source) -> PredictionLoop | None:
+        """The loop, traced for a source; None if that fails."""
+        settings = traced_settings(model)
+        if self._predicting is None or self._predicting[0] != settings:
+            self._predicting = settings, PredictionLoop(model, settings.tracing)
+        try:
+            self._predicting[1].prepare(source)
+        except CannotCompile:
+            self._predicting = None
+        return None if self._predicting is None else self._predicting[1]
 
     def may_compile(self, model: keras.Model, is_eager: bool) -> bool:
         """Whether it is worth trying: Keras' own evaluation would do no more than the loop does."""
-        own = [name for name in _KERAS_OWN if getattr(type(model), name) is not getattr(keras_internals.TRAINER, name)]
+        own = [name for name in _OF_EVALUATION if getattr(type(model), name) is not getattr(keras_internals.TRAINER, name)]
         self.why_not = "run_eagerly=True" if is_eager else f"{type(model).__name__} has a {own[-1]} of its own" if own else None
         return self.why_not is None
 
