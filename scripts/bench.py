@@ -2,7 +2,8 @@
 
 All contestants of a table run in turns, in one process (A B C A B C ...); what is reported is the median of the ratios pair by
 pair, with the least and the most. Compiling, tracing and the choice of XLA happen before; what a first update takes without a
-choice, tracing included, is measured as "first step".
+choice, tracing included, is measured as "first step". The part "jobs" is of another kind: whole calls, as people write them, with
+validation, callbacks, generators or in new processes, against the same calls of Keras, and whether what is wanted was met.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -23,14 +22,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import tensorflow as tf
-from benchmarking import contestants, footprint, memory
+from benchmarking import contestants, footprint, jobs, memory
+from benchmarking.report import Report, machine
 from benchmarking.timing import fastest, in_turns, ratio
 from benchmarking.workloads import WORKLOADS, Workload, small_mlp
 
 import trainlab as tl
 
 STEPS_PER_EXECUTION = (1, 10, 50, 200)
-PARTS = ("speed", "sweep", "memory", "footprint", "first_step", "checkpoints", "nonfinite")
+PARTS = ("speed", "sweep", "memory", "footprint", "first_step", "checkpoints", "nonfinite", "jobs")
 LIMIT = "the limit (fixed batch, XLA)"
 SWEEP = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
@@ -45,6 +45,9 @@ def main() -> None:
     parser.add_argument(
         "--parts", nargs="*", default=list(PARTS), choices=PARTS, metavar="PART", help=", ".join(PARTS) + " (all)"
     )
+    names = ", ".join(jobs.JOBS) + " (all)"
+    parser.add_argument("--jobs", nargs="*", default=list(jobs.JOBS), choices=list(jobs.JOBS), metavar="NAME", help=names)
+    parser.add_argument("--jax_python", metavar="PATH", help=f"the Python of an environment with JAX ({jobs.HOW_TO_GET_JAX})")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="directory of the results (bench-results)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -69,62 +72,9 @@ def main() -> None:
         checkpoints(report, options.pairs, options.scale)
     if "nonfinite" in options.parts:
         nonfinite(report, options.pairs, options.scale)
+    if "jobs" in options.parts:
+        jobs.table(report, options.jobs, jobs.Size(options.pairs, options.scale, options.jax_python))
     report.finish()
-
-
-class Report:
-    """Prints what it is told, and writes it to `results.md` and `results.json`."""
-
-    def __init__(self, directory: Path):
-        self._directory = directory
-        self._lines: list[str] = []
-        self._numbers: dict[str, Any] = {"machine": machine()}
-
-    def say(self, text: str) -> None:
-        """A line of text."""
-        print(text, flush=True)
-        self._lines.append(text)
-        (self._directory / "results.md").write_text("\n".join(self._lines) + "\n", encoding="utf-8")
-
-    def keep(self, name: str, value: Any) -> None:
-        """Numbers, for the JSON file."""
-        self._numbers[name] = value
-        (self._directory / "results.json").write_text(json.dumps(self._numbers, indent=1) + "\n", encoding="utf-8")
-
-    def times(self, name: str, title: str, seconds: Any, pairs: list[tuple[str, str, str, str]]) -> None:
-        """A table of times and one of ratios: what, whose time, over whose, what is wanted."""
-        num_pairs = len(next(iter(seconds.values())))
-        self.say(f"\n## {title}\n\n{num_pairs} pairs.\n\n| who | us a batch | least | most |\n|---|---:|---:|---:|")
-        for who, values in seconds.items():
-            us = [value * 1e6 for value in values]
-            self.say(f"| {who} | {statistics.median(us):,.1f} | {min(us):,.1f} | {max(us):,.1f} |")
-        self.say("\n| ratio | median | least | most | wanted |\n|---|---:|---:|---:|---|")
-        ratios = {}
-        for what, a, b, wanted in pairs:
-            ratios[what] = ratio(seconds, a, b)
-            middle, least, most = ratios[what]
-            self.say(f"| {what} | {middle:.2f} | {least:.2f} | {most:.2f} | {wanted} |")
-        self.keep(name, {"seconds_a_batch": seconds, "ratios": ratios})
-
-    def finish(self) -> None:
-        """Says where everything is."""
-        print(f"\nwritten to {self._directory}/results.md and results.json")
-
-
-def machine() -> str:
-    """What this was run on, in a line."""
-    gpus = tf.config.list_physical_devices("GPU")
-    device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else "no GPU"
-    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    versions = f"TensorFlow {tf.__version__}, Keras {keras.__version__}, Python {platform.python_version()}"
-    kernels = " with oneDNN" if memory.counting_device() == "CPU:0" else ""
-    return f"{cores} cores of {model}, {device}; {versions}{kernels}"
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 class Race:
