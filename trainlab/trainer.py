@@ -112,8 +112,8 @@ class Trainer:
         if unknown:
             known = [name for name in inspect.signature(Trainer).parameters if name != "unknown"]
             raise TypeError(explain_unknown(unknown, known))
-        names = {"optimizer": optimizer, "loss": loss, "loss_weights": loss_weights}
-        names |= {"metrics": metrics, "weighted_metrics": weighted_metrics}
+        names = {"optimizer": optimizer, "loss": loss, "loss_weights": loss_weights, "metrics": metrics}
+        names |= {"weighted_metrics": weighted_metrics}
         compiling = {name: value for name, value in names.items() if value is not None}
         if compiling and isinstance(model, keras.Model):
             compile_model(model, compiling, jit_compile is True, bool(run_eagerly))
@@ -209,6 +209,7 @@ class Trainer:
         validation_batch_size: int | None = None,
         validation_freq: Any = 1,
         steps: int | None = None,
+        validate_every: int | None = None,
         resume: str = "auto",
         overwrite: bool = False,
         override: Collection[str] = (),
@@ -227,15 +228,16 @@ class Trainer:
             epochs: the number to stop at, counted from `initial_epoch`.
             verbose: 0 silent, 1 a progress bar, 2 a line an epoch; "auto" is 1 on a terminal or in a notebook, otherwise 2.
             callbacks: Keras callbacks. One that overrides a batch hook gets control at every update.
-            validation_split: the share of the arrays' end that is held out.
-            validation_data: `(x, y)`, `(x, y, sample_weight)`, or a data set.
+            validation_split, validation_data: the share of the arrays' end that is held out; or a data set, or `(x, y)`, or
+              `(x, y, sample_weight)`.
             shuffle: whether each pass over arrays takes its own order.
-            class_weight: weights by class, in place of `sample_weight`.
-            sample_weight: weights of examples or of elements.
+            class_weight, sample_weight: weights by class; or of examples or of elements.
             initial_epoch: the number of the first epoch.
             steps_per_epoch: updates an epoch; by default a pass over the data.
             validation_steps, validation_batch_size, validation_freq: as in Keras.
             steps: total updates, in place of `epochs`.
+            validate_every: updates between two validations, where passes are too long, or have no end: an epoch of callbacks and
+              of History then has so many, whatever passes (`epochs` of them) begin and end in it.
             resume: where the Trainer has a `run`: "auto" goes on from the newest good checkpoint of this run, or begins
               it; "must" goes on or fails; "never" begins, and refuses a directory that holds a run; "weights" takes nothing
               but the model's weights from there and begins a new run.
@@ -253,7 +255,7 @@ class Trainer:
             NonFiniteError: an update is not finite (see `on_nonfinite`); the model is at the update before it.
             MemoryError: a batch does not fit, and what to do, in one line; the model is at a committed update.
         """
-        plan = plan_of(initial_epoch, epochs, steps, steps_per_epoch)
+        plan = plan_of(initial_epoch, epochs, steps, steps_per_epoch, validate_every)
         validation = (validation_split, validation_data, validation_batch_size, validation_steps, validation_freq)
         given = split(Given(x, y, sample_weight, class_weight, batch_size, shuffle, *validation, check_data))
         asked = Asked(resume, overwrite, override)
@@ -364,8 +366,7 @@ class Trainer:
 
     def _loop(self) -> Loop:
         """The loop, unless it is there already, made from exactly what there is now."""
-        jit_compile, per_call = self._findings.jit_compile, self._updates_per_call
-        given = jit_compile, self._is_eager, per_call, self.seed, self._sum_duplicate_rows
+        given = self._findings.jit_compile, self._is_eager, self._updates_per_call, self.seed, self._sum_duplicate_rows
         recipe = recipe_of(self.model, self.strategy, *given)
         self._made = made_by(recipe, self._made, self.model, self._findings)
         self._made.loop.guard.on_nonfinite = self.on_nonfinite
@@ -380,8 +381,7 @@ class Trainer:
         """Lets the loop find out whether XLA pays, where that is worth it; returns whether it is known only now."""
         if fit.loop.jit_compile is not None or not jit.is_worth_asking(self.model, updates_ahead):
             return False
-        choice = fit.loop.choose(fit.source, updates_ahead)
-        if not choice.is_final:
+        if not (choice := fit.loop.choose(fit.source, updates_ahead)).is_final:
             return False
         self._findings.jit_compile = choice.jit_compile
         self._keep_made()

@@ -300,3 +300,87 @@ class TestProgress:
         out = capsys.readouterr().out
         assert "Epoch 3/3" in out
         assert "Epoch 4" not in out
+
+
+class TestValidationByUpdates:
+    """An epoch of callbacks has so many updates, whatever passes begin and end in it."""
+
+    @pytest.mark.parametrize("kind", ["arrays", "a data set", "of unknown size", "endless"])
+    def test_it_is_reported_after_so_many_updates(self, kind):
+        x, y = regression(20)
+        data = tf.data.Dataset.from_tensor_slices((x, y))
+        data, how = {
+            "arrays": ((x, y), {"batch_size": 4, "epochs": 3}),
+            "a data set": ((data.batch(4),), {"epochs": 3}),
+            "of unknown size": ((data.filter(lambda x, y: True).batch(4),), {"steps": 15}),
+            "endless": ((data.repeat().batch(4),), {"steps": 15}),
+        }[kind]
+        model, seen = compiled(), []
+        callback = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: seen.append(("begin", epoch)),
+            on_epoch_end=lambda epoch, logs: seen.append((epoch, int(model.optimizer.iterations.numpy()), "val_loss" in logs)),
+        )
+        history = Trainer(model).fit(*data, validation_data=(x, y), validate_every=4, callbacks=[callback], verbose=0, **how)
+        assert seen == [
+            *(("begin", 0), (0, 4, True), ("begin", 1), (1, 8, True)),
+            *(("begin", 2), (2, 12, True), ("begin", 3), (3, 15, True)),
+        ]
+        assert len(history.history["val_loss"]) == len(history.history["loss"]) == 4
+
+    def test_the_updates_are_those_of_passes(self):
+        x, y = regression(22)
+        models = []
+        for how in ({}, {"validate_every": 4}, {"validate_every": 100}):
+            models.append(compiled())
+            Trainer(models[-1]).fit(x, y, batch_size=4, epochs=3, verbose=0, **how)
+        assert_same(*(weights(model) for model in models[:2]))
+        assert_same(*(weights(model) for model in models[1:]))
+
+    def test_who_stops_early_stops_between(self):
+        x, y = regression(20)
+        stopping = keras.callbacks.EarlyStopping(patience=1, min_delta=10.0)
+        model = compiled()
+        Trainer(model).fit(
+            x, y, batch_size=4, epochs=9, validation_data=(x, y), validate_every=3, callbacks=[stopping], verbose=0
+        )
+        assert model.optimizer.iterations == 6
+
+    def test_a_run_goes_on(self, tmp_path):
+        x, y = regression(20)
+        histories, models = [], []
+        for name, stops in (("whole", [15]), ("parts", [5, 6, 15])):
+            for steps in stops:
+                keras.utils.set_random_seed(0)
+                model = compiled()
+                trainer = Trainer(model, run=tmp_path / name)
+                history = trainer.fit(x, y, batch_size=4, steps=steps, validation_data=(x, y), validate_every=4, verbose=0)
+            models.append(model)
+            histories.append(history.history)
+        assert_same(*(weights(model) for model in models))
+        assert histories[0]["val_loss"][-1] == histories[1]["val_loss"][-1]
+
+    def test_data_that_run_out_end_it(self):
+        x, y = regression(20)
+
+        def batches():
+            yield from ((x[i : i + 4], y[i : i + 4]) for i in range(0, 20, 4))
+
+        with pytest.warns(UserWarning, match="ran out of data|no batch"):
+            history = Trainer(compiled()).fit(batches(), steps=20, validate_every=3, verbose=0)
+        assert len(history.history["loss"]) == 2
+
+    @pytest.mark.parametrize(
+        "how, said",
+        [
+            ({"validate_every": 0}, "validate_every must be"),
+            ({"validate_every": 3, "steps_per_epoch": 3}, "give validate_every or steps_per_epoch"),
+            ({"validate_every": 3, "initial_epoch": 1, "epochs": 2}, "give validate_every or initial_epoch"),
+        ],
+    )
+    def test_bad_input_is_one_line(self, how, said):
+        x, y = regression(20)
+        with pytest.raises(ValueError, match=said):
+            Trainer(compiled()).fit(x, y, verbose=0, **how)
+        data = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(4)
+        with pytest.raises(ValueError, match="give steps in place of epochs"):
+            Trainer(compiled()).fit(data, validate_every=3, verbose=0)

@@ -21,6 +21,8 @@ class Plan(NamedTuple):
         steps_per_epoch: as given, or as `keras.config.set_max_steps_per_epoch` limits it.
         updates_per_epoch: that, or those of a pass; None where nobody knows.
         is_capped: whether that limit is all that there is: data may have fewer.
+        validate_every: updates between two validations, in place of passes over the data; None for passes. An epoch of callbacks
+          then has so many, whatever passes begin and end in it.
     """
 
     initial_epoch: int
@@ -29,6 +31,7 @@ class Plan(NamedTuple):
     steps_per_epoch: int | None
     updates_per_epoch: int | None = None
     is_capped: bool = False
+    validate_every: int | None = None
 
     @property
     def last_epoch(self) -> int:
@@ -51,6 +54,8 @@ class Plan(NamedTuple):
         Raises:
             ValueError: nothing ends it.
         """
+        if self.validate_every is not None:
+            return self._in_updates(self.validate_every, updates_per_pass)
         most = keras.config.max_steps_per_epoch()
         if most and most < (self.steps_per_epoch or updates_per_pass or math.inf):
             _warn_of_limit("steps_per_epoch", most)
@@ -61,8 +66,20 @@ class Plan(NamedTuple):
             raise ValueError("x never ends: give steps_per_epoch, or steps")
         return self._replace(updates_per_epoch=updates_per_epoch)
 
+    def _in_updates(self, every: int, updates_per_pass: int | None) -> Plan:
+        steps = self.steps
+        if steps is None and updates_per_pass is None:
+            raise ValueError(
+                f"validate_every={every}: how many updates a pass over x has is not known: give steps in place of epochs"
+            )
+        if steps is None:
+            steps = (self.epochs or 0) * (updates_per_pass or 0)
+        return self._replace(epochs=None, steps=steps, steps_per_epoch=every, updates_per_epoch=every)
 
-def plan_of(initial_epoch: int, epochs: int, steps: int | None, steps_per_epoch: int | None) -> Plan:
+
+def plan_of(
+    initial_epoch: int, epochs: int, steps: int | None, steps_per_epoch: int | None, validate_every: int | None = None
+) -> Plan:
     """A plan of what `fit` was given, where `epochs` is 1 unless somebody says otherwise.
 
     Raises:
@@ -78,6 +95,11 @@ def plan_of(initial_epoch: int, epochs: int, steps: int | None, steps_per_epoch:
         check_count("steps", steps, 0)
     if steps_per_epoch is not None:
         check_count("steps_per_epoch", steps_per_epoch, 1)
+    if validate_every is not None:
+        check_count("validate_every", validate_every, 1)
+        for name, value in (("steps_per_epoch", steps_per_epoch), ("initial_epoch", initial_epoch or None)):
+            if value is not None:
+                raise ValueError(f"give validate_every or {name}, not both: an epoch then has {validate_every} updates")
     if steps is not None and epochs != 1:
         raise ValueError(f"give epochs or steps, not both: epochs={epochs}, steps={steps}")
     # NumPy's own integers would overflow.
@@ -88,7 +110,9 @@ def plan_of(initial_epoch: int, epochs: int, steps: int | None, steps_per_epoch:
         if last is not None:
             _warn_of_limit("epochs", most)
         last = most
-    return Plan(int(initial_epoch), last, steps, steps_per_epoch)
+    return Plan(
+        int(initial_epoch), last, steps, steps_per_epoch, validate_every=None if validate_every is None else int(validate_every)
+    )
 
 
 def _warn_of_limit(name: str, most: int) -> None:

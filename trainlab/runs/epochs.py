@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from trainlab.data import ArraySource, Source, StreamSource
+from trainlab.data import ArraySource, Source
 from trainlab.loop import Findings, Loop, Plan, Progress
 from trainlab.objective import flat_logs, keras_internals
 from trainlab.runs import signals
@@ -195,12 +195,15 @@ class Epochs:
         """Runs up to update `end` of this epoch; to the end of the pass unless the epoch has a size of its own."""
         source, progress = self._source, self._progress
         has_size = plan.steps_per_epoch is not None
+        goes_on = isinstance(source, ArraySource) or plan.validate_every is not None  # over the end of a pass
+        begun_at = -1  # how many updates this epoch had when the last pass began
         if progress.done == 0 and source.at_end:  # an error came between the end of the last epoch and that of its pass
             source.next_pass()
         while progress.done < end and not self._is_stopped:
             if self._run_between_hooks(end - progress.done, updates_per_call):
                 continue
-            is_over = not has_size or isinstance(source, StreamSource)  # as Keras; arrays simply go on
+            is_over = not has_size or not goes_on or begun_at == progress.done  # a pass without a batch: no other will have one
+            begun_at = progress.done
             self._next_pass(is_over)
             if is_over and has_size and not plan.is_capped:
                 warnings.warn(
