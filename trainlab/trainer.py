@@ -35,7 +35,7 @@ from trainlab.strategies import SGD, StepStrategy, check_strategy
 class Trainer:
     """Trains a Keras model with a step strategy, in a compiled loop; otherwise as `keras.Model.fit` does.
 
-    Afterwards (and in between) the model is an ordinary Keras model: `model.evaluate`, `model.predict`, `model.save` and
+    Afterwards (and in between) the model is an ordinary Keras model: `model.fit`, `model.predict`, `model.save` and
     `model.optimizer` work as ever.
 
     Example:
