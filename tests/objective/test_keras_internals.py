@@ -28,6 +28,11 @@ REPLACEMENTS = {
     "layers_of": (keras.Model, ["flatten_layers", "all_layers"]),
     "compile_arguments": (keras.Model, ["compile_arguments", "compile_config"]),
     "default_jit_compile": (keras.Model, ["resolve_auto_jit_compile"]),
+    "batches_before_record": (keras.callbacks.TensorBoard, ["global_train_batch", "batches_before_record", "start_batch"]),
+    "batches_before_save": (keras.callbacks.ModelCheckpoint, ["batches_seen_since_last_saving", "should_save_on_batch"]),
+    "hears_in_threads": (keras.callbacks.CallbackList, ["async_train", "is_async"]),
+    "count_batches": (keras.callbacks.Callback, ["on_train_batches_end", "on_train_batches", "count_batches"]),
+    "count_test_batches": (keras.callbacks.Callback, ["on_test_batches_end", "on_test_batches", "count_test_batches"]),
     "take_initial_epoch": (keras.Model, ["take_initial_epoch"]),
     "build": (keras.Model, ["symbolic_build"]),
     "loss_tracker": (keras.Model, ["loss_tracker"]),
@@ -104,6 +109,34 @@ def test_where_backup_and_restore_says_where_to_go_on(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             model.fit(x, y, epochs=epochs + 1, verbose=0, callbacks=[backup, look])
         assert (look.found or None) == want
+
+
+def test_who_hears_in_threads():
+    own = keras.callbacks.Callback()
+    own.on_train_batch_end = lambda batch, logs: None
+    listener = keras.callbacks.CallbackList([own])
+    assert not keras_internals.hears_in_threads(listener)
+    listener._async_train = True  # as it is by backends that are safe there, and callbacks that say so
+    assert keras_internals.hears_in_threads(listener)
+
+
+def test_what_callbacks_count():
+    board = keras.callbacks.TensorBoard("logs", write_graph=False, update_freq=4, profile_batch=(2, 3))
+    checkpoint = keras.callbacks.ModelCheckpoint("model.keras", save_freq=5)
+    assert keras_internals.batches_before_record(board) == 1 and keras_internals.batches_before_save(checkpoint) == 4
+    keras_internals.count_batches(board, 1, 0)
+    assert keras_internals.batches_before_record(board) == 0  # batch 2, to be profiled
+    keras_internals.count_batches(board, 3, 3)
+    assert keras_internals.batches_before_record(board) == 3  # batch 8, to be recorded
+    keras_internals.count_batches(checkpoint, 3, 2)
+    keras_internals.count_batches(checkpoint, 0, 0)
+    assert keras_internals.batches_before_save(checkpoint) == 1
+    keras_internals.count_test_batches(board, 3)
+    keras_internals.count_test_batches(checkpoint, 3)
+    before = {name: getattr(board, name) for name in keras_internals.CALLBACK_STATE[keras.callbacks.TensorBoard]}
+    assert list(before.values()) == [4, 3]
+    for kind, names in keras_internals.CALLED_EVERY_BATCH.items():
+        assert set(names) <= set(vars(kind)), kind
 
 
 def test_a_built_model_has_losses_trackers_and_an_optimizer(model):
@@ -189,7 +222,10 @@ def test_a_reader_of_any_data():
 
 @pytest.mark.parametrize("kind", keras_internals.CALLBACK_STATE, ids=lambda kind: kind.__name__)
 def test_what_callbacks_remember_is_kept_where_it_was(kind, tmp_path):
-    arguments = {"ModelCheckpoint": {"filepath": str(tmp_path / "a.weights.h5"), "save_weights_only": True}}
+    arguments = {
+        "ModelCheckpoint": {"filepath": str(tmp_path / "a.weights.h5"), "save_weights_only": True},
+        "TensorBoard": {"log_dir": str(tmp_path)},
+    }
     callback = kind(**arguments.get(kind.__name__, {}))
     optimizer = keras.optimizers.SGD(0.1, use_ema=kind is keras.callbacks.SwapEMAWeights)
     x, y = regression()

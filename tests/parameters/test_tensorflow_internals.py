@@ -21,6 +21,7 @@ REPLACEMENTS = {
     "is_op_determinism_enabled": (tf.config.experimental, ["is_op_determinism_enabled"]),
     "gpu_memory": (tf.config.experimental, ["get_memory_limit"]),
     "sums_left_alone": (tf.config.optimizer, ["function_options", "memory_optimization"]),
+    "flat_caller": (type(tf.function(lambda: None).get_concrete_function()), ["call_flat", "call_preflattened"]),
     "iterator_handle": (tf.data.Iterator, ["resource", "handle"]),
     "dataset_variant": (tf.data.Dataset, ["variant", "variant_tensor"]),
     "vectorized_maps_replaced": (tf, ["is_vectorizing"]),

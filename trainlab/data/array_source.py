@@ -65,6 +65,7 @@ class ArraySource:
         self.position = 0
         self.ahead = (0, 0)
         self._resident: list[tf.Tensor] = []
+        self._layouts: dict[tuple[int, int], ArrayLayout] = {}
         self._stream: Stream | None = None
         self._stream_at: tuple[int, int] | None = None  # the epoch and position that the stream's next block begins at
         are_dense = not any(isinstance(leaf, Composite) for leaf in self._leaves)
@@ -181,9 +182,12 @@ class ArraySource:
         full, rest = batches, 0
         if left < self.batch_size * batches:
             full, rest = divmod(left, self.batch_size)
-        specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in self._resident)
-        seed = self.seed if self.shuffle else None
-        return ArrayLayout(self._restore, specs, self._structure, self.batch_size, full, rest, seed)
+        if (full, rest) not in self._layouts:
+            specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in self._resident)
+            seed = self.seed if self.shuffle else None
+            layout = ArrayLayout(self._restore, specs, self._structure, self.batch_size, full, rest, seed)
+            self._layouts[full, rest] = layout
+        return self._layouts[full, rest]
 
     def _specs(self, size: int | None) -> Batch:
         return self._pack([cutting.sized(spec, size) for spec in self._leaf_specs])

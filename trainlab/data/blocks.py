@@ -117,6 +117,10 @@ class ArrayLayout:
     seed: int | None
     is_cut: bool = False
 
+    def __hash__(self) -> int:
+        # It is looked up at every call: the specs are left out.
+        return hash((self.structure, self.batch_size, self.full, self.rest))
+
     @property
     def is_static(self) -> bool:
         """See `Layout`."""

@@ -9,6 +9,7 @@ variables go back to what they were before it; what was not finite is then found
 
 from __future__ import annotations
 
+import collections
 import functools
 import sys
 import time
@@ -22,6 +23,7 @@ from trainlab.data import Block, Layout, Source
 from trainlab.loop import jit
 from trainlab.loop.micro_batches import MicroBatches
 from trainlab.loop.nonfinite import Guard, Undo
+from trainlab.loop.telling import FEWEST_CALLS, MOST_SECONDS, Telling, as_logs
 from trainlab.loop.update import Update
 from trainlab.objective import Batches
 from trainlab.parameters import tensorflow_internals
@@ -89,21 +91,26 @@ class Loop:
         self._functions: dict[Any, Callable[..., Any]] = {}
         self._variables: dict[str, tf.Variable] = {}
         self._read: Callable[[], list[tf.Tensor]] = list
+        self._tellings: dict[Any, Telling] = {}
+        self._results: dict[str, tf.Tensor] | None = None  # after the call just made, if it told them
+        self._num_tellable: collections.Counter[Any] = collections.Counter()
+        self._fastest = float("inf")
         self._snapshot_at, self._num_snapshots = -1, 0
         self.num_traces = 0
         self.committed: Mapping[str, tf.Tensor] | None = None
 
-    def run(self, source: Source, max_updates: int, before: Callable[[], None] | None = None) -> int:
+    def run(self, source: Source, max_updates: int, before: Callable[[], None] | None = None, tells: bool = False) -> int:
         """Runs up to `max_updates` updates and returns how many, skipped ones too; none at the end of a pass.
 
         The source moves on by what was committed, and by what the guard skips. `before` is called once there is something to
-        run, and before it is.
+        run, and before it is. `tells` says that `logs` will be asked for at once.
 
         Raises:
             NonFiniteError: an update is not finite; those before it are committed.
             MemoryError: a batch does not fit; one line says what to do.
         """
         started = time.monotonic()  # reading the data counts: a signal waits for it too
+        self._results = None
         size = self._fixed or self._measured
         first = max(size // _FIRST_SHARE, 1) if self._fixed is None and source.must_read else size
         block = self._block(source, min(max_updates, first))
@@ -118,7 +125,9 @@ class Loop:
             self._search(source, block.num_updates)
             return block.num_updates
         known = len(self._functions)
-        problem = self._attempt(source, block)
+        problem = self._attempt(source, block, tells)
+        if tells and problem is None:
+            self._fastest = min(self._fastest, time.monotonic() - started)
         if problem is not None and block.num_updates == 1:
             self._reject(source, block, problem)
         elif problem is not None:
@@ -134,7 +143,17 @@ class Loop:
     def _block(self, source: Source, max_updates: int) -> Block | None:
         return self._micro_batches.cut(source.block(max_updates, self._batches))
 
-    def _attempt(self, source: Source, block: Block) -> Exception | None:
+    def logs(self) -> dict[str, Any]:
+        """What is reported as the metrics are now, by name: floats, and arrays."""
+        reports = self.update.function.reports
+        results: Mapping[str, Any]
+        if self._results is not None:
+            results, self._results = self._results, None
+        else:
+            results = {name: v.read_value() for name, v in reports.items()} if reports else self._read_metrics()
+        return {**as_logs(results), **self.update.read_logs()}
+
+    def _attempt(self, source: Source, block: Block, tells: bool = False) -> Exception | None:
         """Makes a block's updates and moves the source on, or else takes everything back and returns why.
 
         What does not fit in memory is tried again in smaller pieces, if it may be.
@@ -142,10 +161,11 @@ class Loop:
         tried = self._micro_batches.size
         while True:
             try:
-                self._call(source, block)
+                self._call(source, block, tells)
             except tf.errors.ResourceExhaustedError as error:
                 size = self._micro_batches.halve(block, self.update.strategy, error)
                 self._functions.clear()
+                self._tellings.clear()
                 block = block._replace(layout=block.layout.cut(size))
                 continue  # only now: the error holds what the call had in memory
             except (Undo, tf.errors.InvalidArgumentError) as problem:  # the latter of a label out of range, on a CPU
@@ -155,7 +175,7 @@ class Loop:
             self._reach = min(2 * self._reach, sys.maxsize)
             return None
 
-    def _call(self, source: Source, block: Block) -> None:
+    def _call(self, source: Source, block: Block, tells: bool) -> None:
         """Makes the block's updates, or none of them."""
         known = len(self._functions)
         jit_compile = bool(self.jit_compile)
@@ -164,11 +184,15 @@ class Loop:
             if jit_compile and len(self._functions) > known:
                 jit.check_strings(function)
             with tensorflow_internals.sums_left_alone():
-                is_surely_finite = function(*block.arguments)
+                if tells and (telling := self._telling(block.layout, jit_compile)) is not None:
+                    is_surely_finite, results = telling(block.arguments)
+                else:
+                    is_surely_finite, results = function(*block.arguments), None
             if not is_surely_finite and (name := self.guard.watch.first()) is not None:  # waits for the device
                 raise Undo(name)
             source.advance(block)
             self.guard.accept(block.num_updates)  # at once: where training stands in the data and in the run is one thing
+            self._results = results
 
     def _search(self, source: Source, num_updates: int, suspects: int = 0) -> None:
         """Makes so many updates with care; among the next `suspects` one is known to be bad, and is found by halves."""
@@ -209,12 +233,24 @@ class Loop:
                 self._measured = max(round(1.5 * _TARGET_SECONDS / choice.seconds), 1)
         self.jit_compile = choice.jit_compile if choice.is_final else None
         self._functions = {key: function for key, function in self._functions.items() if key[1] is choice.jit_compile}
+        self._tellings.clear()
         return choice
 
     @functools.cached_property
-    def metric_results(self) -> Callable[[], Mapping[str, Any]]:
+    def _read_metrics(self) -> Callable[[], Mapping[str, Any]]:
         """The results of the model's metrics, in one compiled call."""
         return self._compiled(self.update.function.model.get_metrics_result)
+
+    def _telling(self, layout: Layout, jit_compile: bool) -> Telling | None:
+        """The program that tells results besides, where so many calls have been made that it pays."""
+        key = (layout, jit_compile, len(self.update.function.reports))
+        self._num_tellable[key] += 1
+        if self.is_eager or self._num_tellable[key] <= FEWEST_CALLS or self._fastest > MOST_SECONDS:
+            return None
+        if key not in self._tellings:
+            specs = (*layout.specs, tf.TensorSpec([], tf.int32))
+            self._tellings[key] = Telling(self._function(layout, jit_compile), specs, self.update)
+        return self._tellings[key]
 
     def _function(self, layout: Layout, jit_compile: bool) -> Callable[..., Any]:
         """The compiled program of a layout; one trace for any epoch, position and number of updates."""
@@ -259,7 +295,8 @@ class Loop:
             self._read, self._num_snapshots = self._read_variables, 0
             self._snapshot_at = self.num_traces
         if self._num_snapshots == _SNAPSHOTS_TO_COMPILE:
-            self._read = self._compiled(self._read_variables)
+            read = self._compiled(self._read_variables)
+            self._read = read if self.is_eager else functools.partial(tensorflow_internals.flat_caller(read), ())
         self._num_snapshots += 1
         return dict(zip(self._variables, self._read(), strict=True))
 

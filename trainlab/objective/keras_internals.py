@@ -5,6 +5,7 @@ Nothing else of trainlab touches a private name of Keras. Written for Keras 3.15
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +27,24 @@ CALLBACK_STATE: Mapping[type, tuple[str, ...]] = {
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
     keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch"),
 }
+# What the batch hooks of Keras' own callbacks call at every batch: a subclass that changes it does something there.
+CALLED_EVERY_BATCH: Mapping[type, tuple[str, ...]] = {
+    keras.callbacks.CallbackList: (
+        "_async_dispatch",
+        "_on_batch_end",
+        "_on_train_batch_end",
+        "_on_test_batch_end",
+        "_on_predict_batch_end",
+    ),
+    keras.callbacks.ProgbarLogger: ("_update_progbar",),
+    keras.callbacks.TensorBoard: ("_push_writer", "_pop_writer", "_train_writer", "_val_writer", "summary"),
+    keras.callbacks.ModelCheckpoint: ("_should_save_on_batch",),
+    keras.callbacks.BackupAndRestore: ("_should_save_on_batch",),
+    keras.callbacks.OrbaxCheckpoint: ("_should_save_on_batch",),
+}
+_SAVE_BY_BATCHES = (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore, keras.callbacks.OrbaxCheckpoint)
 # Attributes of any callback that `fit` sets.
 CALLBACK_SETTINGS = frozenset({*vars(keras.callbacks.Callback()), "_model", "params", "validation_data"})
 
@@ -76,6 +94,59 @@ def take_initial_epoch(model: keras.Model) -> int | None:
     epoch: int | None = getattr(model, "_initial_epoch", None)
     model._initial_epoch = None
     return epoch
+
+
+def batches_before_record(board: keras.callbacks.TensorBoard) -> int:
+    """How many of the next batches a `TensorBoard` neither records nor profiles; `sys.maxsize` if it does so with none to come.
+
+    It counts batches privately, and its range to profile is only an argument. Public would be a way to ask a callback.
+    """
+    done, every = board._global_train_batch, board.update_freq
+    if every == "epoch":  # it writes all the same where somebody else has opened a writer
+        unheard = 0 if tf.summary.should_record_summaries() else sys.maxsize
+    else:
+        unheard = -(done + 1) % abs(every) if isinstance(every, int) and every else 0
+    if not board._should_trace or (done >= board._stop_batch and not board._is_tracing):
+        return unheard
+    return min(unheard, max(board._start_batch - done - 1, 0))
+
+
+def batches_before_save(callback: Any) -> int:
+    """How many of the next batches a callback with a `save_freq` lets pass before the one it saves at; `sys.maxsize` for all.
+
+    It counts them privately. Public would be a way to ask a callback.
+    """
+    if callback.save_freq == "epoch":
+        return sys.maxsize
+    return max(callback.save_freq - callback._batches_seen_since_last_saving - 1, 0)
+
+
+def hears_in_threads(listener: keras.callbacks.CallbackList) -> bool:
+    """Whether a list of callbacks tells them of the end of a training batch in a thread: public is only what makes it so."""
+    return bool(listener._async_train)
+
+
+def count_batches(callback: Any, num_batches: int, last: int) -> None:
+    """Has one of Keras' own callbacks count training batches as its hooks would; the last is number `last` of its epoch.
+
+    Public would be a hook that is told of several batches.
+    """
+    if isinstance(callback, keras.callbacks.TensorBoard):
+        callback._global_train_batch += num_batches
+    elif num_batches and getattr(callback, "save_freq", "epoch") != "epoch" and isinstance(callback, _SAVE_BY_BATCHES):
+        callback._batches_seen_since_last_saving += num_batches
+        callback._last_batch_seen = last
+        if isinstance(callback, keras.callbacks.OrbaxCheckpoint):
+            callback._total_batches_seen += num_batches
+
+
+def count_test_batches(callback: Any, num_batches: int) -> None:
+    """Has one of Keras' own callbacks count batches of an evaluation as its hooks would.
+
+    Public would be a hook that is told of several batches.
+    """
+    if isinstance(callback, keras.callbacks.TensorBoard):
+        callback._global_test_batch += num_batches
 
 
 def build(model: keras.Model, batch: Any) -> None:

@@ -6,7 +6,7 @@ It stands in the lowest package, since all others may need it; nothing else of t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -131,6 +131,23 @@ def _with_sums_left_alone(executor_type: Any, serialized: bytes) -> Any:
     if options.memory_optimization == rewriter_config_pb2.RewriterConfig.DEFAULT_MEM_OPT:
         options.memory_optimization = rewriter_config_pb2.RewriterConfig.SWAPPING_HEURISTICS  # all else that it does
     return context.FunctionCallOptions(executor_type, config)
+
+
+def flat_caller(function: Any) -> Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]:
+    """Calls a concrete function with the flat list of its tensors, and returns the flat list of those that it returns.
+
+    Calling it binds, checks and packs its arguments anew each time, which takes as long as a small update. Public would be a
+    way to call it as a saved model's is, without. Where a tape may record, it is called as ever.
+    """
+    inference, captured = function._inference_function, list(function.captured_inputs)
+
+    def call(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        if may_record() or not tf.executing_eagerly():
+            signature = tf.nest.pack_sequence_as(function.structured_input_signature[0], tensors, expand_composites=True)
+            return tf.nest.flatten(function(*signature), expand_composites=True)
+        return inference.call_flat(*tensors, *captured) or []
+
+    return call
 
 
 def iterator_handle(iterator: Any) -> tf.Tensor:

@@ -71,6 +71,8 @@ def set_states(callbacks: Sequence[keras.callbacks.Callback], states: Mapping[st
         saved = [name for name in states if name.rpartition(".")[0] == kind]
         there = [name for name in named if name.rpartition(".")[0] == kind]
         for name, callback in _matched(kind, saved, [named[name] for name in there], settings).items():
+            if callback is None and any(kind == one.__name__ for one in _FORGETFUL):
+                continue
             if callback is None:
                 what = _described(kind, (settings or {}).get(name, {}))
                 warnings.warn(f"callback {what} is in the checkpoint but not among callbacks", stacklevel=2)

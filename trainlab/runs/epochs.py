@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from trainlab.data import ArraySource, Source
 from trainlab.loop import Findings, Loop, Plan, Progress
-from trainlab.objective import flat_logs, keras_internals
+from trainlab.objective import keras_internals
 from trainlab.runs import signals
 from trainlab.runs.evaluating import Validator
+from trainlab.runs.hearing import ANY_NUMBER, count_unheard_updates, hears_every_update, teller, updates_unheard
 from trainlab.runs.manifest import Manifest
 from trainlab.runs.resuming import Asked, Found
-
-_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 
 
 @dataclasses.dataclass
@@ -123,8 +121,9 @@ class Epochs:
         if fit.validator is not None:
             fit.validator.should_stop, fit.validator.stop = keeper.should_stop, keeper.boundary
         listener = fit.listener
-        self._hears_every_update = any(hears_every_update(callback) for callback in listener.callbacks)
-        self._wants_logs = self._hears_every_update or any(
+        self._hears_every_update = hears_every_update(listener)
+        self._tell = teller(listener)
+        self._draws = any(
             isinstance(callback, keras.callbacks.ProgbarLogger) and callback.verbose == 1 for callback in listener.callbacks
         )
 
@@ -228,8 +227,9 @@ class Epochs:
         be shorter and counts as whole.
         """
         source, listener, progress = self._source, self._listener, self._progress
-        is_short = self._hears_every_update or self._model.stop_training
-        first, most = progress.done, min(most, updates_per_call) if is_short else most
+        unheard = 0 if self._hears_every_update or self._model.stop_training else updates_unheard(listener)
+        is_heard = unheard == 0 or (updates_per_call > 1 and unheard < ANY_NUMBER)
+        first, most = progress.done, min(most, updates_per_call if is_heard else unheard)
 
         def begin() -> None:
             listener.on_train_batch_begin(first)
@@ -238,11 +238,14 @@ class Epochs:
             if done:
                 self._keeper.boundary()
             limit = min(most - done, self._keeper.updates_to_go())
-            if not self._loop.run(source, limit, before=None if done else begin) or not is_short:
+            if not self._loop.run(source, limit, before=None if done else begin, tells=is_heard) or not is_heard:
                 break  # where nobody listens each call is by itself
         if done := progress.done - first:
-            last = first + updates_per_call if is_short else progress.done
-            listener.on_train_batch_end(last - 1, self._read_logs() if self._wants_logs else {})
+            last = first + updates_per_call if is_heard else progress.done
+            if not is_heard:  # the hooks that Keras would have called, but for this pair
+                num_hooks = -(-progress.done // updates_per_call) + first // -updates_per_call - 1
+                count_unheard_updates(listener, num_hooks, last - 2)
+            self._tell(last - 1, self._loop.logs() if is_heard or self._draws else {})
             self._keeper.boundary()
         return done
 
@@ -269,7 +272,7 @@ class Epochs:
     def _end_epoch(self) -> None:
         progress = self._progress
         if progress.phase == "evaluation":
-            logs = self._read_logs()
+            logs = self._loop.logs()
             if self._validator is not None and self._validator.is_due(progress.epoch + 1):
                 logs.update(self._validator())
             progress.phase, progress.logs = "hooks", logs
@@ -277,23 +280,6 @@ class Epochs:
             self._listener.on_epoch_end(progress.epoch, progress.logs)
         progress.epoch, progress.phase, progress.done = progress.epoch + 1, "between", 0
         self._keeper.boundary()
-
-    def _read_logs(self) -> dict[str, Any]:
-        # An overridden compute_metrics may return more than the metrics' results.
-        reports = self._loop.update.function.reports
-        results = {name: v.read_value() for name, v in reports.items()} if reports else self._loop.metric_results()
-        arrays = {name: np.asarray(value) for name, value in flat_logs(results).items()}
-        logs = {name: float(array) if array.ndim == 0 else array for name, array in arrays.items()}
-        return {**logs, **self._loop.update.read_logs()}
-
-
-def hears_every_update(callback: keras.callbacks.Callback) -> bool:
-    """Whether a callback overrides a batch hook, so that it must get control at every update."""
-    if type(callback) is keras.callbacks.ProgbarLogger:
-        return False  # it draws when it can
-    ours = (getattr(callback, hook) for hook in _BATCH_HOOKS)
-    theirs = (getattr(keras.callbacks.Callback, hook) for hook in _BATCH_HOOKS)
-    return any(getattr(own, "__func__", own) is not default for own, default in zip(ours, theirs, strict=True))
 
 
 def callback_list(callbacks: Any, model: keras.Model, plan: Plan, verbose: int) -> keras.callbacks.CallbackList:

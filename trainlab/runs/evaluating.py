@@ -16,6 +16,7 @@ from trainlab.data import Source, StopRequested, Validation, stoppable, to_evalu
 from trainlab.loop import EvaluationLoop, Evaluations, Loop
 from trainlab.objective import keras_internals
 from trainlab.runs import callback_state
+from trainlab.runs.hearing import count_unheard_test_batches, hears_every_predict_batch, hears_every_test_batch
 
 
 class Interrupted(Exception):
@@ -139,7 +140,7 @@ def evaluate(
         Interrupted: `should_stop()` was true.
     """
     steps = _capped(steps)
-    hears = hears_every_batch(listener, "test")
+    hears = hears_every_test_batch(listener)
     stride = model.steps_per_execution if hears else None
     listener.on_test_begin()
     model.stop_evaluating = False
@@ -154,6 +155,8 @@ def evaluate(
                     break
                 last = (done if stride is None else first + stride) - 1
                 listener.on_test_batch_end(last, _numbers(loop) if hears or has_progress_bar else {})
+                if not hears:
+                    count_unheard_test_batches(listener, done - first - 1)
                 if should_stop():
                     raise Interrupted
     except StopRequested:
@@ -193,13 +196,9 @@ def evaluate_alone(
             print(line, flush=True)
         return model.evaluate(**given)
     callbacks, verbose, steps = given["callbacks"], given["verbose"], given["steps"]
-    if not isinstance(callbacks, keras.callbacks.CallbackList):
-        length = source.updates_per_pass(1) if steps is None else steps
-        callbacks = keras.callbacks.CallbackList(
-            callbacks, add_progbar=verbose != 0, verbose=verbose, epochs=1, steps=length, model=model
-        )
+    listener = _listener(model, callbacks, verbose, source.updates_per_pass(1) if steps is None else steps)
     try:
-        logs = evaluate(model, loop, source, steps, callbacks, has_progress_bar=verbose != 0)
+        logs = evaluate(model, loop, source, steps, listener, has_progress_bar=verbose != 0)
     finally:
         source.close()
     return logs if given["return_dict"] else keras_internals.in_order_of_metrics(model, logs)
@@ -209,15 +208,12 @@ def predict_alone(model: keras.Model, evaluations: Evaluations, given: Mapping[s
     """`keras.Model.predict`, of these arguments, with its result; where somebody listens to its batches, Keras' own."""
     callbacks, verbose, steps = given["callbacks"], given["verbose"], _capped(given["steps"])
     source = loop = None
-    if evaluations.may_predict(model, is_eager) and not hears_every_batch(callbacks, "predict"):
+    if evaluations.may_predict(model, is_eager) and not any(map(hears_every_predict_batch, keras.tree.flatten(callbacks or []))):
         source = to_evaluate_on(model, given["x"], None, None, given["batch_size"], steps, has_targets=False)
         loop = evaluations.prediction(model, source)
     if source is None or loop is None:
         return model.predict(**given)
-    length = source.updates_per_pass(1) if steps is None else steps
-    listener = keras.callbacks.CallbackList(
-        callbacks, add_progbar=verbose != 0, verbose=verbose, epochs=1, steps=length, model=model
-    )
+    listener = _listener(model, callbacks, verbose, source.updates_per_pass(1) if steps is None else steps)
     listener.on_predict_begin()
     model.stop_predicting = False
     loop.reset()
@@ -239,6 +235,13 @@ def predict_alone(model: keras.Model, evaluations: Evaluations, given: Mapping[s
     return loop.result()
 
 
+def _listener(model: keras.Model, callbacks: Any, verbose: Any, steps: int | None) -> keras.callbacks.CallbackList:
+    """What Keras makes of the argument `callbacks` of an evaluation or a prediction."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks
+    return keras.callbacks.CallbackList(callbacks, add_progbar=verbose != 0, verbose=verbose, epochs=1, steps=steps, model=model)
+
+
 def _capped(steps: int | None) -> int | None:
     cap = keras.config.max_steps_per_epoch()
     if cap and (steps is None or cap < steps):
@@ -250,18 +253,3 @@ def _capped(steps: int | None) -> int | None:
 def _numbers(loop: EvaluationLoop) -> dict[str, Any]:
     arrays = {name: np.asarray(value) for name, value in loop.logs().items()}
     return {name: float(array) if array.ndim == 0 else array for name, array in arrays.items()}
-
-
-def hears_every_batch(callbacks: Any, kind: str) -> bool:
-    """Whether one of these callbacks overrides a batch hook of such a kind ("test", "predict")."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks = callbacks.callbacks
-    hooks = [f"on_{kind}_batch_{when}" for when in ("begin", "end")]
-    return any(
-        type(callback) is not keras.callbacks.ProgbarLogger
-        and any(
-            getattr(getattr(callback, hook), "__func__", getattr(callback, hook)) is not getattr(keras.callbacks.Callback, hook)
-            for hook in hooks
-        )
-        for callback in keras.tree.flatten(callbacks or [])
-    )
