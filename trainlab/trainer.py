@@ -227,7 +227,7 @@ class Trainer:
             batch_size: examples a batch, for arrays; 32 by default.
             epochs: the number to stop at, counted from `initial_epoch`.
             verbose: 0 silent, 1 a progress bar, 2 a line an epoch; "auto" is 1 on a terminal or in a notebook, otherwise 2.
-            callbacks: one that overrides a batch hook gets control at every update; of Keras' own, those whose settings ask for it.
+            callbacks: who overrides a batch hook gets control at every update; of Keras' own, those whose settings ask for it.
             validation_split, validation_data: the share of the arrays' end that is held out; or a data set, or `(x, y)`, or
               `(x, y, sample_weight)`.
             shuffle: whether each pass over arrays takes its own order.

@@ -5,7 +5,7 @@ import pytest
 from boards import state
 from listening import BatchListener, Listener
 
-from trainlab.runs import epochs, hearing
+from trainlab.runs import evaluating, hearing
 
 callbacks = keras.callbacks
 
@@ -83,7 +83,7 @@ HEARD = {
         {TESTS},
     ),
     "CallbackList of one's own": (lambda: changed(callbacks.CallbackList, on_train_batch_end=silent), {UPDATES}),
-    "ours, round an evaluation": (lambda: epochs.EndsEvaluation(bool), set()),
+    "ours, round an evaluation": (lambda: evaluating.EndsEvaluation(bool), set()),
 }
 ASKED = {
     UPDATES: hearing.hears_every_update,

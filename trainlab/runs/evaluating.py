@@ -16,7 +16,12 @@ from trainlab.data import Source, StopRequested, Validation, stoppable, to_evalu
 from trainlab.loop import EvaluationLoop, Evaluations, Loop
 from trainlab.objective import keras_internals
 from trainlab.runs import callback_state
-from trainlab.runs.hearing import count_unheard_test_batches, hears_every_predict_batch, hears_every_test_batch
+from trainlab.runs.hearing import (
+    count_unheard_test_batches,
+    heard_once_a_call,
+    hears_every_predict_batch,
+    hears_every_test_batch,
+)
 
 
 class Interrupted(Exception):
@@ -27,6 +32,7 @@ def _never() -> bool:
     return False
 
 
+@heard_once_a_call
 class EndsEvaluation(keras.callbacks.Callback):
     """Ends an evaluation of Keras' own when training is to stop."""
 

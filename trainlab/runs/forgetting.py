@@ -70,7 +70,7 @@ def _remembers_in(value: Any, name: str, kept: Collection[str], seen: set[Any]) 
     owner = value if isinstance(value, type) else type(value)
     method = inspect.getattr_static(owner, name, None)
     function = getattr(method, "__func__", method)
-    if not isinstance(function, types.FunctionType) or is_installed(function) or (function, owner) in seen:
+    if not isinstance(function, types.FunctionType) or _is_ours_or_installed(function) or (function, owner) in seen:
         return False
     seen.add((function, owner))
     own = function.__code__.co_varnames[: 0 if isinstance(method, staticmethod) else 1]
@@ -99,7 +99,7 @@ def _remembers(function: Any, changed: frozenset[str], seen: set[Any]) -> bool:
         return (isinstance(owner, (list, dict, set)) or is_generator(owner)) and function.__name__ in _CHANGING
     if not isinstance(function, types.FunctionType):
         return not isinstance(function, type) and not _is_kept(function) and _remembers_in(function, "__call__", (), seen)
-    if is_installed(function) or (function, changed) in seen:
+    if _is_ours_or_installed(function) or (function, changed) in seen:
         return False
     seen.add((function, changed))
     code = function.__code__
@@ -267,4 +267,10 @@ def _is_moving(value: Any) -> bool:
 
 def _is_users(value: Any) -> bool:
     method = inspect.getattr_static(type(value), "__init__", None)
-    return isinstance(method, types.FunctionType) and not is_installed(method) and not _is_kept(value)
+    return isinstance(method, types.FunctionType) and not _is_ours_or_installed(method) and not _is_kept(value)
+
+
+def _is_ours_or_installed(function: types.FunctionType) -> bool:
+    """Whether it is Python's, an installed package's or trainlab's; what was typed in, or made by exec, is the user's."""
+    file = function.__code__.co_filename
+    return file.startswith("<frozen ") or (not file.startswith("<") and is_installed(function))
