@@ -1,3 +1,5 @@
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from small import assert_same, compiled, dense_model, regression, weights
 
 from trainlab import Accumulate, Trainer
 from trainlab.data import array_source
+from trainlab.data import order as order_module
 from trainlab.data.array_source import ArraySource
 from trainlab.data.blocks import ArrayLayout
 
@@ -115,6 +118,44 @@ class TestArraySource:
             results.append(weights(model) + history.history["loss"])
         for streamed, resident in zip(*results, strict=True):
             np.testing.assert_allclose(streamed, resident, rtol=1e-5)
+
+    @pytest.mark.parametrize(("num_examples", "batch_size", "batches"), [(2500, 7, 1), (2500, 100, 3), (5, 2, 4)])
+    @pytest.mark.parametrize("max_updates", [1, 50, 10**6])
+    def test_what_is_prepared_for_the_next_block_changes_none(self, num_examples, batch_size, batches, max_updates, monkeypatch):
+        source, other = (ArraySource((np.arange(num_examples), None, None), batch_size, True, 3) for _ in range(2))
+        threads, look_up = set(), order_module._compiled()
+
+        def recording(asked):
+            threads.add(threading.current_thread())
+            return look_up(asked)
+
+        monkeypatch.setattr(order_module, "_compiled", lambda: recording)
+        for _ in range(2):
+            while (block := source.block(max_updates, batches)) is not None:
+                source.read_ahead(block, max_updates, batches)
+                again = other.block(max_updates, batches)
+                assert (block.num_updates, block.size, block.layout) == (again.num_updates, again.size, again.layout)
+                (_, found, at), (_, expected, begin) = block.tensors, again.tensors
+                np.testing.assert_array_equal(found[int(at) :][: block.size], expected[int(begin) :][: block.size])
+                for each in (source, other):
+                    each.advance(block)
+            for each in (source, other):
+                each.next_pass()
+        source.close()
+        assert len(threads) == 2
+
+    def test_a_fit_leaves_no_thread_behind(self):
+        def names():
+            return {thread.name for thread in threading.enumerate() if thread.name.startswith("trainlab order")}
+
+        during, (x, y) = [], regression()
+        seen = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: during.append(names()))
+        stop = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epoch == 2 and 1 / 0)
+        Trainer(compiled()).fit(x, y, batch_size=4, epochs=2, callbacks=[seen], verbose=0)
+        assert during[-1] and not names()
+        with pytest.raises(ZeroDivisionError):
+            Trainer(compiled()).fit(x, y, batch_size=4, epochs=9, callbacks=[seen, stop], verbose=0)
+        assert not names()
 
     def test_strings(self):
         source = ArraySource((np.array(["a", "bc"]), None, None), 2, False, 0)

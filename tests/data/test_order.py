@@ -1,12 +1,13 @@
 import collections
 import itertools
 import math
+import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainlab.data.order import shuffled
+from trainlab.data.order import Order, Window, shuffled
 
 
 @tf.function
@@ -106,3 +107,73 @@ def test_every_order_of_a_few_examples_is_as_likely(size):
     chi_squared = sum((counts[p] - expected) ** 2 / expected for p in permutations)
     degrees = len(permutations) - 1
     assert chi_squared < degrees + 5 * math.sqrt(2 * degrees)
+
+
+class TestWindows:
+    SIZE = 5000
+
+    def expected(self, epoch, start, size):
+        positions = tf.range(start, start + size, dtype=tf.int64)
+        return shuffled(9, tf.constant(epoch, tf.int64), positions, tf.constant(self.SIZE, tf.int64)).numpy()
+
+    @pytest.fixture
+    def order(self, monkeypatch):
+        order = Order(9, self.SIZE)
+        self.looked_up, look_up = [], order._look_up
+
+        def recording(window):
+            self.looked_up.append((window, threading.current_thread() is threading.main_thread()))
+            return look_up(window)
+
+        monkeypatch.setattr(order, "_look_up", recording)
+        yield order
+        order.close()
+
+    def check(self, order, *asked):
+        examples, at = order.find(Window(*asked))
+        np.testing.assert_array_equal(examples[at : at + asked[-1]], self.expected(*asked))
+
+    @pytest.mark.parametrize("ahead", [None, (2, 40, 32), (2, 41, 3000), (2, 0, 5000), (1, 40, 32), (3, 0, 5000), (2, 60, 100)])
+    @pytest.mark.parametrize("asked", [(2, 40, 32), (2, 40, 1500), (2, 4990, 10), (2, 0, 5000), (3, 0, 1)])
+    def test_what_is_found_is_the_order_whatever_was_prepared(self, order, ahead, asked):
+        if ahead is not None:
+            order.prepare(Window(*ahead))
+        self.check(order, *asked)
+        self.check(order, 2, 4000, 7)
+        self.check(order, *asked)
+
+    def test_a_pass_is_looked_up_once_and_in_the_thread(self, order):
+        for epoch in range(3):
+            for start in range(0, self.SIZE, 250):
+                self.check(order, epoch, start, 250)
+                order.prepare(Window(epoch, start + 250, 250) if start + 250 < self.SIZE else Window(epoch + 1, 0, 250))
+        order.close()  # waits for what nobody asks for any more
+        first, *others = [was_main for _, was_main in self.looked_up]
+        assert first and not any(others)
+        assert len(others) == 15  # five windows a pass: of 1,024 examples and more
+        assert all(window.size in (1000, 1024) for window, _ in self.looked_up)
+
+    def test_without_a_thread_each_is_looked_up_when_it_is_asked_for(self, order):  # the control
+        self.check(order, 0, 0, 250)
+        self.check(order, 1, 0, 250)
+        assert [was_main for _, was_main in self.looked_up] == [True, True]
+
+    def test_what_fails_in_the_thread_is_raised_once(self, order, monkeypatch):
+        look_up = order._look_up
+        monkeypatch.setattr(order, "_look_up", lambda window: 1 / 0)
+        order.prepare(Window(1, 0, 10))
+        monkeypatch.setattr(order, "_look_up", look_up)
+        with pytest.raises(ZeroDivisionError):
+            order.find(Window(1, 0, 10))
+        self.check(order, 1, 0, 10)
+
+    def test_closing_ends_the_thread(self, order):
+        def names():
+            return [thread.name for thread in threading.enumerate() if thread.name.startswith("trainlab order")]
+
+        order.prepare(Window(1, 0, 10))
+        assert len(names()) == 1
+        order.close()
+        assert names() == []
+        order.prepare(Window(2, 0, 10))
+        self.check(order, 2, 0, 10)

@@ -14,7 +14,7 @@ from trainlab.data import device
 from trainlab.data.arrays import SameData
 from trainlab.data.blocks import ArrayLayout, Block, Layout
 from trainlab.data.kinds import Composite, rows_of, spec_of
-from trainlab.data.order import shuffled
+from trainlab.data.order import Order, Window, shuffled
 from trainlab.data.stream import Stream, pack
 from trainlab.objective import Batch, cutting
 
@@ -64,6 +64,8 @@ class ArraySource:
         self.epoch = 0
         self.position = 0
         self.ahead = (0, 0)
+        self._largest = 0  # block, in examples
+        self._order = Order(seed, self.num_examples) if shuffle else None
         self._resident: list[tf.Tensor] = []
         self._layouts: dict[tuple[int, int], ArrayLayout] = {}
         self._stream: Stream | None = None
@@ -133,8 +135,12 @@ class ArraySource:
             return self._streamed(self._stream, max_updates, batches)
         layout = self._layout(left, batches)
         num_updates = min(max_updates, max(left // (self.batch_size * batches), 1), layout.max_updates)
-        tensors = [self._resident, tf.constant(self.epoch, tf.int64), tf.constant(self.position, tf.int64)]
-        return Block(layout, tensors, num_updates, num_updates * layout.size)
+        order, at = self._find(Window(self.epoch, self.position, num_updates * layout.size))
+        return Block(layout, [self._resident, order, tf.constant(at, tf.int64)], num_updates, num_updates * layout.size)
+
+    def _find(self, window: Window) -> tuple[tf.Tensor, int]:
+        """What tells a layout the examples of a part of a pass, and where in it they begin."""
+        return (tf.constant(0, tf.int64), window.start) if self._order is None else self._order.find(window)
 
     @property
     def must_read(self) -> bool:
@@ -142,10 +148,22 @@ class ArraySource:
         return self._stream is not None and self._stream.must_read
 
     def read_ahead(self, after: Block, max_updates: int, batches: int) -> None:
-        """Begins to read the updates that come after this block, where they are not on the device; see `Stream`."""
+        """Begins to read the updates that come after this block, or the order of those on the device; see `Stream`."""
+        if self._stream is None:
+            self._prepare_order(after)
+            return
         position = self.position + after.size * self.batch_size
-        if self._stream is not None and position < self.num_examples:
+        if position < self.num_examples:
             self._stream.read_ahead(after, min(max_updates, self._num_alike(position, batches)), batches)
+
+    def _prepare_order(self, after: Block) -> None:
+        """Of as many examples as in the largest block so far, in the next pass if this one is over then."""
+        if self._order is None:
+            return
+        self._largest = max(self._largest, after.size)
+        position = self.position + after.size
+        epoch, position = (self.epoch, position) if position < self.num_examples else (self.epoch + 1, 0)
+        self._order.prepare(Window(epoch, position, min(self._largest, self.num_examples - position)))
 
     def settle(self) -> None:
         """Nothing: what was read ahead can be read again."""
@@ -164,7 +182,9 @@ class ArraySource:
             self._stream_at = self.epoch, self.position
 
     def close(self) -> None:
-        """Lets go of what a stream has read ahead."""
+        """Lets go of what was read ahead."""
+        if self._order is not None:
+            self._order.close()
         if self._stream is not None:
             self._stream.close()
             self._stream_at = None

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
-from trainlab.data.order import shuffled
 from trainlab.objective import Batches
 
 Step = Callable[[Sequence[Batches]], None]  # one update, traced
@@ -138,9 +137,9 @@ class ArrayLayout:
 
     @property
     def specs(self) -> list[Any]:
-        """The arrays; then epoch and position, scalar int64."""
-        scalar = tf.TensorSpec([], tf.int64)
-        return [list(self.array_specs), scalar, scalar]
+        """The arrays; an order of examples, `[k]` int64, or any scalar int64 for the given one; a place in it, scalar int64."""
+        order = tf.TensorSpec([] if self.seed is None else [None], tf.int64)
+        return [list(self.array_specs), order, tf.TensorSpec([], tf.int64)]
 
     def cut(self, max_examples: int) -> ArrayLayout:
         """See `Layout`; a piece may hold examples of two batches of an update, whose mean does not know batches."""
@@ -162,11 +161,13 @@ class ArrayLayout:
         is_written_out = not self.is_cut and may_unroll(self.full, jit is not None)
         compiled = updates if jit is None else jit(updates)
 
-        def run(arrays: list[tf.Tensor], epoch: tf.Tensor, position: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
-            # All the indices of a call beforehand: the shuffle has no XLA kernel.
-            indices = position + tf.range(tf.cast(num_updates, tf.int64) * self.size)
-            if self.seed is not None:
-                indices = shuffled(self.seed, epoch, indices, tf.shape(arrays[0], tf.int64)[0])
+        def run(arrays: list[tf.Tensor], order: tf.Tensor, position: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
+            # All the indices of a call beforehand: XLA compiles for one size.
+            if self.seed is None:
+                indices = position + tf.range(tf.cast(num_updates, tf.int64) * self.size)
+            else:
+                with tf.device("CPU:0"):  # where the order is
+                    indices = tf.slice(order, [position], [tf.cast(num_updates, tf.int64) * self.size])
             indices = tf.reshape(indices, [-1, self.size])
             if jit is not None:
                 indices = tf.pad(indices, [[0, self.max_updates - num_updates], [0, 0]])

@@ -20,6 +20,7 @@ from trainlab.runs import signals
 from trainlab.runs.evaluating import Validator
 from trainlab.runs.hearing import ANY_NUMBER, count_unheard_updates, hears_every_update, teller, updates_unheard
 from trainlab.runs.manifest import Manifest
+from trainlab.runs.reset import Reset
 from trainlab.runs.resuming import Asked, Found
 
 
@@ -120,6 +121,7 @@ class Epochs:
         self._keeper = keeper
         if fit.validator is not None:
             fit.validator.should_stop, fit.validator.stop = keeper.should_stop, keeper.boundary
+        self._reset = Reset(fit.model, fit.loop)
         listener = fit.listener
         self._hears_every_update = hears_every_update(listener)
         self._tell = teller(listener)
@@ -168,8 +170,7 @@ class Epochs:
                 if self._source.is_used_up:
                     warnings.warn(f"x has no batch left for epoch {progress.epoch + 1}: training ends before it", stacklevel=3)
                     break
-                model.reset_metrics()
-                self._loop.update.reset_logs()
+                self._reset()
                 listener.on_epoch_begin(progress.epoch)
                 progress.phase, progress.done = "updates", 0
             if progress.phase == "updates":
