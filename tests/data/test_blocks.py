@@ -1,10 +1,12 @@
 """The layouts of blocks; that their sources fill them rightly is tested with the sources."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainlab.data.blocks import ArrayLayout, loop, may_unroll
+from trainlab.data.blocks import ArrayLayout, TrailingLayout, loop, may_unroll
 
 
 def pack(tensors):
@@ -47,6 +49,47 @@ def test_each_update_reads_its_own_examples(jit_compile, full, rest):
         want[position : position + size] = batch
         position += size
     np.testing.assert_array_equal(seen, want)
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+@pytest.mark.parametrize("full", [1, 3])
+def test_what_is_left_is_read_by_one_trace(full, is_padded):
+    whole = array_layout(full=full, is_padded=is_padded)
+    seen, traces = tf.Variable(tf.zeros([20], tf.int64)), []
+
+    def step(parts):
+        traces.append(parts)
+        number = tf.constant(0, tf.int64)
+        for part in parts:
+            for i in range(1 if part.is_one else full):
+
+                def read(number, part=part, i=i):
+                    x = part.fetch(i)[0]
+                    seen.scatter_nd_update(x[:, None], tf.fill(tf.shape(x), 1 + number))
+                    return number + 1
+
+                is_there = tf.constant(i) < part.num_batches
+                number = tf.cond(is_there, functools.partial(read, number), functools.partial(tf.identity, number))
+
+    run = tf.function(TrailingLayout(whole, 1).program(step, None), autograph=False)
+    for left in range(1, whole.size):
+        seen.assign(tf.zeros([20], tf.int64))
+        given = [tf.constant(20 - left, tf.int64)] + [tf.constant(20, tf.int64)] * is_padded
+        length = 20 + 4 * is_padded
+        run([tf.range(length, dtype=tf.int64)], tf.constant(0, tf.int64), *given, tf.constant(1))
+        np.testing.assert_array_equal(seen, [0] * (20 - left) + [1 + i // 3 for i in range(left)])
+    assert len(traces) == 1
+
+
+def test_layouts_of_what_is_left_are_alike_whatever_it_is():
+    whole = array_layout()
+    one, other = TrailingLayout(whole, 2), TrailingLayout(whole, 4)
+    assert one == other and hash(one) == hash(other) and one.static != other.static
+    assert (other.static.full, other.static.rest, other.static.size) == (1, 1, 4)
+    assert one != TrailingLayout(array_layout(full=3), 2)  # the control
+    assert (one.largest([], 1), other.largest([], 1), other.cut(1).largest([], 1)) == (2, 3, 1)
+    assert other.cut(2).static == other.static.cut(2) and other.cut(3) == other
+    assert one.max_updates == 1 and one.specs == whole.specs
 
 
 @pytest.mark.parametrize(("full", "rest", "sizes"), [(2, 0, (2, 3, 0)), (1, 2, (2, 2, 1)), (0, 1, (2, 0, 1))])

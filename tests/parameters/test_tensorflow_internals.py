@@ -17,6 +17,7 @@ REPLACEMENTS = {
     "may_record": (tf, ["is_recording", "may_record_gradients"]),
     "is_stateful": (tf.Operation, ["is_stateful"]),
     "run_before": (tf.Operation, ["add_control_input"]),
+    "graph_freed_with": (type(tf.function(lambda: 0).get_concrete_function()), ["close", "release"]),
     "function_of": (tf.Graph, ["get_function"]),
     "is_op_determinism_enabled": (tf.config.experimental, ["is_op_determinism_enabled"]),
     "gpu_memory": (tf.config.experimental, ["get_memory_limit"]),

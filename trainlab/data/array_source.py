@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from trainlab.data import device
 from trainlab.data.arrays import SameData
-from trainlab.data.blocks import ArrayLayout, Block, Layout
+from trainlab.data.blocks import ArrayLayout, Block, Layout, TrailingLayout
 from trainlab.data.kinds import Composite, rows_of, spec_of
 from trainlab.data.order import Order, Window, shuffled
 from trainlab.data.stream import Stream, pack
@@ -20,6 +20,9 @@ from trainlab.objective import Batch, cutting
 
 # Arrays that take a larger share of the device's memory are streamed, batch by batch, in the same order.
 RESIDENT_SHARE = 0.25
+# XLA compiles anew for each length of the arrays, so that those that take no more bytes than this are padded to a power of two
+# for it. A pass over larger ones takes longer than compiling does.
+MAX_PADDED_BYTES = 2**26
 
 
 class ArraySource:
@@ -67,7 +70,8 @@ class ArraySource:
         self._largest = 0  # block, in examples
         self._order = Order(seed, self.num_examples) if shuffle else None
         self._resident: list[tf.Tensor] = []
-        self._layouts: dict[tuple[int, int], ArrayLayout] = {}
+        self._layouts: dict[tuple[int, bool], ArrayLayout] = {}
+        self._padded: list[tf.Tensor] = []
         self._stream: Stream | None = None
         self._stream_at: tuple[int, int] | None = None  # the epoch and position that the stream's next block begins at
         are_dense = not any(isinstance(leaf, Composite) for leaf in self._leaves)
@@ -126,17 +130,24 @@ class ArraySource:
         """Starts the next pass, in its own order."""
         self.epoch, self.position = self.epoch + 1, 0
 
-    def block(self, max_updates: int, batches: int) -> Block | None:
-        """The next updates of `batches` batches each; those of one pass, and a smaller one at its end by itself."""
+    def block(self, max_updates: int, batches: int, by_xla: bool = False) -> Block | None:
+        """The next updates of `batches` batches each; those of one pass, and a smaller one at its end by itself.
+
+        With `by_xla` it is what XLA, where it compiles them, need compile for few lengths of the arrays only.
+        """
         left = self.num_examples - self.position
         if left <= 0:
             return None
         if self._stream is not None:
             return self._streamed(self._stream, max_updates, batches)
-        layout = self._layout(left, batches)
-        num_updates = min(max_updates, max(left // (self.batch_size * batches), 1), layout.max_updates)
+        layout = self._layout(left, batches, by_xla)
+        num_updates = min(max_updates, left // layout.size, layout.max_updates)
         order, at = self._find(Window(self.epoch, self.position, num_updates * layout.size))
-        return Block(layout, [self._resident, order, tf.constant(at, tf.int64)], num_updates, num_updates * layout.size)
+        arrays, length = self._resident, []
+        if by_xla and self._may_pad:
+            arrays, length = self._pad(), [tf.constant(self.num_examples, tf.int64)]
+        tensors = [arrays, order, tf.constant(at, tf.int64), *length]
+        return Block(layout, tensors, num_updates, num_updates * layout.size)
 
     def _find(self, window: Window) -> tuple[tf.Tensor, int]:
         """What tells a layout the examples of a part of a pass, and where in it they begin."""
@@ -168,9 +179,9 @@ class ArraySource:
     def settle(self) -> None:
         """Nothing: what was read ahead can be read again."""
 
-    def layout(self, batches: int) -> Layout:
+    def layout(self, batches: int, by_xla: bool = False) -> Layout:
         """Of the updates of `batches` batches at the beginning of a pass."""
-        return self._layout(self.num_examples, batches) if self._stream is None else self._stream.layout(batches)
+        return self._layout(self.num_examples, batches, by_xla) if self._stream is None else self._stream.layout(batches)
 
     def advance(self, block: Block) -> None:
         """Says that the block's updates were committed."""
@@ -198,16 +209,33 @@ class ArraySource:
         """What one batch is."""
         return self._specs(min(self.batch_size, self.num_examples))
 
-    def _layout(self, left: int, batches: int) -> ArrayLayout:
-        full, rest = batches, 0
-        if left < self.batch_size * batches:
-            full, rest = divmod(left, self.batch_size)
-        if (full, rest) not in self._layouts:
+    def _layout(self, left: int, batches: int, by_xla: bool) -> ArrayLayout | TrailingLayout:
+        key = batches, by_xla
+        if key not in self._layouts:
             specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in self._resident)
             seed = self.seed if self.shuffle else None
-            layout = ArrayLayout(self._restore, specs, self._structure, self.batch_size, full, rest, seed)
-            self._layouts[full, rest] = layout
-        return self._layouts[full, rest]
+            is_padded = by_xla and self._may_pad
+            layout = ArrayLayout(self._restore, specs, self._structure, self.batch_size, batches, 0, seed, is_padded=is_padded)
+            self._layouts[key] = layout
+        whole = self._layouts[key]
+        return whole if left >= whole.size else TrailingLayout(whole, left, is_pass=self.num_examples < whole.size)
+
+    @property
+    def _padded_length(self) -> int:
+        return 1 << (self.num_examples - 1).bit_length()
+
+    @property
+    def _may_pad(self) -> bool:
+        """Whether XLA is given padded arrays; it takes no strings."""
+        num_bytes = sum(_num_bytes(array) for array in self._resident) * self._padded_length // max(self.num_examples, 1)
+        return num_bytes <= MAX_PADDED_BYTES and all(array.dtype != tf.string for array in self._resident)
+
+    def _pad(self) -> list[tf.Tensor]:
+        """The arrays, longer ones in place of them: nobody reads the rows at their end."""
+        missing = self._padded_length - self.num_examples
+        if not self._padded:
+            self._padded = [tf.pad(array, [[0, missing], *[[0, 0]] * (array.shape.rank - 1)]) for array in self._resident]
+        return self._padded
 
     def _specs(self, size: int | None) -> Batch:
         return self._pack([cutting.sized(spec, size) for spec in self._leaf_specs])

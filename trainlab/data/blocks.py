@@ -105,6 +105,7 @@ class ArrayLayout:
         rest: examples in a last, smaller batch.
         seed: of the order; None is the given order.
         is_cut: whether these batches are pieces of larger ones, to save memory.
+        is_padded: whether the arrays are longer than their examples are many, so that XLA meets few lengths.
     """
 
     pack: Callable[[list[tf.Tensor]], Any] = dataclasses.field(compare=False)
@@ -115,6 +116,7 @@ class ArrayLayout:
     rest: int
     seed: int | None
     is_cut: bool = False
+    is_padded: bool = False
 
     def __hash__(self) -> int:
         # It is looked up at every call: the specs are left out.
@@ -137,9 +139,10 @@ class ArrayLayout:
 
     @property
     def specs(self) -> list[Any]:
-        """The arrays; an order of examples, `[k]` int64, or any scalar int64 for the given one; a place in it, scalar int64."""
-        order = tf.TensorSpec([] if self.seed is None else [None], tf.int64)
-        return [list(self.array_specs), order, tf.TensorSpec([], tf.int64)]
+        """The arrays; an order `[k]` of examples, or any scalar for the given one; a place in it; if padded, their number: int64."""
+        scalar = tf.TensorSpec([], tf.int64)
+        order = scalar if self.seed is None else tf.TensorSpec([None], tf.int64)
+        return [list(self.array_specs), order, *[scalar] * (1 + self.is_padded)]
 
     def cut(self, max_examples: int) -> ArrayLayout:
         """See `Layout`; a piece may hold examples of two batches of an update, whose mean does not know batches."""
@@ -161,13 +164,10 @@ class ArrayLayout:
         is_written_out = not self.is_cut and may_unroll(self.full, jit is not None)
         compiled = updates if jit is None else jit(updates)
 
-        def run(arrays: list[tf.Tensor], order: tf.Tensor, position: tf.Tensor, num_updates: tf.Tensor) -> tf.Tensor:
+        def run(arrays: list[tf.Tensor], order: tf.Tensor, position: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
+            num_updates = others[-1]
             # All the indices of a call beforehand: XLA compiles for one size.
-            if self.seed is None:
-                indices = position + tf.range(tf.cast(num_updates, tf.int64) * self.size)
-            else:
-                with tf.device("CPU:0"):  # where the order is
-                    indices = tf.slice(order, [position], [tf.cast(num_updates, tf.int64) * self.size])
+            indices = _indices(self.seed, order, position, tf.cast(num_updates, tf.int64) * self.size)
             indices = tf.reshape(indices, [-1, self.size])
             if jit is not None:
                 indices = tf.pad(indices, [[0, self.max_updates - num_updates], [0, 0]])
@@ -176,15 +176,106 @@ class ArrayLayout:
 
         return run
 
-    def _batches(self, arrays: list[tf.Tensor], indices: tf.Tensor, is_written_out: bool) -> list[Batches]:
-        def gather(rows: tf.Tensor) -> Any:
-            return self.pack([tf.gather(array, rows) for array in arrays])
+    def gather(self, arrays: list[tf.Tensor], rows: tf.Tensor) -> Any:
+        """`(x, y, sample_weight)` of these rows `[q]`."""
+        return self.pack([tf.gather(array, rows) for array in arrays])
 
+    def _batches(self, arrays: list[tf.Tensor], indices: tf.Tensor, is_written_out: bool) -> list[Batches]:
         cut = self.full * self.batch_size
         parts = []
         if self.full:
             rows = tf.reshape(indices[:cut], [self.full, self.batch_size])
-            parts.append(Batches(self.full, lambda i: gather(rows[i]), is_written_out))
+            parts.append(Batches(self.full, lambda i: self.gather(arrays, rows[i]), is_written_out))
         if self.rest:
-            parts.append(Batches(1, lambda i: gather(indices[cut:])))
+            parts.append(Batches(1, lambda i: self.gather(arrays, indices[cut:])))
         return parts
+
+
+@dataclasses.dataclass(frozen=True)
+class TrailingLayout:
+    """The last update of a pass over arrays, of what is left: fewer examples than others have, and a value how many.
+
+    Arrays of any length thus share a trace. Batches are of sizes that XLA does not take, or would compile anew for each: this
+    one update of a pass does without.
+
+    Attributes:
+        whole: of the updates before it.
+        size: examples that are left; that they differ makes no other layout.
+        is_pass: whether the pass is this update, so that it is all that is trained on.
+    """
+
+    whole: ArrayLayout
+    size: int = dataclasses.field(compare=False)
+    is_pass: bool = dataclasses.field(compare=False, default=False)
+
+    @property
+    def is_static(self) -> bool:
+        """See `Layout`."""
+        return True
+
+    @property
+    def specs(self) -> list[Any]:
+        """See `ArrayLayout`: the end of the order, or of the arrays, and the place in it tell what is left."""
+        return self.whole.specs
+
+    @property
+    def max_updates(self) -> int:
+        """The most updates of one block."""
+        return 1
+
+    @property
+    def static(self) -> ArrayLayout:
+        """The same, with its number of examples told by the layout: a trace for this size alone."""
+        full, rest = divmod(self.size, self.whole.batch_size)
+        return dataclasses.replace(self.whole, full=full, rest=rest)
+
+    def cut(self, max_examples: int) -> TrailingLayout:
+        """See `Layout`."""
+        return dataclasses.replace(self, whole=self.whole.cut(max_examples))
+
+    def largest(self, tensors: list[Any], num_updates: int) -> int:
+        """See `Layout`."""
+        return min(self.whole.batch_size, self.size)
+
+    def program(self, step: Step, jit: Compile | None) -> Callable[..., tf.Tensor]:
+        """See `Layout`; without XLA, whatever `jit` is."""
+
+        def run(arrays: list[tf.Tensor], order: tf.Tensor, position: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
+            *given, num_updates = others
+            # Whoever looks up an order for this update looks up all of it and no more.
+            length = _length(arrays, *given) if self.whole.seed is None else tf.size(order, tf.int64)
+            with tf.device("CPU:0"):  # it is what loops and slices ask for, on the host
+                left = tf.cast(length - position, tf.int32)
+            indices = _indices(self.whole.seed, order, position, tf.cast(left, tf.int64))
+            return loop(num_updates, lambda i: step(self._batches(arrays, indices, left)))
+
+        return run
+
+    def _batches(self, arrays: list[tf.Tensor], indices: tf.Tensor, left: tf.Tensor) -> list[Batches]:
+        """As many whole batches as leave something over, then what is left: no batch is empty."""
+        if self.whole.size <= self.whole.batch_size:
+            return [Batches(1, lambda i: self.whole.gather(arrays, indices))]
+        batch_size = self.whole.batch_size
+        with tf.device("CPU:0"):
+            full = (left - 1) // batch_size
+
+        def batch(i: Any) -> Any:
+            return self.whole.gather(arrays, tf.slice(indices, [i * batch_size], [batch_size]))
+
+        rest = Batches(1, lambda i: self.whole.gather(arrays, indices[full * batch_size :]))
+        if tf.executing_eagerly():
+            return [Batches(int(full), batch), rest] if full > 0 else [rest]
+        return [Batches(full, batch), rest]
+
+
+def _indices(seed: int | None, order: tf.Tensor, position: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    """So many examples from this place of an order, or of the given one."""
+    if seed is None:
+        return position + tf.range(number)
+    with tf.device("CPU:0"):  # where the order is
+        return tf.slice(order, [position], [number])
+
+
+def _length(arrays: list[tf.Tensor], given: tf.Tensor | None = None) -> tf.Tensor:
+    """Examples in arrays that are not padded, or as many as are given."""
+    return tf.shape(arrays[0], tf.int64)[0] if given is None else given

@@ -139,7 +139,7 @@ class StreamSource:
             else:
                 self._adapter.on_epoch_end()
 
-    def block(self, max_updates: int, batches: int) -> Block | None:
+    def block(self, max_updates: int, batches: int, by_xla: bool = False) -> Block | None:
         """The next updates of `batches` batches; at the end of a pass one of fewer; None after it."""
         with iterators.explained():
             if not self._stream.is_open:
@@ -169,7 +169,7 @@ class StreamSource:
         """Reads nothing ahead until it does."""
         self._stream.settle()
 
-    def layout(self, batches: int) -> Layout:
+    def layout(self, batches: int, by_xla: bool = False) -> Layout:
         """Of updates of `batches` batches."""
         return self._stream.layout(batches)
 

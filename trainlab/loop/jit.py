@@ -106,7 +106,7 @@ def _first_line(message: str) -> str:
 
 def choose(
     build: Callable[[Layout, bool], Any],
-    block_of: Callable[[int], Block | None],
+    block_of: Callable[..., Block | None],
     variables: Callable[[], Sequence[tf.Variable]],
     updates_ahead: int,
 ) -> Choice:
@@ -114,7 +114,8 @@ def choose(
 
     Args:
         build: from a block's layout and whether XLA compiles it to a concrete function of the block's arguments.
-        block_of: the next updates of the data, up to a number; asking for them must not use them up.
+        block_of: the next updates of the data, up to a number, and as XLA is to be given them if that is True; asking for them
+            must not use them up.
         variables: all that the step may change, as far as tracing it has shown.
         updates_ahead: how many updates this choice is for.
 
@@ -141,10 +142,13 @@ def choose(
         )
         return Choice(False, reason, False, seconds)
     try:
-        jitted = build(block.layout, True)
+        padded = block_of(timing.block.num_updates, True)
+        assert padded is not None  # it is the same block
+        jitted = build(padded.layout, True)
+        timing = timing._replace(jitted=jitted, padded=padded)
         check_strings(jitted)
         until = max(started + SHARE * work, time.monotonic() + 1.0)
-        compiling = _compile(jitted, timing.block, copies, until)
+        compiling = _compile(jitted, padded, copies, until)
         times = [] if compiling is None else _race(plain, jitted, timing, copies, until)
     except tf.errors.ResourceExhaustedError:
         return Choice(False, "without XLA, which takes more memory than there is", True, seconds)
@@ -197,7 +201,7 @@ def _race(plain: Any, jitted: Any, timing: _Timing, copies: _Copies, until: floa
 
 
 def _is_worth_it(times: list[tuple[float, float]], compiling: float, updates_ahead: int) -> bool:
-    """Whether XLA won most turns, and saves more than compiling takes: a smaller last batch will make it compile once more."""
+    """Whether XLA won most turns, and saves more than compiling takes."""
     without, with_xla = np.median(times, axis=0)
     return 2 * sum(map(_is_win, times)) > len(times) and bool((without - with_xla) * updates_ahead > compiling)
 
@@ -208,20 +212,30 @@ def _is_win(pair: tuple[float, float]) -> bool:
 
 
 class _Timing(NamedTuple):
-    """A block that is run so many times for one timing."""
+    """A block that is run so many times for one timing.
+
+    Attributes:
+        block: the updates.
+        repeats: how many times.
+        jitted: a function that is given `padded` instead.
+        padded: the same updates, as XLA is given them.
+    """
 
     block: Block
     repeats: int
+    jitted: Any = None
+    padded: Block | None = None
 
     def seconds_of(self, function: Any) -> float:
         """Seconds an update."""
+        block = self.block if self.padded is None or function is not self.jitted else self.padded
         started = time.perf_counter()
         for _ in range(self.repeats):
-            int(function(*self.block.arguments))
+            int(function(*block.arguments))
         return (time.perf_counter() - started) / (self.repeats * self.block.num_updates)
 
 
-def _calibrate(function: Any, block_of: Callable[[int], Block | None], block: Block) -> tuple[_Timing, float]:
+def _calibrate(function: Any, block_of: Callable[..., Block | None], block: Block) -> tuple[_Timing, float]:
     """Finds a timing that is long enough; and the seconds that an update takes."""
     while True:
         timing = _Timing(block, 1)

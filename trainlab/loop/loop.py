@@ -10,6 +10,7 @@ variables go back to what they were before it; what was not finite is then found
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import sys
 import time
@@ -19,10 +20,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainlab.data import Block, Layout, Source
+from trainlab.data import Block, Layout, Source, TrailingLayout
 from trainlab.loop import jit
 from trainlab.loop.micro_batches import MicroBatches
 from trainlab.loop.nonfinite import Guard, Undo
+from trainlab.loop.programs import Programs
 from trainlab.loop.telling import FEWEST_CALLS, MOST_SECONDS, Telling, as_logs
 from trainlab.loop.update import Update
 from trainlab.objective import Batches
@@ -88,7 +90,7 @@ class Loop:
         self._micro_batches = micro_batches
         self._measured = 1
         self._reach = sys.maxsize  # what one call may try: little after a bad update, then more and more
-        self._functions: dict[Any, Callable[..., Any]] = {}
+        self._functions = Programs(self._traced)
         self._variables: dict[str, tf.Variable] = {}
         self._read: Callable[[], list[tf.Tensor]] = list
         self._tellings: dict[Any, Telling] = {}
@@ -124,7 +126,7 @@ class Loop:
         if block.num_updates > self._reach:
             self._search(source, block.num_updates)
             return block.num_updates
-        known = len(self._functions)
+        known = self._functions.num_built
         problem = self._attempt(source, block, tells)
         if tells and problem is None:
             self._fastest = min(self._fastest, time.monotonic() - started)
@@ -132,7 +134,7 @@ class Loop:
             self._reject(source, block, problem)
         elif problem is not None:
             self._search(source, block.num_updates, suspects=block.num_updates)
-        elif block.num_updates == self._measured and known == len(self._functions):
+        elif block.num_updates == self._measured and known == self._functions.num_built:
             seconds = time.monotonic() - started
             if seconds < _TARGET_SECONDS:
                 self._measured = min(2 * self._measured, _MAX_UPDATES_PER_CALL)
@@ -140,8 +142,9 @@ class Loop:
                 self._measured = max(self._measured // 2, 1)
         return block.num_updates
 
-    def _block(self, source: Source, max_updates: int) -> Block | None:
-        return self._micro_batches.cut(source.block(max_updates, self._batches))
+    def _block(self, source: Source, max_updates: int, by_xla: bool | None = None) -> Block | None:
+        by_xla = bool(self.jit_compile) if by_xla is None else by_xla
+        return self._micro_batches.cut(source.block(max_updates, self._batches, by_xla))
 
     def logs(self) -> dict[str, Any]:
         """What is reported as the metrics are now, by name: floats, and arrays."""
@@ -168,8 +171,14 @@ class Loop:
                 self._tellings.clear()
                 block = block._replace(layout=block.layout.cut(size))
                 continue  # only now: the error holds what the call had in memory
-            except (Undo, tf.errors.InvalidArgumentError) as problem:  # the latter of a label out of range, on a CPU
+            except Undo as problem:
                 return problem
+            except tf.errors.OpError as problem:
+                if self._functions.explain(block.layout, bool(self.jit_compile), problem):
+                    continue
+                if isinstance(problem, tf.errors.InvalidArgumentError):  # of a label out of range, on a CPU
+                    return problem
+                raise
             if self._micro_batches.size != tried:
                 self._micro_batches.report()
             self._reach = min(2 * self._reach, sys.maxsize)
@@ -177,11 +186,11 @@ class Loop:
 
     def _call(self, source: Source, block: Block, tells: bool) -> None:
         """Makes the block's updates, or none of them."""
-        known = len(self._functions)
+        known = self._functions.num_built
         jit_compile = bool(self.jit_compile)
         function = self._function(block.layout, jit_compile)
         with _refusals(jit_compile), self.transaction():
-            if jit_compile and len(self._functions) > known:
+            if self._functions.num_built > known and self._functions.is_by_xla(block.layout, jit_compile):
                 jit.check_strings(function)
             with tensorflow_internals.sums_left_alone():
                 if tells and (telling := self._telling(block.layout, jit_compile)) is not None:
@@ -218,21 +227,29 @@ class Loop:
 
     def choose(self, source: Source, updates_ahead: int) -> jit.Choice:
         """Finds out, and keeps in `jit_compile`, whether XLA compiles the update: `updates_ahead` of them, on this source."""
-        block = self._block(source, 1)
+
+        def block_of(max_updates: int, by_xla: bool = False) -> Block | None:
+            block = self._block(source, max_updates, by_xla)
+            if block is None or not isinstance(block.layout, TrailingLayout):
+                return block
+            # Timed as if there were nothing else: it is a pass's last update, and XLA is for the others.
+            return block._replace(layout=dataclasses.replace(block.layout, is_pass=True))
+
+        block = block_of(1)
         if block is not None and not block.layout.is_static:
             choice = jit.Choice(False, "without XLA: it would compile anew for every shape of the data", True)
         else:
             with tensorflow_internals.sums_left_alone():
                 choice = jit.choose(
                     self._function,
-                    functools.partial(self._block, source),
+                    block_of,
                     lambda: list(self.update.variables.values()),
                     updates_ahead,
                 )
             if choice.seconds is not None:
                 self._measured = max(round(1.5 * _TARGET_SECONDS / choice.seconds), 1)
         self.jit_compile = choice.jit_compile if choice.is_final else None
-        self._functions = {key: function for key, function in self._functions.items() if key[1] is choice.jit_compile}
+        self._functions.keep(choice.jit_compile)
         self._tellings.clear()
         return choice
 
@@ -253,29 +270,37 @@ class Loop:
         return self._tellings[key]
 
     def _function(self, layout: Layout, jit_compile: bool) -> Callable[..., Any]:
+        return self._functions.get(layout, jit_compile)
+
+    def _traced(self, layout: Layout, jit_compile: bool) -> Callable[..., Any]:
         """The compiled program of a layout; one trace for any epoch, position and number of updates."""
-        key = (layout, jit_compile)
-        if key not in self._functions:
+        before = self.num_traces
 
-            def step(batches: Sequence[Batches]) -> None:
-                self.num_traces += 1
-                self.update(batches)
+        def step(batches: Sequence[Batches]) -> None:
+            self.num_traces += 1
+            self.update(batches)
 
-            program = layout.program(step, _JIT if jit_compile else None)
+        program = layout.program(step, _JIT if jit_compile else None)
 
-            def call(*arguments: Any) -> tf.Tensor:
-                program(*arguments)
-                return self.guard.watch.is_surely_finite()
+        def call(*arguments: Any) -> tf.Tensor:
+            program(*arguments)
+            return self.guard.watch.is_surely_finite()
 
+        try:
             with self._tracing():
-                self._functions[key] = function = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int32))
-            if not self.is_eager:
-                self.update.notice(function)
-        return self._functions[key]
+                function = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int32))
+        except Exception:
+            self.num_traces = before  # it came to nothing
+            raise
+        if not self.is_eager:
+            self.update.notice(function)
+        return function
 
     def _compiled(self, fn: Callable[..., Any], *specs: Any) -> Callable[..., Any]:
         # One concrete function: a call can neither retrace nor warn about it.
-        return fn if self.is_eager else tf.function(fn, autograph=False).get_concrete_function(*specs)
+        if self.is_eager:
+            return fn
+        return tensorflow_internals.graph_freed_with(tf.function(fn, autograph=False).get_concrete_function(*specs))
 
     def prepare(self, source: Source) -> None:
         """Traces the update, so that every variable that it may change is known; runs nothing that lasts."""
@@ -285,7 +310,7 @@ class Loop:
                 self._snapshot_at = -1
                 raise _Undone
         else:
-            layout, size = source.layout(self._batches), self._micro_batches.size
+            layout, size = source.layout(self._batches, bool(self.jit_compile)), self._micro_batches.size
             self._function(layout if size is None else layout.cut(size), bool(self.jit_compile))
 
     def snapshot(self) -> dict[str, tf.Tensor]:

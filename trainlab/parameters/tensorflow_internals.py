@@ -6,6 +6,7 @@ It stands in the lowest package, since all others may need it; nothing else of t
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
 from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.eager import context, record, tape
 from tensorflow.python.eager.polymorphic_function import autograph_util
+from tensorflow.python.framework import func_graph
 from tensorflow.python.framework.config import is_op_determinism_enabled as _is_op_determinism_enabled
 from tensorflow.python.ops import custom_gradient, resource_variable_ops
 from tensorflow.python.ops.parallel_for import control_flow_ops as parallel_for
@@ -81,6 +83,16 @@ def run_before(operation: Any, other: Any) -> None:
     Public would be `tf.Operation.add_control_input`; `tf.control_dependencies` reaches only operations that are made in it.
     """
     other._add_control_input(operation)
+
+
+def graph_freed_with(function: Any) -> Any:
+    """The same concrete function, whose graph will not outlive it: public would be `close` of one.
+
+    Operations and graphs hold each other where no garbage collector looks. TensorFlow takes them apart when a function ends,
+    but leaves that to whoever asked for a concrete one.
+    """
+    weakref.finalize(function, func_graph.dismantle_func_graph, function.graph).atexit = False
+    return function
 
 
 def function_of(graph: Any, name: str) -> Any:

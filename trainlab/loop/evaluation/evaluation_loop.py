@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from trainlab.data import Layout, Source
 from trainlab.loop import jit
+from trainlab.loop.programs import Programs
 from trainlab.objective import Batch, Batches, flat_logs, keras_internals
 from trainlab.parameters import tensorflow_internals
 
@@ -46,7 +47,7 @@ class CompiledLoop:
 
     def __init__(self, jit_compile: bool, tracing: Callable[[], AbstractContextManager[Any]] = nullcontext):
         self._jit_compile, self._tracing = jit_compile, tracing
-        self._functions: dict[Layout, Callable[..., Any]] = {}
+        self._programs = Programs(self._build)
         self._measured = 1
         self.num_traces = 0
 
@@ -64,7 +65,7 @@ class CompiledLoop:
             CannotCompile: that fails.
         """
         try:
-            self._function(source.layout(1))
+            self._programs.get(source.layout(1, self._jit_compile), self._jit_compile)
         except Exception as error:
             raise CannotCompile(f"{type(error).__name__}: {first_line(error)}") from error
 
@@ -79,19 +80,19 @@ class CompiledLoop:
         started = time.monotonic()
         size = self._measured
         first = max(size // _FIRST_SHARE, 1) if source.must_read else size
-        block = source.block(min(max_batches, first), 1)
+        block = source.block(min(max_batches, first), 1, self._jit_compile)
         if block is None:
             return 0
         if before is not None:
             before()
         source.read_ahead(block, min(max_batches - block.num_updates, size, 2 * block.num_updates), 1)
-        known = len(self._functions)
-        function = self._function(block.layout)
+        known = self._programs.num_built
+        function = self._programs.get(block.layout, self._jit_compile)
         with tensorflow_internals.sums_left_alone():
             int(function(*block.arguments))  # waits for the device
         self.after_call(block.num_updates)
         source.advance(block)
-        if block.num_updates == size and known == len(self._functions):
+        if block.num_updates == size and known == self._programs.num_built:
             seconds = time.monotonic() - started
             if seconds < _TARGET_SECONDS:
                 self._measured = min(2 * size, MAX_BATCHES_PER_CALL)
@@ -99,15 +100,11 @@ class CompiledLoop:
                 self._measured = max(size // 2, 1)
         return block.num_updates
 
-    def _function(self, layout: Layout) -> Callable[..., Any]:
-        if layout not in self._functions:
-            is_compiled = self._jit_compile and layout.is_static and not getattr(layout, "rest", 0)
-            with self._tracing():
-                function = self._traced(layout, is_compiled)
-                if is_compiled and jit.is_refused(function):
-                    function = self._traced(layout, False)
-            self._functions[layout] = function
-        return self._functions[layout]
+    def _build(self, layout: Layout, jit_compile: bool) -> Callable[..., Any]:
+        with self._tracing():
+            is_compiled = jit_compile and layout.is_static
+            function = self._traced(layout, is_compiled)
+            return self._traced(layout, False) if is_compiled and jit.is_refused(function) else function
 
     def _traced(self, layout: Layout, is_compiled: bool) -> Callable[..., Any]:
         def step(batches: Sequence[Batches]) -> None:
@@ -116,7 +113,7 @@ class CompiledLoop:
 
         program = layout.program(step, _JIT if is_compiled else None)
         specs = (*layout.specs, tf.TensorSpec([], tf.int32))
-        return tf.function(program, autograph=False).get_concrete_function(*specs)
+        return tensorflow_internals.graph_freed_with(tf.function(program, autograph=False).get_concrete_function(*specs))
 
 
 class EvaluationLoop(CompiledLoop):
