@@ -13,8 +13,7 @@ from tables import MODELS, STRATEGIES, take
 
 import trainlab as tl
 from trainlab.data import array_source
-from trainlab.loop import programs
-from trainlab.loop.programs import Programs
+from trainlab.loop.programs import Programs, programs
 
 QUICK = [17, 23, 12, 30, 25, 18, 31, 20, 27, 22, 29, 16]
 MANY = [40 + 7 * i for i in range(40)]

@@ -139,7 +139,7 @@ class ArrayLayout:
 
     @property
     def specs(self) -> list[Any]:
-        """The arrays; an order `[k]` of examples, or any scalar for the given one; a place in it; if padded, their number: int64."""
+        """The arrays; an order `[k]`, or a scalar for the given one; a place in it; if padded, the number of examples: int64."""
         scalar = tf.TensorSpec([], tf.int64)
         order = scalar if self.seed is None else tf.TensorSpec([None], tf.int64)
         return [list(self.array_specs), order, *[scalar] * (1 + self.is_padded)]

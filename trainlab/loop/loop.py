@@ -24,8 +24,7 @@ from trainlab.data import Block, Layout, Source, TrailingLayout
 from trainlab.loop import jit
 from trainlab.loop.micro_batches import MicroBatches
 from trainlab.loop.nonfinite import Guard, Undo
-from trainlab.loop.programs import Programs
-from trainlab.loop.telling import FEWEST_CALLS, MOST_SECONDS, Telling, as_logs
+from trainlab.loop.programs import FEWEST_CALLS, MOST_SECONDS, Programs, Telling, as_logs
 from trainlab.loop.update import Update
 from trainlab.objective import Batches
 from trainlab.parameters import tensorflow_internals

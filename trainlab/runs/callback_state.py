@@ -15,7 +15,7 @@ import numpy as np
 from trainlab.callbacks import RecordFile
 from trainlab.objective import keras_internals
 from trainlab.runs.disk.encoding import encode
-from trainlab.runs.forgetting import remembers, remembers_in_methods
+from trainlab.runs.listeners.forgetting import remembers, remembers_in_methods
 
 # What these remember, no later step depends on.
 _FORGETFUL = (

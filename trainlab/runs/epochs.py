@@ -18,7 +18,7 @@ from trainlab.loop import Findings, Loop, Plan, Progress
 from trainlab.objective import keras_internals
 from trainlab.runs import signals
 from trainlab.runs.evaluating import Validator
-from trainlab.runs.hearing import ANY_NUMBER, count_unheard_updates, hears_every_update, teller, updates_unheard
+from trainlab.runs.listeners.hearing import ANY_NUMBER, count_unheard_updates, hears_every_update, teller, updates_unheard
 from trainlab.runs.manifest import Manifest
 from trainlab.runs.reset import Reset
 from trainlab.runs.resuming import Asked, Found

@@ -16,7 +16,7 @@ from trainlab.data import Source, StopRequested, Validation, stoppable, to_evalu
 from trainlab.loop import EvaluationLoop, Evaluations, Loop
 from trainlab.objective import keras_internals
 from trainlab.runs import callback_state
-from trainlab.runs.hearing import (
+from trainlab.runs.listeners.hearing import (
     count_unheard_test_batches,
     heard_once_a_call,
     hears_every_predict_batch,

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainlab.data import TrailingLayout
 from trainlab.data.blocks import ArrayLayout
-from trainlab.loop.programs import MOST, Programs
+from trainlab.loop.programs.programs import MOST, Programs
 
 
 def whole(batch_size=4, full=2):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small import compiled
 
-from trainlab.runs.forgetting import remembers, remembers_in_methods
+from trainlab.runs.listeners.forgetting import remembers, remembers_in_methods
 
 RATES, TABLE, SEEN, CALLS = [0.1, 0.01], {0: 0.1, 5: 0.01}, [], 0
 LOG = logging.getLogger(__name__)

@@ -5,7 +5,8 @@ import pytest
 from boards import state
 from listening import BatchListener, Listener
 
-from trainlab.runs import evaluating, hearing
+from trainlab.runs import evaluating
+from trainlab.runs.listeners import hearing
 
 callbacks = keras.callbacks
 

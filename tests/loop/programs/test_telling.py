@@ -8,7 +8,7 @@ from small import assert_same, classifier, compiled, dense_model, everything, la
 
 import trainlab as tl
 from trainlab.loop import loop as loop_module
-from trainlab.loop import telling
+from trainlab.loop.programs import telling
 from trainlab.parameters import tensorflow_internals
 
 
