@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from trainlab.data import Given, Inputs, Source, Whereabouts, checked, describe_update, device, prepared, split
-from trainlab.loop import Evaluations, Findings, Loop, Made, Plan, check_settings, jit, made_by, plan_of, recipe_of
+from trainlab.loop import Evaluations, Findings, Loop, Made, Plan, check_given, check_strategy, jit, made_by, plan_of, recipe_of
 from trainlab.objective import build_model, check_compiled, compile_model, cutting
 from trainlab.runs import (
     Asked,
@@ -29,7 +29,7 @@ from trainlab.runs import (
     predict_alone,
     verbosity,
 )
-from trainlab.strategies import SGD, StepStrategy, check_strategy
+from trainlab.strategies import SGD, StepStrategy
 
 
 class Trainer:
@@ -118,7 +118,7 @@ class Trainer:
         if compiling and isinstance(model, keras.Model):
             compile_model(model, compiling, jit_compile is True, bool(run_eagerly))
         check_compiled(model)
-        check_settings(seed, jit_compile, steps_per_execution, sum_duplicate_rows, on_nonfinite)
+        check_given(seed, jit_compile, steps_per_execution, sum_duplicate_rows, on_nonfinite)
         self.model = model
         self.strategy = SGD() if strategy is None else strategy
         self.seed = int(seed) % 2**31

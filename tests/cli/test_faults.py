@@ -7,13 +7,13 @@ import shutil
 import signal
 import time
 
-import keras
 import numpy as np
 import pytest
 from commands import CONFIGS, everything_in, ours, records, start
 from damaging import damage
 
 from trainlab.cli import job, main
+from trainlab.loop import EvaluationLoop
 from trainlab.loop.loop import Loop
 from trainlab.loop.update import Update
 from trainlab.runs.disk import checkpoint
@@ -32,10 +32,10 @@ PHASES = {
     "trace": (Update, "__call__", 1),
     "training": (Loop, "run", 5),
     "the last update": (Epochs, "_end_epoch", 3),
-    "evaluation": (keras.Model, "evaluate", 2),
+    "evaluation": (EvaluationLoop, "run", 2),
     "saving": (checkpoint, "_write", 3),
     "saving the end": (checkpoint, "_write", 7),
-    "test": (keras.Model, "evaluate", 4),
+    "test": (job.Trainer, "evaluate", 1),
     "writing the model": (job, "write_atomically", 1),
     "writing the result": (job, "write_atomically", 2),
 }

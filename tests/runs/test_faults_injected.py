@@ -13,6 +13,7 @@ from small import compiled, dense_model, regression
 
 import trainlab as tl
 from trainlab.data.array_source import ArraySource
+from trainlab.loop import EvaluationLoop
 from trainlab.loop import loop as loops
 from trainlab.loop.nonfinite import Watch
 from trainlab.runs.disk import checkpoint
@@ -79,7 +80,7 @@ def moments(monkeypatch):
         found.round(Watch, "first"),
         found.round(ArraySource, "advance", end=False),
         found.round(ArraySource, "next_pass"),
-        found.round(keras.Model, "evaluate"),
+        found.round(EvaluationLoop, "run"),
         found.round(checkpoint, "_write"),
         found.round(checkpoint, "sync"),
         found.round(checkpoint, "sha256"),

@@ -112,7 +112,7 @@ def to_evaluate_on(
         if count is not None:
             checks.check_count(name, count, 1)
     if x is None or is_stream(x):
-        return _source(model, Given(x, y, sample_weight, batch_size=batch_size, shuffle=False), 0)
+        return _source(model, Given(x, y, sample_weight, shuffle=False), 0)
     arrays = _matched(model, _converted((x, y, sample_weight)))
     checks.check_lengths(*arrays)
     if has_targets:

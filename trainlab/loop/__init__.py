@@ -2,7 +2,7 @@
 
 from trainlab.loop import jit
 from trainlab.loop.evaluation import CannotCompile, EvaluationLoop, Evaluations, PredictionLoop
-from trainlab.loop.findings import Findings, check_settings
+from trainlab.loop.findings import Findings, check_given, check_strategy
 from trainlab.loop.loop import Loop
 from trainlab.loop.nonfinite import NonFiniteError
 from trainlab.loop.plan import Plan, plan_of
@@ -23,7 +23,8 @@ __all__ = [
     "PredictionLoop",
     "Progress",
     "Update",
-    "check_settings",
+    "check_given",
+    "check_strategy",
     "code",
     "jit",
     "made_by",

@@ -10,6 +10,7 @@ import keras
 from trainlab.data import check_count
 from trainlab.loop.micro_batches import MicroBatches
 from trainlab.objective import keras_internals
+from trainlab.strategies import StepStrategy
 
 
 class Findings:
@@ -75,7 +76,7 @@ class Findings:
         return known if self.micro_batches.is_auto else {**known, "micro_batch_size": self.micro_batches.size}
 
 
-def check_settings(seed: Any, jit_compile: Any, steps_per_execution: Any, sum_duplicate_rows: Any, on_nonfinite: Any) -> None:
+def check_given(seed: Any, jit_compile: Any, steps_per_execution: Any, sum_duplicate_rows: Any, on_nonfinite: Any) -> None:
     """Raises ValueError, in one line, for a setting of a Trainer's that is none of what it may be."""
     check_count("seed", seed, 0)
     if jit_compile not in (None, True, False, "auto"):
@@ -86,3 +87,10 @@ def check_settings(seed: Any, jit_compile: Any, steps_per_execution: Any, sum_du
         raise ValueError(f"sum_duplicate_rows must be True, False or None, not {sum_duplicate_rows!r}")
     if on_nonfinite not in ("stop", "skip"):
         raise ValueError(f'on_nonfinite must be "stop" or "skip", not {on_nonfinite!r}')
+
+
+def check_strategy(strategy: Any) -> None:
+    """Raises TypeError, in one line, unless it is a `StepStrategy`."""
+    if not isinstance(strategy, StepStrategy):
+        hint = f": write {strategy.__name__}()" if isinstance(strategy, type) else ""
+        raise TypeError(f"strategy must be a StepStrategy, not {strategy!r}{hint}")

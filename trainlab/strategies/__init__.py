@@ -1,8 +1,8 @@
 """The step strategies, one file each."""
 
 from trainlab.strategies.accumulate import Accumulate
-from trainlab.strategies.base import State, Step, StepStrategy, check_strategy
+from trainlab.strategies.base import State, Step, StepStrategy
 from trainlab.strategies.heun import Heun
 from trainlab.strategies.sgd import SGD
 
-__all__ = ["SGD", "Accumulate", "Heun", "State", "Step", "StepStrategy", "check_strategy"]
+__all__ = ["SGD", "Accumulate", "Heun", "State", "Step", "StepStrategy"]

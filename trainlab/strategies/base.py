@@ -155,10 +155,3 @@ class StepStrategy:
         except AttributeError:
             return f"{type(self).__name__}(...)"
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
-
-
-def check_strategy(strategy: Any) -> None:
-    """Raises TypeError, in one line, unless it is a `StepStrategy`."""
-    if not isinstance(strategy, StepStrategy):
-        hint = f": write {strategy.__name__}()" if isinstance(strategy, type) else ""
-        raise TypeError(f"strategy must be a StepStrategy, not {strategy!r}{hint}")
