@@ -384,3 +384,32 @@ def test_an_evaluation_of_nothing_is_not_a_number():
             .history
         )
     assert np.isnan(history["val_loss"]).all()
+
+
+class OnlyInInference(layers.Layer):
+    """Has no kernel in XLA, and is not there while training."""
+
+    def call(self, x, training=False):
+        if training:
+            return x
+        return tf.ensure_shape(tf.numpy_function(lambda a: 2 * a, [x], tf.float32), x.shape)
+
+
+def test_what_xla_cannot_compile_in_inference_goes_without_it(calls):
+    model = classifier(OnlyInInference())
+    trainer = tl.Trainer(model, jit_compile=True)
+    history = trainer.fit(X, LABELS, validation_data=(X, LABELS), batch_size=4, epochs=2, verbose=0).history
+    expected = model.evaluate(X, LABELS, batch_size=4, verbose=0, return_dict=True)
+    same(trainer.evaluate(X, LABELS, batch_size=4, verbose=0, return_dict=True), expected)
+    assert history["val_loss"][-1] == pytest.approx(expected["loss"], rel=2e-6)
+    assert sum(calls) == 18
+
+
+def test_who_stops_an_evaluation_before_it_begins_has_stopped_it():
+    class Stopping(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            self.model.stop_evaluating = True
+
+    model = classifier()
+    result = tl.Trainer(model).evaluate(X, LABELS, batch_size=4, callbacks=[Stopping()], verbose=0)
+    assert np.isnan(result).all()

@@ -148,8 +148,8 @@ def evaluate(
     steps = _capped(steps)
     hears = hears_every_test_batch(listener)
     stride = model.steps_per_execution if hears else None
-    listener.on_test_begin()
     model.stop_evaluating = False
+    listener.on_test_begin()
     loop.reset()
     done, most = 0, sys.maxsize if steps is None else steps
     try:
@@ -220,8 +220,8 @@ def predict_alone(model: keras.Model, evaluations: Evaluations, given: Mapping[s
     if source is None or loop is None:
         return model.predict(**given)
     listener = _listener(model, callbacks, verbose, source.updates_per_pass(1) if steps is None else steps)
-    listener.on_predict_begin()
     model.stop_predicting = False
+    listener.on_predict_begin()
     loop.reset()
     done, most = 0, sys.maxsize if steps is None else steps
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainlab.data import Layout, Source
+from trainlab.data import Block, Layout, Source
 from trainlab.loop import jit
 from trainlab.loop.programs import Programs
 from trainlab.objective import Batch, Batches, flat_logs, keras_internals
@@ -48,6 +48,7 @@ class CompiledLoop:
     def __init__(self, jit_compile: bool, tracing: Callable[[], AbstractContextManager[Any]] = nullcontext):
         self._jit_compile, self._tracing = jit_compile, tracing
         self._programs = Programs(self._build)
+        self._have_run: set[Layout] = set()
         self._measured = 1
         self.num_traces = 0
 
@@ -87,9 +88,7 @@ class CompiledLoop:
             before()
         source.read_ahead(block, min(max_batches - block.num_updates, size, 2 * block.num_updates), 1)
         known = self._programs.num_built
-        function = self._programs.get(block.layout, self._jit_compile)
-        with tensorflow_internals.sums_left_alone():
-            int(function(*block.arguments))  # waits for the device
+        self._call(block)
         self.after_call(block.num_updates)
         source.advance(block)
         if block.num_updates == size and known == self._programs.num_built:
@@ -99,6 +98,19 @@ class CompiledLoop:
             elif seconds > 2 * _TARGET_SECONDS:
                 self._measured = max(size // 2, 1)
         return block.num_updates
+
+    def _call(self, block: Block) -> None:
+        function = self._programs.get(block.layout, self._jit_compile)
+        try:
+            with tensorflow_internals.sums_left_alone():
+                int(function(*block.arguments))  # waits for the device
+        except tf.errors.OpError:
+            if not self._jit_compile or block.layout in self._have_run:
+                raise
+            # What is done in inference alone may have no kernel in XLA; nothing was run. Otherwise the same error comes again.
+            self._jit_compile = False
+            self._call(block)
+        self._have_run.add(block.layout)
 
     def _build(self, layout: Layout, jit_compile: bool) -> Callable[..., Any]:
         with self._tracing():
