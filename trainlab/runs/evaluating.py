@@ -146,8 +146,7 @@ def evaluate(
         Interrupted: `should_stop()` was true.
     """
     steps = _capped(steps)
-    hears = hears_every_test_batch(listener)
-    stride = model.steps_per_execution if hears else None
+    hears, stride = hears_every_test_batch(listener), model.steps_per_execution
     model.stop_evaluating = False
     listener.on_test_begin()
     loop.reset()
@@ -155,14 +154,13 @@ def evaluate(
     try:
         with stoppable(should_stop):
             while done < most and not model.stop_evaluating and not source.at_end:
-                first = done
-                done += _run(loop, source, most - done, stride, functools.partial(listener.on_test_batch_begin, first))
-                if done == first:
+                if hears:
+                    count = _told_batches(loop, source, listener, done, min(most - done, stride), stride)
+                else:
+                    count = _told_call(loop, source, listener, done, most - done, stride, has_progress_bar)
+                if not count:
                     break
-                last = (done if stride is None else first + stride) - 1
-                listener.on_test_batch_end(last, _numbers(loop) if hears or has_progress_bar else {})
-                if not hears:
-                    count_unheard_test_batches(listener, done - first - 1)
+                done += count
                 if should_stop():
                     raise Interrupted
     except StopRequested:
@@ -176,16 +174,37 @@ def evaluate(
     return logs
 
 
-def _run(loop: EvaluationLoop, source: Source, most: int, stride: int | None, begin: Callable[[], None]) -> int:
-    """Runs what lies between two hooks: a call where nobody listens, otherwise so many batches; returns how many it was."""
-    if stride is None:
-        return loop.run(source, most, before=begin)
-    done, most = 0, min(most, stride)
+def _told_batches(
+    loop: EvaluationLoop, source: Source, listener: keras.callbacks.CallbackList, first: int, most: int, stride: int
+) -> int:
+    """Runs what is a batch to the hooks, and returns how many batches it was; none at the end of a pass."""
+    done, begin = 0, functools.partial(listener.on_test_batch_begin, first)
     while done < most and not source.at_end:
         count = loop.run(source, most - done, before=None if done else begin)
         if not count:
             break
         done += count
+    if done:
+        listener.on_test_batch_end(first + stride - 1, _numbers(loop))
+    return done
+
+
+def _told_call(
+    loop: EvaluationLoop,
+    source: Source,
+    listener: keras.callbacks.CallbackList,
+    first: int,
+    most: int,
+    stride: int,
+    has_progress_bar: bool,
+) -> int:
+    """Makes a call, and tells those who only count, or draw, of its last batch; returns how many batches it was."""
+    done = loop.run(source, most)
+    heard = -(-(first + done) // stride) - -(-first // stride)  # so often they would have been told by Keras
+    if heard:
+        count_unheard_test_batches(listener, heard - 1)
+        listener.on_test_batch_begin(first)
+        listener.on_test_batch_end(first + done - 1, _numbers(loop) if has_progress_bar else {})
     return done
 
 
