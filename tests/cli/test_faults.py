@@ -144,9 +144,7 @@ def test_a_damaged_run_goes_on_from_what_is_whole_or_is_refused(seed, whole, com
     status, out, err = command(*RUN)
     lines = ours(err)  # none is of a traceback
     if all(is_hit):
-        assert (
-            status == 1 and "no checkpoint can be read" in lines[-1] and "begin anew (--resume=never --overwrite)" in lines[-1]
-        )
+        assert status == 1 and "no checkpoint can be read" in lines[-1] and "begin anew (--resume=never --overwrite)" in lines[-1]
         assert everything_in(tmp_path / "run") == before
         return
     good = max(path for path, hit in zip(checkpoints, is_hit, strict=True) if not hit)

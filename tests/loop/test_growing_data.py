@@ -51,7 +51,8 @@ def grown(case, strategy, jit_compile, lengths, is_one=True, **settings):
 def test_they_are_the_fits_of_trainers_of_their_own(strategy, name, jit_compile, lengths):
     case = MODELS[name]
     found, trainer = grown(case, strategy, jit_compile, lengths)
-    assert trainer.num_traces <= 2 + jit_compile * len({n for n in lengths if n < 4 * STRATEGIES[strategy].batches})
+    logs = strategy.endswith("heavy_ball")  # whose first trace makes the variable of a log, and is made once more
+    assert trainer.num_traces <= 2 + logs + jit_compile * len({n for n in lengths if n < 4 * STRATEGIES[strategy].batches})
     if strategy.endswith("heavy_ball"):
         return  # its memory goes on
     some = lengths[: min(4, len(lengths) - 1)]
