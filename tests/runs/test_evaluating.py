@@ -7,7 +7,8 @@ import tensorflow as tf
 from keras import layers
 
 import trainlab as tl
-from trainlab.loop import EvaluationLoop
+from trainlab.loop import CannotCompile, EvaluationLoop
+from trainlab.loop.evaluation.evaluation_loop import CompiledLoop
 
 N = 22
 RNG = np.random.default_rng(0)
@@ -413,3 +414,17 @@ def test_who_stops_an_evaluation_before_it_begins_has_stopped_it():
     model = classifier()
     result = tl.Trainer(model).evaluate(X, LABELS, batch_size=4, callbacks=[Stopping()], verbose=0)
     assert np.isnan(result).all()
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "predict"])
+def test_a_generator_that_was_looked_at_in_vain_loses_no_batch(kind, monkeypatch):
+    def batches():
+        yield from ((X[i : i + 4], LABELS[i : i + 4]) for i in range(0, 20, 4))
+
+    def prepare(self, source):
+        raise CannotCompile("it is to be tried in vain")
+
+    model = classifier()
+    expected = getattr(model, kind)(X[:20], *([LABELS[:20]] if kind == "evaluate" else []), verbose=0)
+    monkeypatch.setattr(CompiledLoop, "prepare", prepare)
+    np.testing.assert_allclose(getattr(tl.Trainer(model), kind)(batches(), steps=5, verbose=0), expected, rtol=1e-5)

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from trainlab.data import Source, StopRequested, Validation, stoppable, to_evaluate_on
+from trainlab.data import Source, StopRequested, StreamSource, Validation, stoppable, to_evaluate_on
 from trainlab.loop import EvaluationLoop, Evaluations, Loop
 from trainlab.objective import keras_internals
 from trainlab.runs import callback_state
@@ -219,7 +219,7 @@ def evaluate_alone(
     if source is None or loop is None:
         if given["verbose"] and (line := evaluations.tell()) is not None:
             print(line, flush=True)
-        return model.evaluate(**given)
+        return model.evaluate(**_for_keras(given, source))
     callbacks, verbose, steps = given["callbacks"], given["verbose"], given["steps"]
     listener = _listener(model, callbacks, verbose, source.updates_per_pass(1) if steps is None else steps)
     try:
@@ -237,7 +237,7 @@ def predict_alone(model: keras.Model, evaluations: Evaluations, given: Mapping[s
         source = to_evaluate_on(model, given["x"], None, None, given["batch_size"], steps, has_targets=False)
         loop = evaluations.prediction(model, source)
     if source is None or loop is None:
-        return model.predict(**given)
+        return model.predict(**_for_keras(given, source))
     listener = _listener(model, callbacks, verbose, source.updates_per_pass(1) if steps is None else steps)
     model.stop_predicting = False
     listener.on_predict_begin()
@@ -258,6 +258,13 @@ def predict_alone(model: keras.Model, evaluations: Evaluations, given: Mapping[s
     if steps is not None and done < steps and not model.stop_predicting:
         warnings.warn(f"the data to predict on ran out after {done} of {steps} steps", stacklevel=3)
     return loop.result()
+
+
+def _for_keras(given: Mapping[str, Any], source: Source | None) -> Mapping[str, Any]:
+    """The arguments for Keras' own, after a look at the data: a generator has given its first batches to whoever looked."""
+    if isinstance(source, StreamSource) and hasattr(given["x"], "__next__"):
+        return {**given, "x": source.dataset}
+    return given
 
 
 def _listener(model: keras.Model, callbacks: Any, verbose: Any, steps: int | None) -> keras.callbacks.CallbackList:
