@@ -21,6 +21,7 @@ from trainlab.runs.listeners.hearing import (
     heard_once_a_call,
     hears_every_predict_batch,
     hears_every_test_batch,
+    takes_summaries,
 )
 
 
@@ -97,7 +98,7 @@ class Validator:
         """Traces the evaluation, once, when the first is due; where that is not to be, says why."""
         if self._is_known:
             return
-        if self._evaluations.may_compile(self._model, self._loop.is_eager):
+        if self._evaluations.may_compile(self._model, self._loop.is_eager, takes_summaries(self._listener)):
             source, jit_compile = self._validation.source, self._loop.jit_compile
             self._evaluation_loop = self._evaluations.loop(self._model, source, jit_compile)
         self._is_known = True
@@ -213,7 +214,7 @@ def evaluate_alone(
 ) -> Any:
     """`keras.Model.evaluate`, of these arguments, with its result."""
     source = loop = None
-    if evaluations.may_compile(model, is_eager):
+    if evaluations.may_compile(model, is_eager, any(map(takes_summaries, keras.tree.flatten(given["callbacks"] or [])))):
         source = to_evaluate_on(model, *(given[name] for name in ("x", "y", "sample_weight", "batch_size", "steps")))
         loop = evaluations.loop(model, source, jit_compile)
     if source is None or loop is None:

@@ -61,10 +61,20 @@ class Evaluations:
             self._predicting = None
         return None if self._predicting is None else self._predicting[1]
 
-    def may_compile(self, model: keras.Model, is_eager: bool) -> bool:
-        """Whether it is worth trying: Keras' own evaluation would do no more than the loop does."""
+    def may_compile(self, model: keras.Model, is_eager: bool, takes_summaries: bool = False) -> bool:
+        """Whether it is worth trying: Keras' own evaluation would do no more than the loop does.
+
+        Args:
+            model: compiled.
+            is_eager: whether it runs eagerly.
+            takes_summaries: whether somebody takes what the model writes to TensorBoard, batch by batch.
+        """
         own = [name for name in _OF_EVALUATION if getattr(type(model), name) is not getattr(keras_internals.TRAINER, name)]
-        self.why_not = "run_eagerly=True" if is_eager else f"{type(model).__name__} has a {own[-1]} of its own" if own else None
+        self.why_not = "run_eagerly=True" if is_eager else None
+        if own:
+            self.why_not = f"{type(model).__name__} has a {own[-1]} of its own"
+        elif takes_summaries:
+            self.why_not = "TensorBoard(update_freq=...) takes what the model writes in a batch"
         return self.why_not is None
 
     def loop(self, model: keras.Model, source: Source, jit_compile: bool | None) -> EvaluationLoop | None:

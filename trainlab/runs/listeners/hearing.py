@@ -117,6 +117,18 @@ def hears_every_test_batch(callback: keras.callbacks.Callback) -> bool:
     return _hears(callback, _TEST_HOOKS, _TEST_BATCHES)
 
 
+def takes_summaries(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback takes what a model itself writes to TensorBoard, batch by batch, in an evaluation.
+
+    Example:
+        >>> takes_summaries(keras.callbacks.TensorBoard(write_graph=False))
+        False
+        >>> takes_summaries(keras.callbacks.TensorBoard(write_graph=False, update_freq=10))
+        True
+    """
+    return any(isinstance(one, keras.callbacks.TensorBoard) and one.update_freq != "epoch" for one in _flat(callback))
+
+
 def count_unheard_test_batches(callback: keras.callbacks.Callback, num_batches: int) -> None:
     """Leaves a callback as if it had been told of so many batches more of an evaluation.
 
