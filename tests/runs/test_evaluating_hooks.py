@@ -196,3 +196,11 @@ def test_a_generator_that_was_looked_at_in_vain_loses_no_batch(kind, monkeypatch
     expected = getattr(model, kind)(X[:20], *([LABELS[:20]] if kind == "evaluate" else []), verbose=0)
     monkeypatch.setattr(CompiledLoop, "prepare", prepare)
     np.testing.assert_allclose(getattr(tl.Trainer(model), kind)(batches(), steps=5, verbose=0), expected, rtol=1e-5)
+
+
+def test_a_board_that_takes_what_a_model_writes_in_a_batch_leaves_evaluations_to_keras(tmp_path, calls):
+    model = classifier()
+    for update_freq, compiled in ((3, False), ("epoch", True)):
+        board = keras.callbacks.TensorBoard(tmp_path / str(update_freq), update_freq=update_freq)
+        tl.Trainer(model).fit(X, LABELS, validation_data=(X, LABELS), callbacks=[board], verbose=0)
+        assert bool(calls) is compiled
