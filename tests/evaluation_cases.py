@@ -153,3 +153,15 @@ def same(ours, theirs, exact=False):
     for name, value in theirs.items():
         np.testing.assert_allclose(np.asarray(ours[name]), np.asarray(value), rtol=0 if exact else 2e-6, atol=1e-7, err_msg=name)
         assert type(ours[name]) is float or np.ndim(value)
+
+
+def counted_calls(loop, monkeypatch):
+    """A list that grows by how many batches each compiled call of such a loop took."""
+    made, run = [], loop.run
+
+    def counted(self, *args, **kwargs):
+        made.append(run(self, *args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(loop, "run", counted)
+    return made

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from evaluation_cases import CASES, LABELS, STREAMS, X, classifier, same
+from evaluation_cases import CASES, LABELS, STREAMS, X, classifier, counted_calls, same
 from keras import layers
 
 import trainlab as tl
@@ -13,14 +13,7 @@ from trainlab.loop import EvaluationLoop
 @pytest.fixture
 def calls(monkeypatch):
     """How many batches each compiled call took."""
-    made, run = [], EvaluationLoop.run
-
-    def counted(self, *args, **kwargs):
-        made.append(run(self, *args, **kwargs))
-        return made[-1]
-
-    monkeypatch.setattr(EvaluationLoop, "run", counted)
-    return made
+    return counted_calls(EvaluationLoop, monkeypatch)
 
 
 @pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["graph", "XLA"])

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from evaluation_cases import CROSS_ENTROPY, LABELS, RNG, N, X, classifier, same, slices
+from evaluation_cases import CROSS_ENTROPY, LABELS, RNG, N, X, classifier, counted_calls, same, slices
 from keras import layers
 
 import trainlab as tl
@@ -15,14 +15,7 @@ from trainlab.loop.evaluation.evaluation_loop import CompiledLoop
 @pytest.fixture
 def calls(monkeypatch):
     """How many batches each compiled call took."""
-    made, run = [], EvaluationLoop.run
-
-    def counted(self, *args, **kwargs):
-        made.append(run(self, *args, **kwargs))
-        return made[-1]
-
-    monkeypatch.setattr(EvaluationLoop, "run", counted)
-    return made
+    return counted_calls(EvaluationLoop, monkeypatch)
 
 
 class Recorder(keras.callbacks.Callback):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from evaluation_cases import counted_calls
 from keras import layers
 
 import trainlab as tl
@@ -57,14 +58,8 @@ CASES = {
 
 @pytest.fixture
 def calls(monkeypatch):
-    made, run = [], PredictionLoop.run
-
-    def counted(self, *args, **kwargs):
-        made.append(run(self, *args, **kwargs))
-        return made[-1]
-
-    monkeypatch.setattr(PredictionLoop, "run", counted)
-    return made
+    """How many batches each compiled call took."""
+    return counted_calls(PredictionLoop, monkeypatch)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -140,3 +135,19 @@ def test_weights_that_were_trained_count():
     after = trainer.predict(X, verbose=0)
     assert np.abs(after - before).max() > 1e-4
     np.testing.assert_allclose(after, model.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_prediction_that_failed_leaves_nothing_to_the_next():
+    class Stops(layers.Layer):
+        def call(self, x):
+            tf.debugging.assert_less(tf.reduce_max(x), 50.0)
+            return tf.identity(x)
+
+    model = compiled(keras.Sequential([keras.Input([5]), Stops()]))
+    trainer, bad = tl.Trainer(model), X.copy()
+    for _ in range(4):  # until several batches go into a call
+        trainer.predict(X, batch_size=2, verbose=0)
+    bad[20] = 99.0
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        trainer.predict(bad, batch_size=2, verbose=0)
+    np.testing.assert_array_equal(trainer.predict(-X, batch_size=2, verbose=0), -X)

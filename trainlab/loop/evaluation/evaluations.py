@@ -46,7 +46,7 @@ class Evaluations:
         self._predicting: tuple[Settings, PredictionLoop] | None = None
 
     def may_predict(self, model: keras.Model, is_eager: bool) -> bool:
-        """The same of predictions, of a model that is built."""
+        """Whether it is worth trying to compile predictions: only of a model that is built."""
         own = [name for name in _OF_PREDICTION if getattr(type(model), name) is not getattr(keras_internals.TRAINER, name)]
         return not own and not is_eager and model.built
 

@@ -31,8 +31,10 @@ class PredictionLoop(CompiledLoop):
         self._outputs: list[list[np.ndarray]] = []
 
     def reset(self) -> None:
-        """Begins anew."""
+        """Begins anew; what a call that failed, or was interrupted, has left in the queue is dropped."""
         self._outputs = []
+        if self._queue is not None and (left := int(self._queue.size())):
+            self._drain(tf.constant(left))
 
     def step(self, batches: Sequence[Batches]) -> None:
         """Traces a batch: its outputs go into the queue."""
@@ -55,11 +57,6 @@ class PredictionLoop(CompiledLoop):
         """All outputs, joined, as arrays `[n, ...]`."""
         joined = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*self._outputs, strict=True)]
         return tf.nest.pack_sequence_as(self._like, joined)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there was no batch."""
-        return not self._outputs
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.int32)])
     def _drain(self, num_batches: tf.Tensor) -> list[tf.Tensor]:
