@@ -7,6 +7,7 @@ import tensorflow as tf
 from evaluating import batches_of, build, gradient_of
 from small import compiled, dense_model
 
+from trainlab.objective import accumulation
 from trainlab.objective import evaluation as objective
 from trainlab.objective.model_function import ModelFunction
 
@@ -44,7 +45,7 @@ def num_loops(function):
 def test_batches_of_a_small_model_are_written_out_where_they_may_be(limit, monkeypatch):
     model, x = perceptron()
     if limit is not None:
-        monkeypatch.setattr(objective, limit, 5)
+        monkeypatch.setattr(accumulation, limit, 5)
     assert num_loops(traced(model, x, may_unroll=True)) == (0 if limit is None else 1)
     assert num_loops(traced(model, x, may_unroll=False)) == 1
 

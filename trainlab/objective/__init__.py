@@ -1,16 +1,19 @@
 """The objective: loss and gradient of an effective batch, as a pure function of the parameters."""
 
 from trainlab.objective import cutting, keras_internals
+from trainlab.objective.accumulation import Accumulation, Batches
 from trainlab.objective.building import build_model, compile_model
-from trainlab.objective.evaluation import Batches, Evaluation, KerasObjective
+from trainlab.objective.evaluation import Divide, Evaluation, KerasObjective
 from trainlab.objective.graph_checks import assigned_variables, string_operation
 from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, native
+from trainlab.objective.own_step import TrainStepFunction, Whole, has_own_step
 from trainlab.objective.requirements import check_compiled
-from trainlab.objective.train_step import TrainStepFunction, Whole, has_own_step
 
 __all__ = [
+    "Accumulation",
     "Batch",
     "Batches",
+    "Divide",
     "Evaluation",
     "KerasObjective",
     "ModelFunction",

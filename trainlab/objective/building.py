@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from trainlab.objective import keras_internals
 from trainlab.objective.model_function import Batch
+from trainlab.objective.own_step import any_size, build_by_step, has_own_step
 from trainlab.objective.pure import Scope, opened
 from trainlab.objective.requirements import check_built, tell_of_training
-from trainlab.objective.train_step import any_size, build_by_step, has_own_step
 
 _COMPILE_ARGUMENTS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainlab.objective.accumulation import Batches
 from trainlab.objective.denominators import num_examples
-from trainlab.objective.evaluation import Batches
 from trainlab.objective.model_function import Batch
 
 _RULE = "micro_batch_size needs batches whose every tensor begins with the axis of the examples"

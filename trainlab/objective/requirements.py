@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from trainlab.objective.keras_internals import TRAINER, layers_of, trained_by
-from trainlab.objective.train_step import has_own_step
+from trainlab.objective.own_step import has_own_step
 
 # Of a layer of Keras': what makes its forward pass another one in training if it is not 0, and the names of those that are random
 _RATES = ("rate", "dropout", "recurrent_dropout", "stddev")
