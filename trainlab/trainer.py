@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from trainlab.data import Given, Inputs, Source, Whereabouts, checked, describe_update, device, prepared, split
+from trainlab.distribution import replicas_of
 from trainlab.loop import Evaluations, Findings, Loop, Made, Plan, check_given, check_strategy, jit, made_by, plan_of, recipe_of
 from trainlab.objective import build_model, check_compiled, compile_model, cutting
 from trainlab.runs import (
@@ -74,6 +76,7 @@ class Trainer:
         micro_batch_size: int | str | None = None,
         on_nonfinite: str = "stop",
         sum_duplicate_rows: bool | None = None,
+        distribute: tf.distribute.Strategy | str | None = None,
         **unknown: Any,
     ):
         """Takes a compiled model, or compiles it.
@@ -105,6 +108,8 @@ class Trainer:
             sum_duplicate_rows: whether the gradients of a row of an embedding that an update looks up more than once are summed
               before the optimizer sees them, so that Adam and its like square the sum, as their formulas have it. False
               hands them on one by one, as Keras does. By default they are summed, and a warning says so once where it matters.
+            distribute: a `tf.distribute.MirroredStrategy`, or "mirrored" for all devices of this machine: every batch is cut into
+              one shard a device. Model and Trainer are made outside its scope.
 
         Raises:
             TypeError, ValueError: the model cannot be trained here, in one line that says why and what to do.
@@ -127,6 +132,7 @@ class Trainer:
         self._findings = Findings(jit_compile, micro_batch_size)
         self._findings.follow(model, is_silent=bool(compiling))
         self._run_eagerly = run_eagerly
+        self._replicas = replicas_of(distribute)
         self._steps_per_execution = steps_per_execution
         self._keeper: Keeper = Keeper() if (described := Run.of(run)) is None else RunKeeper(described)
         self._whereabouts = Whereabouts()
@@ -366,7 +372,14 @@ class Trainer:
 
     def _loop(self) -> Loop:
         """The loop, unless it is there already, made from exactly what there is now."""
-        given = self._findings.jit_compile, self._is_eager, self._updates_per_call, self.seed, self._sum_duplicate_rows
+        given = (
+            self._findings.jit_compile,
+            self._is_eager,
+            self._updates_per_call,
+            self.seed,
+            self._sum_duplicate_rows,
+            self._replicas,
+        )
         recipe = recipe_of(self.model, self.strategy, *given)
         self._made = made_by(recipe, self._made, self.model, self._findings)
         self._made.loop.guard.on_nonfinite = self.on_nonfinite
@@ -379,7 +392,7 @@ class Trainer:
 
     def _find_out(self, fit: Fit, updates_ahead: int) -> bool:
         """Lets the loop find out whether XLA pays, where that is worth it; returns whether it is known only now."""
-        if fit.loop.jit_compile is not None or not jit.is_worth_asking(self.model, updates_ahead):
+        if fit.loop.jit_compile is not None or self._replicas.are_several or not jit.is_worth_asking(self.model, updates_ahead):
             return False
         if not (choice := fit.loop.choose(fit.source, updates_ahead)).is_final:
             return False

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from trainlab.distribution import ONE, Replicas
 from trainlab.loop.findings import Findings
 from trainlab.loop.loop import Loop
 from trainlab.loop.settings import Settings
@@ -25,7 +26,7 @@ class Recipe(NamedTuple):
         optimizer: of the model.
         tracker: of the loss; each `compile` makes a new one.
         jit_compile, run_eagerly, updates_per_call, seed: of the loop.
-        sum_duplicate_rows: of the update.
+        sum_duplicate_rows, replicas: of the update.
     """
 
     strategy: StepStrategy
@@ -38,6 +39,7 @@ class Recipe(NamedTuple):
     updates_per_call: int | None
     seed: int
     sum_duplicate_rows: bool | None = None
+    replicas: Replicas = ONE
 
     def matches(self, other: Recipe) -> bool:
         """Whether what was made by one would be made by the other."""
@@ -55,7 +57,7 @@ class Recipe(NamedTuple):
 
     @property
     def _values(self) -> tuple[Any, ...]:
-        numbers = self.jit_compile, self.run_eagerly, self.updates_per_call, self.seed, self.sum_duplicate_rows
+        numbers = self.jit_compile, self.run_eagerly, self.updates_per_call, self.seed, self.sum_duplicate_rows, self.replicas
         return *numbers, self.settings
 
 
@@ -67,12 +69,13 @@ def recipe_of(
     updates_per_call: int | None,
     seed: int,
     sum_duplicate_rows: bool | None = None,
+    replicas: Replicas = ONE,
 ) -> Recipe:
     """Of a model that is compiled and built, as it is now."""
     variables = list(model.trainable_variables)
     settings = Settings(lambda: [strategy] if run_eagerly else [strategy, *_traced(model)])
     tracker = keras_internals.loss_tracker(model)
-    given = jit_compile, run_eagerly, updates_per_call, seed, sum_duplicate_rows
+    given = jit_compile, run_eagerly, updates_per_call, seed, sum_duplicate_rows, replicas
     return Recipe(strategy, settings, variables, model.optimizer, tracker, *given)
 
 
@@ -116,7 +119,7 @@ def made_by(recipe: Recipe, made: Made | None, model: keras.Model, findings: Fin
     if made is not None and made.recipe.matches(recipe):
         return made
     memory = made.loop.update.memory if made is not None and made.recipe.has_same_memory(recipe) else None
-    update = Update(model, recipe.strategy, recipe.seed, memory, recipe.sum_duplicate_rows)
+    update = Update(model, recipe.strategy, recipe.seed, memory, recipe.sum_duplicate_rows, recipe.replicas)
     jit_compile = False if recipe.run_eagerly else recipe.jit_compile
     loop = Loop(update, jit_compile, recipe.run_eagerly, recipe.updates_per_call, findings.micro_batches, recipe.settings.tracing)
     return Made(recipe, loop)

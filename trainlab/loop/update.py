@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainlab.distribution import ONE, Division, Replicas
 from trainlab.loop import duplicates
 from trainlab.objective import (
     Batches,
@@ -36,6 +38,7 @@ class Update:
         memory: an earlier update's `memory`, to go on with if the strategy still shapes it so.
         sum_duplicate_rows: whether rows of an embedding that an update looks up more than once are summed before the optimizer
           sees them; None does so and says it where it matters.
+        replicas: the devices that evaluate it.
 
     Attributes:
         strategy: the same.
@@ -53,9 +56,11 @@ class Update:
         seed: int,
         memory: Mapping[str, Any] | None = None,
         sum_duplicate_rows: bool | None = None,
+        replicas: Replicas = ONE,
     ):
         self.function = TrainStepFunction(model) if has_own_step(model) else ModelFunction(model)
         self._sum_duplicate_rows = sum_duplicate_rows
+        self._divided = functools.partial(Division, replicas) if replicas.are_several else None
         self._optimizer = model.optimizer
         self.strategy = strategy
         self._seed = seed
@@ -91,7 +96,7 @@ class Update:
         Raises:
             TypeError, ValueError: the strategy returned something that is not a `Step` of this model.
         """
-        objective, state = KerasObjective(self.function, batches), self._state()
+        objective, state = KerasObjective(self.function, batches, self._divided), self._state()
         step = self.strategy.step(objective, state)
         self._check(step)
         self._commit(step)
@@ -108,7 +113,7 @@ class Update:
 
         Runs eagerly: there a strategy's own loops and branches hide no evaluation.
         """
-        objective, seen = KerasObjective(self.function, batches), []
+        objective, seen = KerasObjective(self.function, batches, self._divided), []
 
         def observed(parameters: Vector) -> Evaluation:
             seen.append(objective(parameters))

@@ -55,10 +55,17 @@ class Accumulation:
         batches: they, those of a small model written out where they may be.
     """
 
-    def __init__(self, function: ModelFunction, batches: Sequence[Batches], start: Mapping[int, tf.Tensor]):
-        """Takes the state that the evaluations start from."""
+    def __init__(
+        self,
+        function: ModelFunction,
+        batches: Sequence[Batches],
+        start: Mapping[int, tf.Tensor],
+        begun: Callable[[Mapping[int, tf.Tensor]], Mapping[int, tf.Tensor]] = dict,
+    ):
+        """Takes the state that is there, and what makes of it that which evaluations start from."""
         self._function = function
-        self._start = start
+        self._begun = begun
+        self._start = begun(start)
         self.totals, self.batches = self._survey(function.read_parameters(), batches)
         self._is_written_out = len(self.batches) > len(batches)
 
@@ -116,7 +123,11 @@ class Accumulation:
         """One batch after the other: the state is handed on, dense gradients are added, row-sparse ones collected."""
         function = self._function
         # What an earlier evaluation discovered was not read at the start; nothing has been assigned since.
-        start = self._start if function.changing.keys() <= self._start.keys() else {**function.read_state(), **self._start}
+        start = (
+            self._start
+            if function.changing.keys() <= self._start.keys()
+            else {**self._begun(function.read_state()), **self._start}
+        )
         loss = tf.zeros([], wide(parameters))
         # In the order of their discovery: by id, where variables lie in memory would decide the order in the program.
         keys = list(function.changing)
