@@ -117,3 +117,29 @@ def test_every_model_over_several_calls(name, is_cut):
         assert trainer.iterations == 24
         found.append(everything(model))
     assert_same(*found)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "stream"])
+def test_the_loss_of_an_output_is_averaged_by_examples(kind):
+    case, size, number = MODELS["two_outputs"], 6, 26
+    x, y = case.arrays(number)
+
+    def batches():
+        for start in range(0, number, size):
+            yield tuple({name: part[start : start + size] for name, part in side.items()} for side in (x, y))
+
+    data, targets = (x, y) if kind == "arrays" else (tf.data.Dataset.from_tensor_slices((x, y)).batch(size), None)
+    model = case.compiled(keras.optimizers.SGD(0.0))
+    history = tl.Trainer(model).fit(data, targets, batch_size=size if kind == "arrays" else None, verbose=0, shuffle=False)
+    model = case.compiled(keras.optimizers.SGD(0.0))
+    sizes = [len(batch[0]["left"]) for batch in batches()]
+    for name in ("left_out_loss", "right_out_loss"):
+        losses = [model.test_on_batch(*batch, return_dict=True)[name] for batch in _each_alone(model, batches())]
+        assert history.history[name][0] == pytest.approx(np.average(losses, weights=sizes), rel=1e-5)
+        assert history.history[name][0] != pytest.approx(np.mean(losses), rel=1e-3)  # control: the last batch weighs less
+
+
+def _each_alone(model, batches):
+    for batch in batches:
+        model.reset_metrics()
+        yield batch

@@ -11,7 +11,7 @@ import tensorflow as tf
 from trainlab.distribution.left import Left
 from trainlab.distribution.replicas import Replicas
 from trainlab.distribution.shards import ShardFunction, shard_of
-from trainlab.objective import Accumulation, Batches, ModelFunction
+from trainlab.objective import Accumulation, Batches, ModelFunction, native, traced_aside, wide
 from trainlab.parameters import Rows, Vector
 
 
@@ -44,7 +44,7 @@ class Division:
     def __init__(self, replicas: Replicas, function: ModelFunction, batches: Sequence[Batches], start: Mapping[int, tf.Tensor]):
         self._function, self._replicas = function, replicas
         self._left = Left(function)
-        self._start = start
+        self._start, self._batches = start, batches
         self._towers: list[_Tower] = []
         shard_function: Any = ShardFunction(function)
         for replica, device in replicas.local():
@@ -55,44 +55,70 @@ class Division:
                 with tf.device(device):
                     accumulation = Accumulation(shard_function, mine, start, begun)
                 self._towers.append(_Tower(replica, device, accumulation))
-        self._totals = tf.add_n([tower.accumulation.totals for tower in self._towers])
+        self._totals = self._known_totals(batches)
+
+    def _known_totals(self, batches: Sequence[Batches]) -> tf.Tensor:
+        own = [tower.accumulation.totals for tower in self._towers]
+        if self._replicas.collectives is None:
+            return tf.add_n(own)
+        if not tf.executing_eagerly():
+            # Where shapes alone decide no process need ask another.
+            whole = traced_aside(lambda: Accumulation(self._function, batches, self._start).totals)
+            if (known := tf.get_static_value(whole.outputs[0])) is not None:
+                return tf.constant(known)
+        zero = tf.zeros([self._function.num_losses + 1], wide(self._function.read_parameters()))
+        return self._replicas.collectives.sum([tf.add_n([zero, *own])])[0]
 
     def __call__(self, parameters: Vector) -> tuple[tf.Tensor, Vector, dict[int, tf.Tensor]]:
         """Loss, gradient and what is left in other variables."""
-        losses, gradients, lefts, weights = [], [], [], []
+        shares = []
         for tower in self._towers:
             with tf.device(tower.device):
-                own = tower.accumulation
-                loss, gradient, left = own.share(parameters, self._totals)
-                weights.append(self._weight(tower))
-                losses.append(loss)
-                gradients.append(gradient)
-                lefts.append(left)
+                shares.append(tower.accumulation.share(parameters, self._totals))
+        if not shares:  # of this process: what the others find must be known
+            traced_aside(lambda: self._function(parameters, self._start, self._batches[0].fetch(0), self._totals)[0])
         with self._replicas.reading():
-            loss = tf.add_n(losses)
-            gradient = Vector([_added(leaves) for leaves in zip(*(g.leaves for g in gradients), strict=True)])
-            left = self._added_up(lefts, weights)
+            loss, gradient, left = self._added_up(parameters, shares)
             return loss, gradient, {**left, **self._function.track_loss(loss, self._totals[-1], left)}
+
+    def _added_up(self, parameters: Vector, shares: Sequence[Any]) -> tuple[tf.Tensor, Vector, dict[int, tf.Tensor]]:
+        """The sums over all replicas, here and elsewhere."""
+        function = self._function
+        keys = list(function.changing)
+        kinds = {key: tf.convert_to_tensor(native(function.changing[key])) for key in keys}
+        losses = [tf.zeros([], wide(parameters)), *(loss for loss, _, _ in shares)]
+        addends: list[list[tf.Tensor]] = [losses]
+        dense_leaves = [i for i in range(len(parameters.parts)) if i not in function.sparse]
+        addends += [self._or_zeros(parameters.parts[i], [gradient.leaves[i] for _, gradient, _ in shares]) for i in dense_leaves]
+        for key in keys:
+            found = [self._addend(key, tower, left) for tower, (_, _, left) in zip(self._towers, shares, strict=True)]
+            addends.append(self._or_zeros(kinds[key], [value for value in found if value is not None]))
+        sums = [tf.add_n(values) if len(values) > 1 else values[0] for values in addends]
+        if self._replicas.collectives is not None:
+            sums = self._replicas.collectives.sum(sums)
+        loss, rest = sums[0], sums[1:]
+        leaves: dict[int, Any] = dict(zip(dense_leaves, rest, strict=False))
+        for i in sorted(function.sparse):
+            leaves[i] = self._rows(parameters.parts[i], [gradient.leaves[i] for _, gradient, _ in shares])
+        left = dict(zip(keys, rest[len(dense_leaves) :], strict=True))
+        return loss, Vector([leaves[i] for i in range(len(parameters.parts))]), left
+
+    def _addend(self, key: int, tower: _Tower, left: Mapping[int, tf.Tensor]) -> tf.Tensor | None:
+        value = left[key] if key in left else self._left.start(tower.replica, self._function.read_state())[key]
+        return self._left.addend(key, value, tower.replica, self._weight(tower))
+
+    def _or_zeros(self, like: Any, found: list[tf.Tensor]) -> list[tf.Tensor]:
+        return found or [tf.zeros(like.shape, like.dtype)]
+
+    def _rows(self, like: Any, found: Sequence[Rows]) -> Rows:
+        values = [rows.values for rows in found] or [tf.zeros([0, *like.shape[1:]], like.dtype)]
+        indices = [tf.cast(rows.indices, tf.int64) for rows in found] or [tf.zeros([0], tf.int64)]
+        joined = tf.concat(values, axis=0), tf.concat(indices, axis=0)
+        if self._replicas.collectives is not None:
+            joined = self._replicas.collectives.concat(*joined)
+        return Rows(*joined, like.shape[0])
 
     def _weight(self, tower: _Tower) -> tf.Tensor:
         """A replica's part of the examples; where there are none at all, the first has everything, as one device has."""
         own, everything = tower.accumulation.totals[-1], self._totals[-1]
         return tf.where(everything > 0, tf.math.divide_no_nan(own, everything), tf.cast(tower.replica == 0, own.dtype))
-
-    def _added_up(self, lefts: Sequence[Mapping[int, tf.Tensor]], weights: Sequence[tf.Tensor]) -> dict[int, tf.Tensor]:
-        after = {}
-        for key in lefts[0]:
-            addends = [
-                self._left.addend(key, left[key], tower.replica, weight)
-                for tower, left, weight in zip(self._towers, lefts, weights, strict=True)
-            ]
-            after[key] = tf.add_n([addend for addend in addends if addend is not None])
-        return after
-
-
-def _added(leaves: Sequence[tf.Tensor | Rows]) -> tf.Tensor | Rows:
-    first = leaves[0]
-    if not isinstance(first, Rows):
-        return tf.add_n(list(leaves))
-    values = tf.concat([leaf.values for leaf in leaves], axis=0)
-    return Rows(values, tf.concat([leaf.indices for leaf in leaves], axis=0), first.num_rows)

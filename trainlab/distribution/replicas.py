@@ -9,6 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainlab.distribution.collectives import Collectives
+
 
 @dataclasses.dataclass(frozen=True)
 class Replicas:
@@ -18,11 +20,13 @@ class Replicas:
         devices: of this process, by name.
         number: of replicas in all.
         first: the number of this process' first, from 0.
+        collectives: what sums over processes; None for one process.
     """
 
     devices: tuple[str, ...] = ("",)
     number: int = 1
     first: int = 0
+    collectives: Collectives | None = None
 
     @property
     def are_several(self) -> bool:

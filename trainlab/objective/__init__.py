@@ -1,11 +1,11 @@
 """The objective: loss and gradient of an effective batch, as a pure function of the parameters."""
 
 from trainlab.objective import cutting, keras_internals
-from trainlab.objective.accumulation import Accumulation, Batches
+from trainlab.objective.accumulation import Accumulation, Batches, traced_aside
 from trainlab.objective.building import build_model, compile_model
 from trainlab.objective.evaluation import Divide, Evaluation, KerasObjective
 from trainlab.objective.graph_checks import assigned_variables, string_operation
-from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, native
+from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, native, wide
 from trainlab.objective.own_step import TrainStepFunction, Whole, has_own_step
 from trainlab.objective.requirements import check_compiled
 
@@ -29,5 +29,7 @@ __all__ = [
     "has_own_step",
     "keras_internals",
     "native",
+    "traced_aside",
+    "wide",
     "string_operation",
 ]

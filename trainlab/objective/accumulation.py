@@ -79,7 +79,7 @@ class Accumulation:
         """The batches' share of loss and gradient, `totals` being those of the effective batch; the loss is not tracked."""
         function = self._function
         if not function.connected and not tf.executing_eagerly():  # nothing was ever evaluated
-            _traced_aside(lambda: function(parameters, self._start, self.batches[0].fetch(0), totals)[0])
+            traced_aside(lambda: function(parameters, self._start, self.batches[0].fetch(0), totals)[0])
         while True:
             known = function.num_discoveries
             share = self._accumulate(parameters, totals)
@@ -104,7 +104,7 @@ class Accumulation:
             def add(index: Any, total: tf.Tensor, part: Batches = part) -> list[Any]:
                 return [total + count(part.fetch(index))]
 
-            aside = None if tf.executing_eagerly() else _traced_aside(first)
+            aside = None if tf.executing_eagerly() else traced_aside(first)
             is_unrolled = part.may_unroll and aside is not None and _is_small(aside.graph)
             parts = part.unrolled() if is_unrolled else [part]
             written_out += parts
@@ -174,7 +174,7 @@ class Accumulation:
         return loss, Vector(leaves), dict(zip(keys, state, strict=True))
 
 
-def _traced_aside(fn: Callable[[], tf.Tensor]) -> Any:
+def traced_aside(fn: Callable[[], tf.Tensor]) -> Any:
     """What `fn` computes, traced so that nothing of it is left to be run."""
     return tf.function(fn, autograph=False).get_concrete_function()
 

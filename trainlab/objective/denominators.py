@@ -57,6 +57,13 @@ def counted(model: keras.Model, examples: tf.Tensor, totals: tf.Tensor | None) -
         yield denominators
 
 
+def trackers_told(model: keras.Model, x: Any) -> contextlib.AbstractContextManager[None]:
+    """While open, the trackers of several outputs' losses know the batch's size, where its shape alone does not tell."""
+    if len(flat_losses(model)) < 2 or tf.get_static_value(examples := num_examples(x)) is not None:
+        return contextlib.nullcontext()
+    return losses_replaced(model, lambda _, loss: loss, lambda tracker: _Weighted(tracker, examples))
+
+
 class _Weighted:
     """A tracker of one output's loss, told the batch's size, which Keras does not know where shapes are open."""
 

@@ -149,7 +149,7 @@ class ModelFunction:
 
     def _shared(self, batch: Batch, totals: tf.Tensor | None) -> contextlib.AbstractContextManager[Any]:
         if totals is None:
-            return contextlib.nullcontext()  # one batch differentiates the loss's own mean, untouched
+            return denominators.trackers_told(self.model, batch[0])  # one batch differentiates the loss's own mean, untouched
         return denominators.counted(self.model, denominators.num_examples(batch[0]), totals)
 
     def scope_at(self, parameters: Vector, state: Mapping[int, tf.Tensor], tape: tf.GradientTape | None = None) -> Scope:

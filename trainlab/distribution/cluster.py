@@ -1,0 +1,215 @@
+"""The workers of a cluster: who they are by TF_CONFIG, and how a process joins them without waiting for ever."""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import tensorflow as tf
+
+_VARIABLE = "TF_CONFIG"
+_RULE = (
+    f"{_VARIABLE} must be JSON such as "
+    '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+)
+_GREETING = "trainlab"
+_GO = "go\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Workers, in order; the first is the chief, which writes the run, prints, and calls callbacks.
+
+    Attributes:
+        addresses: "host:port" of each worker.
+        rank: the number of this process, from 0.
+    """
+
+    addresses: tuple[str, ...]
+    rank: int
+
+    @property
+    def size(self) -> int:
+        """How many workers there are."""
+        return len(self.addresses)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the first."""
+        return self.rank == 0
+
+    def name(self, rank: int) -> str:
+        """A worker, in words."""
+        return f"worker {rank} ({self.addresses[rank]})"
+
+    def unreachable(self) -> list[int]:
+        """The other workers whose address nobody answers at: their processes have ended."""
+        return [rank for rank in range(self.size) if rank != self.rank and not _answers(self.addresses[rank])]
+
+
+def cluster_of(config: str | None) -> Cluster | None:
+    """The cluster that TF_CONFIG describes; None without one, or of a single worker.
+
+    Raises:
+        ValueError: it cannot be read, or describes something else; one line.
+
+    Example:
+        >>> cluster_of('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}')
+        Cluster(addresses=('a:1', 'b:1'), rank=1)
+    """
+    if not config:
+        return None
+    try:
+        given = json.loads(config)
+        jobs = {job: list(addresses) for job, addresses in dict(given.get("cluster") or {}).items()}
+        task = dict(given.get("task") or {})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{_RULE}; it cannot be read: {error}") from None
+    if not jobs:
+        return None
+    if others := set(jobs) - {"chief", "worker"}:
+        raise ValueError(f"{_RULE}; a cluster has jobs of the names worker and chief, not {', '.join(sorted(others))}")
+    return _placed(jobs, task)
+
+
+def _placed(jobs: Mapping[str, list[Any]], task: Mapping[str, Any]) -> Cluster | None:
+    addresses = tuple(str(address) for job in ("chief", "worker") for address in jobs.get(job, []))
+    job, index = task.get("type", "worker"), task.get("index", 0)
+    if job not in jobs or isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(jobs[job]):
+        raise ValueError(f"{_RULE}; its task is {dict(task)}, which is none of the {len(addresses)} of the cluster")
+    if len(set(addresses)) < len(addresses):
+        raise ValueError(f"{_RULE}; two workers have one address: {', '.join(addresses)}")
+    for address in addresses:
+        if not address.rpartition(":")[2].isdigit():
+            raise ValueError(f"{_RULE}; {address!r} is no host:port")
+    rank = index + (len(jobs.get("chief", [])) if job == "worker" else 0)
+    return None if len(addresses) == 1 else Cluster(addresses, rank)
+
+
+def join_workers(seconds: float = 300.0) -> tf.distribute.MultiWorkerMirroredStrategy:
+    """Joins the workers that TF_CONFIG names: call it first of all, before a model, a tensor or a data set is made.
+
+    `tf.distribute.MultiWorkerMirroredStrategy()` by itself waits for ever for a worker that never starts, and says nothing;
+    this waits so many seconds for all to start, and names those that are missing.
+
+    Args:
+        seconds: how long to wait.
+
+    Returns:
+        What `Trainer(..., distribute=...)` takes.
+
+    Raises:
+        ValueError: TF_CONFIG is missing or names no workers.
+        TimeoutError: some did not start.
+        OSError: this worker's own address cannot be used.
+    """
+    cluster = cluster_of(os.environ.get(_VARIABLE))
+    if cluster is None:
+        raise ValueError(f"{_VARIABLE} names no workers to join. {_RULE}")
+    until = time.monotonic() + seconds
+    (_gather if cluster.is_chief else _report)(cluster, until)
+    # It holds Python's lock while it waits, so that nothing in Python could end it. All are there by now: a bound for the worst.
+    with suppress(OSError, ValueError, RuntimeError):  # no descriptor to write to
+        faulthandler.dump_traceback_later(max(seconds, 30.0), exit=True)
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        heed_signals()
+    return strategy
+
+
+def heed_signals() -> None:
+    """Puts back what SIGTERM did before TensorFlow put its own handler there, which only takes note of it."""
+    with suppress(ValueError):  # not in the main thread
+        handler = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
+
+
+def _gather(cluster: Cluster, until: float) -> None:
+    """The chief waits for all others to report, and lets them go on."""
+    host, _, port = cluster.addresses[0].rpartition(":")
+    found: dict[int, socket.socket] = {}
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", int(port)))
+            listener.listen(cluster.size)
+        except OSError as error:
+            raise OSError(f"{cluster.name(0)}: this process cannot listen there ({error.strerror}): give another port") from None
+        try:
+            while len(found) < cluster.size - 1:
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                listener.settimeout(min(left, 1.0))
+                with suppress(TimeoutError):
+                    connection, _ = listener.accept()
+                    rank = _greeted(connection)
+                    if rank is None or rank in found or not 0 < rank < cluster.size:
+                        connection.close()
+                    else:
+                        found[rank] = connection
+            missing = [rank for rank in range(1, cluster.size) if rank not in found]
+            answer = f"missing {' '.join(map(str, missing))}\n" if missing else _GO
+            for connection in found.values():
+                with suppress(OSError):
+                    connection.sendall(answer.encode())
+        finally:
+            for connection in found.values():
+                connection.close()
+    if missing:
+        raise _missing(cluster, missing)
+
+
+def _greeted(connection: socket.socket) -> int | None:
+    """The rank of a worker that has connected; None if it is none."""
+    connection.settimeout(5.0)
+    try:
+        words = connection.makefile("r").readline().split()
+        return int(words[1]) if words[:1] == [_GREETING] else None
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _report(cluster: Cluster, until: float) -> None:
+    """Another worker reports to the chief, and waits until all have."""
+    host, _, port = cluster.addresses[0].rpartition(":")
+    while True:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=5.0) as connection:
+                connection.sendall(f"{_GREETING} {cluster.rank}\n".encode())
+                connection.settimeout(max(until - time.monotonic(), 0) + 10.0)  # the chief says who is missing
+                words = connection.makefile("r").readline().split()
+        except OSError:
+            words = []
+        if words == _GO.split():
+            return
+        if words[:1] == ["missing"]:
+            raise _missing(cluster, [int(word) for word in words[1:]])
+        if time.monotonic() >= until:
+            raise _missing(cluster, [0])
+        time.sleep(0.1)
+
+
+def _missing(cluster: Cluster, ranks: list[int]) -> TimeoutError:
+    names = ", ".join(map(cluster.name, ranks))
+    verb = "has" if len(ranks) == 1 else "have"
+    return TimeoutError(f"{names} {verb} not started: start the same program for each of the {cluster.size} workers")
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=2.0):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,124 @@
+"""What processes do together: sums in the middle of a compiled call, and small exchanges between two calls.
+
+Every process must trace the same in the same order: what belongs together is known by a count of what was traced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_GROUP = 7461  # any number: no other group of ours is in the process
+_EXCHANGE, _PIECE, _FIRST = 1, 2, 10  # instances
+_CHUNK = 2**14  # int32 numbers of a message, sent at once
+
+
+class Collectives:
+    """Collective operations among `size` processes.
+
+    Args:
+        size: of the group.
+        rank: this process' number.
+        seconds: how long one waits for the others; the error is then `tf.errors.DeadlineExceededError`.
+        width: how many numbers an exchange has.
+    """
+
+    def __init__(self, size: int, rank: int, seconds: float, width: int):
+        self.size, self.rank, self.seconds, self.width = size, rank, seconds, width
+        self._next = _FIRST
+        with tf.device("CPU:0"):
+            self._token = tf.Variable(0.0, trainable=False, name="order_of_collectives")  # lest two wait for one another
+
+    def sum(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Each tensor's sum over all processes; shapes are known. One operation a dtype, on all of that dtype as one vector."""
+        sums: dict[int, tf.Tensor] = {}
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            members = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
+            carrier = dtype if dtype.is_floating or dtype in (tf.int32, tf.int64) else tf.int64
+            parts = [tf.reshape(tf.cast(tensors[i], carrier), [-1]) for i in members]
+            whole = self._reduce(tf.concat(parts, axis=0), "Add")
+            pieces = tf.split(whole, [part.shape.num_elements() for part in parts])
+            for i, piece in zip(members, pieces, strict=True):
+                sums[i] = tf.cast(tf.reshape(piece, tensors[i].shape), dtype)
+        return [sums[i] for i in range(len(tensors))]
+
+    def concat(self, values: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Rows of all processes, one after the other, padded with rows of zeros to as many in each.
+
+        Args:
+            values: `[k, ...]`; k may differ among processes.
+            indices: `[k]`, int64.
+        """
+        number = tf.shape(values, tf.int64)[0]
+        most = self._reduce(number[None], "Max")[0]
+        values = tf.pad(values, [[0, most - number], *[[0, 0]] * (values.shape.rank - 1)])
+        indices = tf.pad(indices, [[0, most - number]])
+        return self._gather(values), self._gather(indices)
+
+    def _reduce(self, vector: tf.Tensor, merge: str) -> tf.Tensor:
+        self._next += 1
+        return self._instance(vector, merge, self._next - 1)
+
+    def _instance(self, vector: tf.Tensor, merge: str, key: Any) -> tf.Tensor:
+        return tf.raw_ops.CollectiveReduceV2(
+            input=vector,
+            group_size=self.size,
+            group_key=_GROUP,
+            instance_key=key,
+            ordering_token=[self._token.handle],
+            merge_op=merge,
+            final_op="Id",
+            timeout_seconds=self.seconds,
+        )
+
+    def _gather(self, tensor: tf.Tensor) -> tf.Tensor:
+        self._next += 1
+        return tf.raw_ops.CollectiveGatherV2(
+            input=tensor,
+            group_size=self.size,
+            group_key=_GROUP,
+            instance_key=self._next - 1,
+            ordering_token=[self._token.handle],
+            timeout_seconds=self.seconds,
+        )
+
+    def exchange(self, numbers: Sequence[int]) -> list[int]:
+        """The maximum over all processes of each of `width` numbers."""
+        if self._exchanges is None:
+            self._exchanges = self._compiled(tf.int64, self.width, "Max", _EXCHANGE)
+        padded = [*numbers, *[0] * (self.width - len(numbers))]
+        found: list[int] = self._exchanges(tf.constant(padded, tf.int64)).numpy().tolist()
+        return found
+
+    def broadcast(self, message: bytes | None, root: int) -> bytes:
+        """The message of process `root`, which is the only one that need know it."""
+        if self._pieces is None:
+            self._pieces = self._compiled(tf.int32, _CHUNK, "Add", _PIECE)
+        mine = message if self.rank == root and message is not None else b""
+        size = self.exchange([len(mine)])[0]
+        padded = np.frombuffer(mine + bytes(-len(mine) % 4), np.int32)
+        received = []
+        for start in range(0, -(-size // 4), _CHUNK):
+            piece = np.zeros([_CHUNK], np.int32)
+            if self.rank == root:
+                part = padded[start : start + _CHUNK]
+                piece[: len(part)] = part
+            received.append(self._pieces(tf.constant(piece)).numpy().tobytes())
+        return b"".join(received)[:size]
+
+    def agree_on_count(self) -> None:
+        """Counts on from the same number everywhere, whatever was traced before."""
+        self._next = self.exchange([self._next])[0]
+
+    _exchanges: Any = None
+    _pieces: Any = None
+
+    def _compiled(self, dtype: tf.DType, size: int, merge: str, key: int) -> Any:
+        def run(vector: tf.Tensor) -> tf.Tensor:
+            with tf.device("CPU:0"):
+                return self._instance(vector, merge, key)
+
+        return tf.function(run, autograph=False).get_concrete_function(tf.TensorSpec([size], dtype))
