@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainlab.distribution import WorkerLost, join_workers
     from trainlab.loop import NonFiniteError
     from trainlab.objective import Evaluation
     from trainlab.parameters import Vector
@@ -27,10 +28,13 @@ __all__ = [
     "StepStrategy",
     "Trainer",
     "Vector",
+    "WorkerLost",
+    "join_workers",
 ]
 __version__ = "0.3.0"
 
 _HOMES = {
+    "distribution": ("WorkerLost", "join_workers"),
     "loop": ("NonFiniteError",),
     "objective": ("Evaluation",),
     "parameters": ("Vector",),

@@ -30,6 +30,7 @@ from trainlab.runs import (
     manifest,
     predict_alone,
     verbosity,
+    workers,
 )
 from trainlab.strategies import SGD, StepStrategy
 
@@ -109,7 +110,8 @@ class Trainer:
               before the optimizer sees them, so that Adam and its like square the sum, as their formulas have it. False
               hands them on one by one, as Keras does. By default they are summed, and a warning says so once where it matters.
             distribute: a `tf.distribute.MirroredStrategy`, or "mirrored" for all devices of this machine: every batch is cut into
-              one shard a device. Model and Trainer are made outside its scope.
+              one shard a device. Model and Trainer are made outside its scope. Or, for several machines, what `join_workers`
+              returned: one process each, of the same program.
 
         Raises:
             TypeError, ValueError: the model cannot be trained here, in one line that says why and what to do.
@@ -134,7 +136,8 @@ class Trainer:
         self._run_eagerly = run_eagerly
         self._replicas = replicas_of(distribute)
         self._steps_per_execution = steps_per_execution
-        self._keeper: Keeper = Keeper() if (described := Run.of(run)) is None else RunKeeper(described)
+        is_follower = self._replicas.link is not None and not self._replicas.link.is_chief
+        self._keeper: Keeper = Keeper() if (described := Run.of(run)) is None or is_follower else RunKeeper(described)
         self._whereabouts = Whereabouts()
         self._made: Made | None = None
         self._evaluations = Evaluations()
@@ -276,8 +279,12 @@ class Trainer:
         inputs = checked(self.model, given, source)
         source.warn_if_small(self.strategy.batches)
         plan = plan.on(source.updates_per_pass(self.strategy.batches), source.is_endless)
-        self._loop()  # a strategy may fail to shape its memory: before anything is touched
-        with self._keeper.opened():
+        loop, link = self._loop(), self._replicas.link  # a strategy may fail to shape its memory: before anything is touched
+        if link is not None:
+            workers.meet(link, self._manifest(inputs, plan))
+            if not link.is_chief:
+                return workers.follow(link, loop, inputs, self.model)
+        with workers.led(link, loop, source, self.model, self._keeper), self._keeper.opened():
             found = self._keeper.find(asked, plan, lambda: self._manifest(inputs, plan))
             try:
                 return self._train(inputs, (x, y), plan, found, callbacks, verbose)

@@ -6,6 +6,7 @@ from trainlab.data.blocks import Block, Layout, TrailingLayout
 from trainlab.data.checks import check_count, check_labels, find_non_finite
 from trainlab.data.inputs import Given, Inputs, Source, Validation, checked, prepared, split, to_evaluate_on
 from trainlab.data.stream import StopRequested, finishes, is_anything_left_behind, stoppable, waited_for
+from trainlab.data.stream_blocks import checksum_of
 from trainlab.data.stream_source import StreamSource
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "check_count",
     "check_labels",
     "checked",
+    "checksum_of",
     "describe_update",
     "device",
     "find_non_finite",

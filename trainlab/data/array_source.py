@@ -112,6 +112,14 @@ class ArraySource:
         del serialized
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
 
+    def place(self) -> tuple[int, int]:
+        """Where training stands, as another process that has the same arrays is told."""
+        return self.epoch, self.position
+
+    def go_to(self, place: tuple[int, int]) -> None:
+        """Goes where another process stands."""
+        self.epoch, self.position = place
+
     def go_back(self, epoch: int) -> None:
         """To the beginning of an epoch of the last fit, which this one goes on with."""
         self.ahead = (self.ahead[1], self.ahead[1])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from trainlab.data.blocks import Compile, Step, loop, may_unroll
+from trainlab.data.blocks import Block, Compile, Step, loop, may_unroll
+from trainlab.data.iterators import checksum
 from trainlab.objective import Batches, cutting
 
 Read = Callable[[Any], list[tf.Tensor]]  # from the number of a batch in its update to the tensors that it is made of
@@ -199,3 +200,19 @@ def _item(flow: tf.Tensor, index: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
     shape = tf.constant(-1 if spec.shape.rank is None else [-1 if size is None else size for size in spec.shape], tf.int32)
     item = tf.raw_ops.TensorListGetItem(input_handle=flow, index=index, element_shape=shape, element_dtype=spec.dtype)
     return tf.ensure_shape(item, spec.shape)
+
+
+def checksum_of(block: Block) -> int:
+    """A number that tells the first batch of a block of a stream from others; 0 for arrays on the device."""
+    if not isinstance(block.layout, StreamLayout):
+        return 0
+    lists, first = block.tensors
+    return checksum_at(lists, first, block.layout.leaf_specs)
+
+
+def checksum_at(lists: Sequence[tf.Tensor], index: Any, specs: Sequence[Any]) -> int:
+    """A number that tells a batch in lists of batches from others."""
+    get = tf.raw_ops.TensorListGetItem
+    with tf.device("CPU:0"):
+        pairs = zip(lists, specs, strict=True)
+        return checksum([get(input_handle=e, index=index, element_shape=-1, element_dtype=spec.dtype) for e, spec in pairs])

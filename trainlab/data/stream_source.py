@@ -17,6 +17,7 @@ from trainlab.data import arrays, iterators
 from trainlab.data.blocks import Block, Layout
 from trainlab.data.kinds import weighing
 from trainlab.data.stream import StopRequested, Stream, in_thread, leaves_of, unpack, waited_for
+from trainlab.data.stream_blocks import checksum_at
 from trainlab.objective import Batch, keras_internals
 
 
@@ -79,10 +80,7 @@ class StreamSource:
         self.element_spec = unpack(self._dataset.element_spec, may_be_whole)
         self._stream = Stream(self.element_spec)
 
-    @property
-    def dataset(self) -> tf.data.Dataset:
-        """The batches, for somebody else to read."""
-        return self._dataset
+    dataset = property(lambda self: self._dataset, doc="The batches, for somebody else to read.")
 
     @functools.cached_property
     def _nature(self) -> iterators.Nature:
@@ -138,6 +136,18 @@ class StreamSource:
                     waited_for(self._adapter.on_epoch_end)  # for workers, of which some may be gone
             else:
                 self._adapter.on_epoch_end()
+
+    def place(self) -> tuple[int, int]:
+        """Where training stands, as another process is told: the pass, and the batch in it."""
+        return self._passes, self._used
+
+    def go_to(self, place: tuple[int, int]) -> None:
+        """Goes where another process stands, or raises ValueError: to the beginning of a later pass, if not there already."""
+        while self._passes < place[0]:
+            self._end_pass()
+            self._open()
+        if self.place() != place:
+            raise ValueError(f"x stands at batch {self._used} of pass {self._passes}, the chief at {place[1]} of {place[0]}")
 
     def block(self, max_updates: int, batches: int, by_xla: bool = False) -> Block | None:
         """The next updates of `batches` batches; at the end of a pass one of fewer; None after it."""
@@ -389,11 +399,7 @@ class StreamSource:
         assert self._last is not None
         lists, i = self._last
         specs = [spec for spec in tf.nest.flatten(self.element_spec, expand_composites=True) if spec is not None]
-        pairs = list(zip(lists, specs, strict=True))
-        get = tf.raw_ops.TensorListGetItem
-        with tf.device("CPU:0"):
-            leaves = [get(input_handle=each, index=i, element_shape=-1, element_dtype=spec.dtype) for each, spec in pairs]
-        return iterators.checksum(leaves)
+        return checksum_at(lists, i, specs)
 
 
 _ELSE = "goes on in another order than it would have"

@@ -5,6 +5,7 @@ Every process must trace the same in the same order: what belongs together is kn
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 _GROUP = 7461  # any number: no other group of ours is in the process
-_EXCHANGE, _PIECE, _FIRST = 1, 2, 10  # instances
+_EXCHANGE, _PIECE, _MEETING, _FIRST = 1, 2, 3, 10  # instances
 _CHUNK = 2**14  # int32 numbers of a message, sent at once
 
 
@@ -62,7 +63,7 @@ class Collectives:
         self._next += 1
         return self._instance(vector, merge, self._next - 1)
 
-    def _instance(self, vector: tf.Tensor, merge: str, key: Any) -> tf.Tensor:
+    def _instance(self, vector: tf.Tensor, merge: str, key: int, seconds: float | None = None) -> tf.Tensor:
         return tf.raw_ops.CollectiveReduceV2(
             input=vector,
             group_size=self.size,
@@ -71,7 +72,7 @@ class Collectives:
             ordering_token=[self._token.handle],
             merge_op=merge,
             final_op="Id",
-            timeout_seconds=self.seconds,
+            timeout_seconds=self.seconds if seconds is None else seconds,
         )
 
     def _gather(self, tensor: tf.Tensor) -> tf.Tensor:
@@ -109,16 +110,50 @@ class Collectives:
             received.append(self._pieces(tf.constant(piece)).numpy().tobytes())
         return b"".join(received)[:size]
 
-    def agree_on_count(self) -> None:
-        """Counts on from the same number everywhere, whatever was traced before."""
-        self._next = self.exchange([self._next])[0]
+    def agree_on_count(self, seconds: float) -> None:
+        """Counts on from the same number everywhere, whatever was traced before; waits for the others so long."""
+        if self._meeting is None:
+            self._meeting = self._compiled(tf.int64, 1, "Max", _MEETING, seconds)
+        self._next = int(self._meeting(tf.constant([self._next], tf.int64)).numpy()[0])
+
+    def share(self, variables: Sequence[tf.Variable]) -> None:
+        """Gives the variables, everywhere, the values that they have in the first process, to the last bit."""
+        key = tuple(map(id, variables))
+        if self._shared is None or self._shared[0] != key:
+            self._shared = key, tf.function(functools.partial(self._share, list(variables)), autograph=False), list(variables)
+        self._shared[1]()
+
+    def _share(self, variables: Sequence[tf.Variable]) -> None:
+        carried = [_carried(v.read_value()) for v in variables]
+        carried = carried if self.rank == 0 else [tf.zeros_like(value) for value in carried]
+        for variable, value in zip(variables, self.sum(carried), strict=True):
+            variable.assign(_uncarried(value, variable.dtype))
 
     _exchanges: Any = None
     _pieces: Any = None
+    _meeting: Any = None
+    _shared: Any = None
 
-    def _compiled(self, dtype: tf.DType, size: int, merge: str, key: int) -> Any:
+    def _compiled(self, dtype: tf.DType, size: int, merge: str, key: int, seconds: float | None = None) -> Any:
         def run(vector: tf.Tensor) -> tf.Tensor:
             with tf.device("CPU:0"):
-                return self._instance(vector, merge, key)
+                return self._instance(vector, merge, key, seconds)
 
         return tf.function(run, autograph=False).get_concrete_function(tf.TensorSpec([size], dtype))
+
+
+def _carried(value: tf.Tensor) -> tf.Tensor:
+    """The same bits as whole numbers, to which zeros can be added."""
+    if value.dtype in (tf.float64, tf.uint64):
+        return tf.bitcast(value, tf.int64)
+    if value.dtype == tf.float32:
+        return tf.bitcast(value, tf.int32)
+    if value.dtype.is_floating:  # of 16 bits and less, which float32 holds
+        return tf.bitcast(tf.cast(value, tf.float32), tf.int32)
+    return tf.cast(value, tf.int64 if value.dtype in (tf.int64, tf.uint32) else tf.int32)
+
+
+def _uncarried(value: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    if dtype in (tf.float64, tf.uint64, tf.float32):
+        return tf.bitcast(value, dtype)
+    return tf.cast(tf.bitcast(value, tf.float32), dtype) if dtype.is_floating else tf.cast(value, dtype)

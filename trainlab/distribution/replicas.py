@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import tensorflow as tf
 
+from trainlab.distribution.cluster import cluster_of, heed_signals
 from trainlab.distribution.collectives import Collectives
+from trainlab.distribution.link import Link, link_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,18 +23,23 @@ class Replicas:
         devices: of this process, by name.
         number: of replicas in all.
         first: the number of this process' first, from 0.
-        collectives: what sums over processes; None for one process.
+        link: with other processes; None for one process.
     """
 
     devices: tuple[str, ...] = ("",)
     number: int = 1
     first: int = 0
-    collectives: Collectives | None = None
+    link: Link | None = None
 
     @property
     def are_several(self) -> bool:
         """Whether there is anything to divide."""
         return self.number > 1
+
+    @property
+    def collectives(self) -> Collectives | None:
+        """What sums over processes; None for one process."""
+        return None if self.link is None else self.link.collectives
 
     def local(self) -> Iterator[tuple[int, str]]:
         """The number and the device of each replica of this process."""
@@ -52,7 +60,8 @@ def replicas_of(distribute: Any) -> Replicas:
     """The replicas that the argument `distribute` of a Trainer means.
 
     Args:
-        distribute: a `tf.distribute.MirroredStrategy`, or "mirrored" for all devices; None for one device.
+        distribute: a `tf.distribute.MirroredStrategy`, or "mirrored" for all devices of this machine; what `join_workers`
+          returned, or a `tf.distribute.MultiWorkerMirroredStrategy`; None for one device.
 
     Raises:
         TypeError, ValueError: it is none of these.
@@ -61,10 +70,23 @@ def replicas_of(distribute: Any) -> Replicas:
         return ONE
     if distribute == "mirrored":
         distribute = tf.distribute.MirroredStrategy()
+    if isinstance(distribute, tf.distribute.MultiWorkerMirroredStrategy):
+        return _of_workers(distribute)
     if not isinstance(distribute, tf.distribute.MirroredStrategy):
         name = repr(distribute) if isinstance(distribute, str) else type(distribute).__name__
-        raise ValueError(f'distribute must be a tf.distribute.MirroredStrategy or "mirrored", not {name}')
+        raise ValueError(
+            f'distribute must be a tf.distribute.MirroredStrategy or "mirrored", or what tl.join_workers() returned, not {name}'
+        )
     return Replicas(tuple(distribute.extended.worker_devices), int(distribute.num_replicas_in_sync))
+
+
+def _of_workers(strategy: tf.distribute.MultiWorkerMirroredStrategy) -> Replicas:
+    devices = tuple(strategy.extended.worker_devices)
+    cluster = cluster_of(os.environ.get("TF_CONFIG"))
+    if cluster is None:
+        return Replicas(devices, len(devices))
+    heed_signals()
+    return Replicas(devices, len(devices) * cluster.size, len(devices) * cluster.rank, link_of(cluster))
 
 
 def _short(device: str) -> str:

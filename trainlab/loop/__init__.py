@@ -3,6 +3,7 @@
 from trainlab.loop import jit
 from trainlab.loop.evaluation import CannotCompile, EvaluationLoop, Evaluations, PredictionLoop
 from trainlab.loop.findings import Findings, check_given, check_strategy
+from trainlab.loop.leading import announce
 from trainlab.loop.loop import Loop
 from trainlab.loop.nonfinite import NonFiniteError
 from trainlab.loop.plan import Plan, plan_of
@@ -23,6 +24,7 @@ __all__ = [
     "PredictionLoop",
     "Progress",
     "Update",
+    "announce",
     "check_given",
     "check_strategy",
     "code",

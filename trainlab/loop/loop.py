@@ -21,7 +21,9 @@ from typing import Any
 import tensorflow as tf
 
 from trainlab.data import Block, Layout, Source, TrailingLayout
+from trainlab.distribution import Link
 from trainlab.loop import jit
+from trainlab.loop.leading import answer, find, lead
 from trainlab.loop.micro_batches import MicroBatches
 from trainlab.loop.nonfinite import Guard, Undo
 from trainlab.loop.programs import FEWEST_CALLS, MOST_SECONDS, Programs, Telling, as_logs
@@ -68,6 +70,7 @@ class Loop:
         is_eager: `run_eagerly`.
         num_traces: how often an update was traced.
         committed: within a transaction, what it would put back.
+        link: with other processes that make the same calls; None for none.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Loop:
         self._fastest = float("inf")
         self._snapshot_at, self._num_snapshots = -1, 0
         self.num_traces = 0
+        self.link: Link | None = None
         self.committed: Mapping[str, tf.Tensor] | None = None
 
     def run(self, source: Source, max_updates: int, before: Callable[[], None] | None = None, tells: bool = False) -> int:
@@ -114,7 +118,7 @@ class Loop:
         self._results = None
         size = self._fixed or self._measured
         first = max(size // _FIRST_SHARE, 1) if self._fixed is None and source.must_read else size
-        block = self._block(source, min(max_updates, first))
+        block = self.block(source, min(max_updates, first))
         if block is None:
             return 0
         if before is not None:
@@ -122,9 +126,15 @@ class Loop:
         if not self.is_eager:
             ahead = size if self._fixed is not None else min(size, 2 * block.num_updates)
             source.read_ahead(block, min(max_updates - block.num_updates, ahead), self._batches)
+        with self._announced(source, block):
+            self._make(source, block, tells, started)
+        return block.num_updates
+
+    def _make(self, source: Source, block: Block, tells: bool, started: float) -> None:
+        """Makes a block's updates, whatever becomes of them; learns how long they take since `started`."""
         if block.num_updates > self._reach:
             self._search(source, block.num_updates)
-            return block.num_updates
+            return
         known = self._functions.num_built
         problem = self._attempt(source, block, tells)
         if tells and problem is None:
@@ -139,9 +149,32 @@ class Loop:
                 self._measured = min(2 * self._measured, _MAX_UPDATES_PER_CALL)
             elif seconds > 2 * _TARGET_SECONDS:
                 self._measured = max(self._measured // 2, 1)
-        return block.num_updates
 
-    def _block(self, source: Source, max_updates: int, by_xla: bool | None = None) -> Block | None:
+    def _announced(self, source: Source, block: Block) -> AbstractContextManager[None]:
+        """Round a call: where there are other processes, they are told to make it too."""
+        return nullcontext() if self.link is None else lead(self.link, self, source, block)
+
+    def heed_others(self) -> None:
+        """Called when somebody else's code was run, which may have changed variables."""
+        if self.link is not None:
+            self.link.is_stale = True
+
+    def follow(self, source: Source, numbers: Sequence[int]) -> None:
+        """Makes the call that the chief makes, which said by these numbers what it is of.
+
+        Raises:
+            NonFiniteError: as at the chief.
+            WorkerLost: it has ended.
+            ValueError: this process' data are not those of the chief.
+        """
+        assert self.link is not None
+        block, line = find(self, source, numbers)
+        with answer(self.link, source, line):
+            assert block is not None
+            self._make(source, block, False, time.monotonic())
+
+    def block(self, source: Source, max_updates: int, by_xla: bool | None = None) -> Block | None:
+        """The next updates of a source, up to so many; None at the end of a pass."""
         by_xla = bool(self.jit_compile) if by_xla is None else by_xla
         return self._micro_batches.cut(source.block(max_updates, self._batches, by_xla))
 
@@ -175,7 +208,7 @@ class Loop:
             except tf.errors.OpError as problem:
                 if self._functions.explain(block.layout, bool(self.jit_compile), problem):
                     continue
-                if isinstance(problem, tf.errors.InvalidArgumentError):  # of a label out of range, on a CPU
+                if isinstance(problem, tf.errors.InvalidArgumentError) and self.link is None:  # of a label out of range, on a CPU
                     return problem
                 raise
             if self._micro_batches.size != tried:
@@ -207,7 +240,7 @@ class Loop:
         done = 0
         while done < num_updates:
             size = max(suspects // 2, 1) if suspects else min(self._reach, num_updates - done)
-            block = self._block(source, size)
+            block = self.block(source, size)
             assert block is not None
             problem = self._attempt(source, block)
             if problem is not None and block.num_updates > 1:
@@ -228,7 +261,7 @@ class Loop:
         """Finds out, and keeps in `jit_compile`, whether XLA compiles the update: `updates_ahead` of them, on this source."""
 
         def block_of(max_updates: int, by_xla: bool = False) -> Block | None:
-            block = self._block(source, max_updates, by_xla)
+            block = self.block(source, max_updates, by_xla)
             if block is None or not isinstance(block.layout, TrailingLayout):
                 return block
             # Timed as if there were nothing else: it is a pass's last update, and XLA is for the others.

@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
 from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.eager import context, record, tape
 from tensorflow.python.eager.polymorphic_function import autograph_util
-from tensorflow.python.framework import func_graph
+from tensorflow.python.framework import errors_impl, func_graph
 from tensorflow.python.framework.config import is_op_determinism_enabled as _is_op_determinism_enabled
 from tensorflow.python.ops import custom_gradient, resource_variable_ops
 from tensorflow.python.ops.parallel_for import control_flow_ops as parallel_for
@@ -241,3 +241,8 @@ def call_python(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     converted = autograph_util.py_func_from_autograph(function.python_function, function._experimental_autograph_options)
     with ag_ctx.ControlStatusCtx(status=ag_ctx.Status.UNSPECIFIED):  # a trace round it may have switched AutoGraph off
         return converted(*args, **kwargs)
+
+
+def abort_collectives(reason: str) -> None:
+    """Ends what this process and others wait for together, at once and for good; public is only to wait for a timeout."""
+    context.context().abort_collective_ops(errors_impl.UNAVAILABLE, reason)

@@ -1,6 +1,6 @@
 """Runs: epochs and callbacks on the host, and a run kept safe in its directory."""
 
-from trainlab.runs import manifest
+from trainlab.runs import manifest, workers
 from trainlab.runs.disk.checkpoint import write_atomically
 from trainlab.runs.disk.lock import Lock
 from trainlab.runs.epochs import Epochs, Fit, Keeper, callback_list, verbosity
@@ -31,5 +31,6 @@ __all__ = [
     "manifest",
     "predict_alone",
     "verbosity",
+    "workers",
     "write_atomically",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from trainlab.data import ArraySource, Source
-from trainlab.loop import Findings, Loop, Plan, Progress
+from trainlab.loop import Findings, Loop, Plan, Progress, announce
 from trainlab.objective import keras_internals
 from trainlab.runs import signals
 from trainlab.runs.evaluating import Validator
@@ -93,6 +93,9 @@ class Keeper:
     def leave(self, reason: BaseException, before: Any = None) -> None:
         """Called where training stops at a committed update because of `reason`; saves it, or what `capture` returned before."""
 
+    def hear(self, signum: int) -> None:
+        """Called, where there are other workers, with the signal that one of them was sent."""
+
     def should_stop(self) -> bool:
         """Whether an evaluation under way is to end, because training is to stop."""
         return False
@@ -143,6 +146,7 @@ class Epochs:
         if progress.phase != "between":
             listener.on_epoch_begin(progress.epoch)
         self._keeper.resume()
+        announce(self._loop, self._source, progress)
         before = None
         try:
             self._train(plan, updates_per_call)
@@ -172,6 +176,7 @@ class Epochs:
                     break
                 self._reset()
                 listener.on_epoch_begin(progress.epoch)
+                self._loop.heed_others()
                 progress.phase, progress.done = "updates", 0
             if progress.phase == "updates":
                 end = min(progress.done + steps - progress.updates, plan.steps_per_epoch or sys.maxsize)
@@ -234,6 +239,8 @@ class Epochs:
 
         def begin() -> None:
             listener.on_train_batch_begin(first)
+            if is_heard:
+                self._loop.heed_others()
 
         while (done := progress.done - first) < most and not source.at_end:
             if done:
@@ -247,6 +254,8 @@ class Epochs:
                 num_hooks = -(-progress.done // updates_per_call) + first // -updates_per_call - 1
                 count_unheard_updates(listener, num_hooks, last - 2)
             self._tell(last - 1, self._loop.logs() if is_heard or self._draws else {})
+            if is_heard:
+                self._loop.heed_others()
             self._keeper.boundary()
         return done
 

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainlab.data import ArraySource, StopRequested, stoppable
+from trainlab.distribution import StopAsked
 from trainlab.loop import Findings, NonFiniteError, Plan
 from trainlab.runs import callback_state, manifest, signals
 from trainlab.runs.best import Best, note_best
@@ -108,7 +109,7 @@ class RunKeeper(Keeper):
                     self._checkpoints.wait()
                 except OSError as problem:  # what ended the run comes first
                     warnings.warn(str(problem), stacklevel=2)
-                if isinstance(error, StopRequested) and self._signals.received is not None:
+                if isinstance(error, (StopRequested, StopAsked)) and self._signals.received is not None:
                     signals.stop(self._signals.received)
                 if isinstance(error, NonFiniteError) and self.last_checkpoint is not None:
                     line = f"{error}; the last checkpoint is {self.last_checkpoint}"
@@ -301,6 +302,10 @@ class RunKeeper(Keeper):
         """Gives a model the weights of the best checkpoint, and returns that; see `load_best`."""
         self._checkpoints.wait()
         return load_best(model, self._checkpoints)
+
+    def hear(self, signum: int) -> None:
+        """See `Keeper`."""
+        self._signals.received = self._signals.received or signum
 
     def should_stop(self) -> bool:
         """See `Keeper`."""

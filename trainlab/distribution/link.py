@@ -1,0 +1,320 @@
+"""Between two calls: the chief says what comes next, and hears what keeps the others from it; one tiny exchange a call.
+
+The chief is who decides: how many updates, from where in the data, when it is over. The others follow: whatever a callback, a
+checkpoint or an epoch's end does to variables is done at the chief, whose values all others take before the next call.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, NoReturn
+
+import tensorflow as tf
+
+from trainlab.distribution.cluster import Cluster
+from trainlab.distribution.collectives import Collectives
+from trainlab.parameters import tensorflow_internals
+
+WAIT, RUN, SYNC, STATE, END = 1, 2, 3, 4, 5
+_COMMAND, _NUMBERS, _WIDTH = 0, 3, 8  # places in an exchange: the command; a signal; who cannot go on; numbers
+_SIGNAL, _PROBLEM = 1, 2
+_BEAT = 1.0  # seconds between two signs of life while the chief is at something else
+# How long a process waits for the others in the middle of a call, and for a sign of life of the chief.
+SECONDS = 60.0
+# And for all to come to a `fit`: before it each does what it likes.
+_SECONDS_TO_MEET = 600.0
+
+
+_OF_COLLECTIVES = (
+    tf.errors.UnavailableError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.InternalError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.UnknownError,
+)
+_LEFT = re.compile(r"worker \d+ \([^)]*\) left a call: [^\n\[]*")
+
+
+Variables = Callable[[], Sequence[tf.Variable]]
+Errors = tuple[type[BaseException], ...]
+
+
+class WorkerLost(RuntimeError):
+    """A worker has ended, or does not answer; the model is at a committed update. This process cannot train with others again.
+
+    Example:
+        >>> issubclass(WorkerLost, RuntimeError)
+        True
+    """
+
+
+class Refused(ValueError):
+    """A worker cannot go on; the same line at all of them."""
+
+
+class StopAsked(Exception):
+    """Another worker was told to stop, by the signal of this number."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
+class Told(NamedTuple):
+    """What the chief said.
+
+    Attributes:
+        command: `RUN`, `SYNC` or `END`.
+        numbers: with it.
+    """
+
+    command: int
+    numbers: list[int]
+
+
+class Link:
+    """This process' end of the line.
+
+    Args:
+        cluster: who there is.
+        seconds: how long one waits for another.
+
+    Attributes:
+        collectives: what processes compute together.
+        is_stale: whether variables may have changed at the chief since all had the same.
+        signal: returns the signal that this worker was sent, to be told to all; 0 for none.
+        on_signal: called, at the chief, with the signal that another was sent.
+    """
+
+    def __init__(self, cluster: Cluster, seconds: float = SECONDS):
+        self.cluster = cluster
+        self.collectives = Collectives(cluster.size, cluster.rank, seconds, _WIDTH)
+        self.is_stale = True
+        self.signal: Callable[[], int] = _none
+        self.on_signal: Callable[[int], None] = _nobody
+        self.lost: WorkerLost | None = None
+        self._lock = threading.Lock()
+        self._is_over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this is the worker that decides."""
+        return self.cluster.is_chief
+
+    def meet(self, mine: bytes, differs: Callable[[bytes], str | None]) -> None:
+        """Begins a fit with all others.
+
+        Args:
+            mine: what this worker is about to do; the chief's is told to the others.
+            differs: from the chief's to a line that says why this worker cannot go on with that; None if it can.
+
+        Raises:
+            Refused: one cannot.
+            WorkerLost: one does not come.
+        """
+        with self._lock, self._explained():
+            self._check()
+            self.collectives.agree_on_count(_SECONDS_TO_MEET)
+            theirs = self.collectives.broadcast(mine, 0)
+            line = None if self.is_chief else differs(theirs)
+            self._agree(line)
+        self.is_stale = True
+        self._is_over.clear()
+        if self.is_chief:
+            self._thread = threading.Thread(target=self._beat, daemon=True, name="trainlab workers")
+            self._thread.start()
+
+    def _agree(self, line: str | None) -> None:
+        """Lets everybody know what keeps one of them from going on.
+
+        Raises:
+            Refused: something does.
+        """
+        rank = self.collectives.exchange([0, 0, 0 if line is None else self.cluster.rank + 1])[_PROBLEM]
+        if rank:
+            text = self.collectives.broadcast(None if line is None else line.encode(), rank - 1).decode()
+            raise Refused(f"{self.cluster.name(rank - 1)}: {text}")
+
+    @contextmanager
+    def call(self, numbers: Sequence[int], variables: Variables, alike: Errors) -> Iterator[None]:
+        """Round a call of the chief's: all others are told to make the same.
+
+        Args:
+            numbers: what it is of.
+            variables: returns those that must be the same everywhere.
+            alike: the errors that come at all of them.
+
+        Raises:
+            StopAsked: a worker was sent a signal; nothing was run.
+            WorkerLost: one has ended.
+        """
+        with self._lock, self._explained():
+            self._check()
+            if self.is_stale:
+                self._sync(variables)
+            self._tell(RUN, *numbers)
+            with self._leaving(alike):
+                yield
+
+    def announce(self, state: bytes, variables: Variables) -> None:
+        """Tells the others, at the chief, where training begins."""
+        with self._lock, self._explained():
+            self._check()
+            self._sync(variables)
+            self._tell(STATE)
+            self.collectives.broadcast(state, 0)
+
+    def hear(self, variables: Variables) -> Told:
+        """Waits, at another worker, for what the chief says; takes its values of the variables where it says so.
+
+        Raises:
+            WorkerLost: it has ended.
+        """
+        with self._explained():
+            while True:
+                command, signum, _, *numbers = self.collectives.exchange([0, self.signal()])
+                if command == SYNC and not signum:
+                    self.collectives.share(variables())
+                elif command == END or (command in (RUN, STATE) and not signum):
+                    return Told(command, numbers)
+
+    @contextmanager
+    def answer(self, alike: Errors) -> Iterator[None]:
+        """Round the same call at the others, once they have heard of it."""
+        with self._explained(), self._leaving(alike):
+            yield
+
+    def agree(self, line: str | None) -> None:
+        """Lets everybody know, in the middle of a call, what keeps one of them from making it.
+
+        Raises:
+            Refused: something does.
+        """
+        with self._explained():
+            self._agree(line)
+
+    def message(self) -> bytes:
+        """What the chief announces."""
+        with self._explained():
+            return self.collectives.broadcast(None, 0)
+
+    @contextmanager
+    def _leaving(self, alike: Errors) -> Iterator[None]:
+        try:
+            yield
+        except alike:
+            raise
+        except BaseException as error:
+            if not _is_collective(error):
+                self.give_up(error)
+            raise
+
+    def _sync(self, variables: Variables) -> None:
+        self._tell(SYNC)
+        self.collectives.share(variables())
+        self.is_stale = False
+
+    def end(self, message: bytes | None, variables: Variables) -> None:
+        """Ends a fit, at the chief: all take its values of the variables, and the message."""
+        self._is_over.set()
+        if self.lost is not None:
+            return
+        with self._lock, self._explained():
+            self._tell(END, heeds=False)
+            self.collectives.share(variables())
+            self.collectives.broadcast(message, 0)
+        if self._thread is not None:
+            self._thread.join()
+
+    def take_end(self, variables: Variables) -> bytes:
+        """The same at the others, which returns the message."""
+        with self._explained():
+            self.collectives.share(variables())
+            return self.collectives.broadcast(None, 0)
+
+    def give_up(self, error: BaseException) -> None:
+        """Lets the others know at once that this worker will not come to what they wait for."""
+        if self.lost is None:
+            reason = " ".join(str(error).split())[:200]
+            self.lost = WorkerLost(f"{self.cluster.name(self.cluster.rank)} left a call: {type(error).__name__}: {reason}")
+            tensorflow_internals.abort_collectives(str(self.lost))
+
+    def _tell(self, command: int, *numbers: int, heeds: bool = True) -> None:
+        answer = self.collectives.exchange([command, self.signal() if heeds else 0, 0, *numbers])
+        if answer[_SIGNAL]:
+            self.on_signal(answer[_SIGNAL])
+            if heeds:
+                raise StopAsked(answer[_SIGNAL])
+
+    def _check(self) -> None:
+        if self.lost is not None:
+            raise self.lost
+
+    def _beat(self) -> None:
+        """Signs of life, while the chief saves, validates, or is in somebody's hook."""
+        while not self._is_over.wait(_BEAT):
+            with self._lock:
+                if self._is_over.is_set() or self.lost is not None:
+                    return
+                try:
+                    with self._explained():
+                        self._tell(WAIT, heeds=False)
+                except WorkerLost as error:
+                    print(str(error), file=sys.stderr, flush=True)
+                    return
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Tells, in one line, what an error of a collective operation means."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if not _is_collective(error):
+                raise
+            if self.lost is None:
+                self.lost = WorkerLost(self._line(error))
+                tensorflow_internals.abort_collectives(str(self.lost))
+            self._raise(error)
+
+    def _raise(self, error: Exception) -> NoReturn:
+        assert self.lost is not None
+        raise self.lost from error
+
+    def _line(self, error: tf.errors.OpError) -> str:
+        cluster = self.cluster
+        again = "start all of them again, and the same call goes on from the chief's last checkpoint"
+        if left := _LEFT.search(str(error)):
+            return f"{left[0]}; {again}"
+        names = ", ".join(map(cluster.name, cluster.unreachable()))
+        if not names and isinstance(error, tf.errors.DeadlineExceededError):
+            others = ", ".join(cluster.name(rank) for rank in range(cluster.size) if rank != cluster.rank)
+            return f"no answer from {others} within {self.collectives.seconds:g} s; {again}"
+        names = names or ", ".join(cluster.name(rank) for rank in range(cluster.size) if rank != cluster.rank)
+        return f"{names} was lost; {again}"
+
+
+@functools.lru_cache(maxsize=1)
+def link_of(cluster: Cluster) -> Link:
+    """The link of this process: one for all Trainers, since operations are counted."""
+    return Link(cluster)
+
+
+def _is_collective(error: BaseException) -> bool:
+    """Whether it comes of what processes do together."""
+    return isinstance(error, _OF_COLLECTIVES) and bool(re.search(r"[Cc]ollective|worker|coordination|task:", str(error)))
+
+
+def _none() -> int:
+    return 0
+
+
+def _nobody(signum: int) -> None:
+    del signum

@@ -1,0 +1,73 @@
+"""A call that several processes make together: the chief says of which batches, and the others find theirs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trainlab.data import Block, Source, checksum_of
+from trainlab.distribution import Link, Refused
+from trainlab.loop.nonfinite import NonFiniteError
+from trainlab.loop.progress import Progress
+
+if TYPE_CHECKING:
+    from trainlab.loop.loop import Loop
+
+_ALIKE = (NonFiniteError, Refused)  # come at all of them
+
+
+@contextmanager
+def lead(link: Link, loop: Loop, source: Source, block: Block) -> Iterator[None]:
+    """Round the call of a block at the chief."""
+    first, second = source.place()
+    numbers = [block.num_updates, first, second, checksum_of(block)]
+    with link.call(numbers, lambda: list(loop.update.variables.values()), _ALIKE):
+        if source.arrays is None:
+            link.agree(None)
+        yield
+
+
+def announce(loop: Loop, source: Source, progress: Progress) -> None:
+    """Tells the others, at the chief, where training begins; nothing where there are none."""
+    if loop.link is not None:
+        state = {"source": source.state(), "progress": [progress.epoch, progress.done, progress.updates]}
+        message = json.dumps(state, default=lambda value: np.asarray(value).tolist()).encode()
+        loop.link.announce(message, lambda: list(loop.update.variables.values()))
+
+
+def find(loop: Loop, source: Source, numbers: Sequence[int]) -> tuple[Block | None, str | None]:
+    """The block that the chief means, in this process; and, if it is not there, why."""
+    num_updates, first, second, checksum = numbers[:4]
+    try:
+        source.go_to((first, second))
+        block = loop.block(source, num_updates)
+    except Exception as error:  # of the user's data
+        if source.arrays is not None:
+            raise
+        return None, f"its data failed: {type(error).__name__}: {error}"
+    if block is None or block.num_updates != num_updates:
+        return (
+            None,
+            f"its data have {0 if block is None else block.num_updates} updates left where the chief's have {num_updates}",
+        )
+    if checksum_of(block) != checksum:
+        return None, (
+            "its batches are not those of the chief: every worker must read the same data in the same order (seeds, "
+            "options.deterministic, no sharding: a batch is cut here)"
+        )
+    return block, None
+
+
+@contextmanager
+def answer(link: Link, source: Source, line: str | None) -> Iterator[None]:
+    """Round the same call at another worker; `line` says why it cannot make it."""
+    with link.answer(_ALIKE):
+        if source.arrays is None:
+            link.agree(line)
+        elif line is not None:
+            raise ValueError(line)
+        yield
