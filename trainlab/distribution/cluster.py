@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import faulthandler
 import json
-import os
 import signal
 import socket
 import time
@@ -94,26 +93,8 @@ def _placed(jobs: Mapping[str, list[Any]], task: Mapping[str, Any]) -> Cluster |
     return None if len(addresses) == 1 else Cluster(addresses, rank)
 
 
-def join_workers(seconds: float = 300.0) -> tf.distribute.MultiWorkerMirroredStrategy:
-    """Joins the workers that TF_CONFIG names: call it first of all, before a model, a tensor or a data set is made.
-
-    `tf.distribute.MultiWorkerMirroredStrategy()` by itself waits for ever for a worker that never starts, and says nothing;
-    this waits so many seconds for all to start, and names those that are missing.
-
-    Args:
-        seconds: how long to wait.
-
-    Returns:
-        What `Trainer(..., distribute=...)` takes.
-
-    Raises:
-        ValueError: TF_CONFIG is missing or names no workers.
-        TimeoutError: some did not start.
-        OSError: this worker's own address cannot be used.
-    """
-    cluster = cluster_of(os.environ.get(_VARIABLE))
-    if cluster is None:
-        raise ValueError(f"{_VARIABLE} names no workers to join. {_RULE}")
+def join(cluster: Cluster, seconds: float) -> tf.distribute.MultiWorkerMirroredStrategy:
+    """Joins the workers of a cluster; see `join_workers`."""
     until = time.monotonic() + seconds
     (_gather if cluster.is_chief else _report)(cluster, until)
     # It holds Python's lock while it waits, so that nothing in Python could end it. All are there by now: a bound for the worst.
@@ -125,6 +106,11 @@ def join_workers(seconds: float = 300.0) -> tf.distribute.MultiWorkerMirroredStr
         faulthandler.cancel_dump_traceback_later()
         heed_signals()
     return strategy
+
+
+def no_workers() -> ValueError:
+    """What to raise where TF_CONFIG names no workers."""
+    return ValueError(f"{_VARIABLE} names no workers to join. {_RULE}")
 
 
 def heed_signals() -> None:

@@ -6,7 +6,6 @@ checkpoint or an epoch's end does to variables is done at the chief, whose value
 
 from __future__ import annotations
 
-import functools
 import re
 import sys
 import threading
@@ -301,10 +300,14 @@ class Link:
         return f"{names} was lost; {again}"
 
 
-@functools.lru_cache(maxsize=1)
-def link_of(cluster: Cluster) -> Link:
-    """The link of this process: one for all Trainers, since operations are counted."""
-    return Link(cluster)
+_links: dict[Cluster, Link] = {}
+
+
+def link_of(cluster: Cluster, seconds: float | None = None) -> Link:
+    """The link of this process: one for all Trainers, since operations are counted. It waits for others so long, if given."""
+    if cluster not in _links:
+        _links[cluster] = Link(cluster, SECONDS if seconds is None else seconds)
+    return _links[cluster]
 
 
 def _is_collective(error: BaseException) -> bool:

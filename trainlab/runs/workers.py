@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainlab.data import Inputs, Source
-from trainlab.distribution import END, STATE, Link, StopAsked
+from trainlab.distribution import END, STATE, Link, Refused, StopAsked
 from trainlab.loop import Loop, NonFiniteError, Progress
 from trainlab.runs import manifest, signals
 from trainlab.runs.epochs import Keeper
@@ -83,13 +83,15 @@ def follow(link: Link, loop: Loop, inputs: Inputs, model: keras.Model) -> keras.
     Raises:
         NonFiniteError: as at the chief.
         KeyboardInterrupt, SystemExit: training was stopped, here or elsewhere.
+        Refused: its data are not those of the chief.
         RuntimeError: the chief has ended it by an error; or, a `WorkerLost`, was lost.
     """
 
     def variables() -> list[tf.Variable]:
         return list(loop.update.variables.values())
 
-    source, problem = inputs.source, None
+    source = inputs.source
+    problem: Exception | None = None
     loop.link = link
     try:
         with signals.Signals() as heard:
@@ -101,7 +103,7 @@ def follow(link: Link, loop: Loop, inputs: Inputs, model: keras.Model) -> keras.
                     continue
                 try:
                     loop.follow(source, told.numbers)
-                except NonFiniteError as error:
+                except (NonFiniteError, Refused) as error:  # the chief has it too, and says when it is over
                     problem = error
             message = json.loads(link.take_end(variables))
     finally:

@@ -1,0 +1,48 @@
+"""What a program of several workers calls first."""
+
+from __future__ import annotations
+
+import os
+
+import tensorflow as tf
+
+from trainlab.distribution.cluster import cluster_of, join, no_workers
+from trainlab.distribution.link import SECONDS, link_of
+
+
+def join_workers(seconds: float = 300.0, answer_seconds: float = SECONDS) -> tf.distribute.MultiWorkerMirroredStrategy:
+    """Joins the workers that TF_CONFIG names: call it first of all, before a model, a tensor or a data set is made.
+
+    `tf.distribute.MultiWorkerMirroredStrategy()` by itself waits for ever for a worker that never starts, and says nothing;
+    this waits so many seconds for all to start, and names those that are missing.
+
+    Args:
+        seconds: how long to wait for all to start.
+        answer_seconds: how long, later, one waits for another in the middle of training: a worker that hangs is lost then.
+
+    Returns:
+        What `Trainer(..., distribute=...)` takes.
+
+    Raises:
+        ValueError: TF_CONFIG is missing or names no workers.
+        TimeoutError: some did not start.
+        OSError: this worker's own address cannot be used.
+
+    Example:
+        >>> import os
+        >>> os.environ.pop("TF_CONFIG", None) and None
+        >>> try:
+        ...     join_workers()
+        ... except ValueError as error:
+        ...     print(str(error)[:38])
+        TF_CONFIG names no workers to join. TF
+    """
+    cluster = cluster_of(os.environ.get("TF_CONFIG"))
+    if cluster is None:
+        raise no_workers()
+    for name, value in (("seconds", seconds), ("answer_seconds", answer_seconds)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+    strategy = join(cluster, seconds)
+    link_of(cluster, float(answer_seconds))
+    return strategy
