@@ -10,6 +10,9 @@ nothing may be lost, and the status must be 143 or 130.
 too; data that cannot go on as they were (shuffled by another seed in each process, noise that nobody can draw again) must be
 named in a warning at the resume, with the reason. As the control, data that are not put where training stands must make a
 difference.
+
+`--workers N` kills one of N workers instead: the others must end within 30 seconds, with a line that says which was lost, and
+all of them, started again, with the bits of a run that nobody disturbed.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from killing import command, data
+from killing import command, data, workers
 from killing.sources import KINDS
 from killing.trial import SIGNALS
 
@@ -40,14 +43,17 @@ def main() -> int:
     parser.add_argument(
         "--data", nargs="+", choices=["all", *KINDS], default=[], metavar="KIND", help=f"all, or of {', '.join(KINDS)}"
     )
+    parser.add_argument("--workers", type=int, help="how many workers train together, of which one is killed")
     options = parser.parse_args()
-    runs, controls = (20, 1) if options.data else (100, 3)
+    runs, controls = (20, 1) if options.data or options.workers else (100, 3)
     runs = runs if options.runs is None else options.runs
     controls = controls if options.controls is None else options.controls
     rng = random.Random(options.seed)
     root = Path(tempfile.mkdtemp(prefix="kill-and-resume-"))
     try:
-        if options.data:
+        if options.workers:
+            failures = workers.kill_runs(root, options.workers, runs, rng)
+        elif options.data:
             names = list(KINDS) if "all" in options.data else options.data
             failures = data.kill_runs(root, names, runs, controls, rng)
         else:

@@ -93,10 +93,14 @@ def _placed(jobs: Mapping[str, list[Any]], task: Mapping[str, Any]) -> Cluster |
     return None if len(addresses) == 1 else Cluster(addresses, rank)
 
 
-def join(cluster: Cluster, seconds: float) -> tf.distribute.MultiWorkerMirroredStrategy:
-    """Joins the workers of a cluster; see `join_workers`."""
+def join(cluster: Cluster, seconds: float) -> tuple[tf.distribute.MultiWorkerMirroredStrategy, dict[int, socket.socket]]:
+    """Joins the workers of a cluster; see `join_workers`.
+
+    Returns:
+        The strategy; and connections by rank, of the chief to all others, of these to the chief.
+    """
     until = time.monotonic() + seconds
-    (_gather if cluster.is_chief else _report)(cluster, until)
+    connections = (_gather if cluster.is_chief else _report)(cluster, until)
     # It holds Python's lock while it waits, so that nothing in Python could end it. All are there by now: a bound for the worst.
     with suppress(OSError, ValueError, RuntimeError):  # no descriptor to write to
         faulthandler.dump_traceback_later(max(seconds, 30.0), exit=True)
@@ -105,7 +109,7 @@ def join(cluster: Cluster, seconds: float) -> tf.distribute.MultiWorkerMirroredS
     finally:
         faulthandler.cancel_dump_traceback_later()
         heed_signals()
-    return strategy
+    return strategy, connections
 
 
 def no_workers() -> ValueError:
@@ -120,7 +124,7 @@ def heed_signals() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
 
 
-def _gather(cluster: Cluster, until: float) -> None:
+def _gather(cluster: Cluster, until: float) -> dict[int, socket.socket]:
     """The chief waits for all others to report, and lets them go on."""
     host, _, port = cluster.addresses[0].rpartition(":")
     found: dict[int, socket.socket] = {}
@@ -131,54 +135,55 @@ def _gather(cluster: Cluster, until: float) -> None:
             listener.listen(cluster.size)
         except OSError as error:
             raise OSError(f"{cluster.name(0)}: this process cannot listen there ({error.strerror}): give another port") from None
-        try:
-            while len(found) < cluster.size - 1:
-                left = until - time.monotonic()
-                if left <= 0:
-                    break
-                listener.settimeout(min(left, 1.0))
-                with suppress(TimeoutError):
-                    connection, _ = listener.accept()
-                    rank = _greeted(connection)
-                    if rank is None or rank in found or not 0 < rank < cluster.size:
-                        connection.close()
-                    else:
-                        found[rank] = connection
-            missing = [rank for rank in range(1, cluster.size) if rank not in found]
-            answer = f"missing {' '.join(map(str, missing))}\n" if missing else _GO
-            for connection in found.values():
-                with suppress(OSError):
-                    connection.sendall(answer.encode())
-        finally:
-            for connection in found.values():
-                connection.close()
+        while len(found) < cluster.size - 1 and (left := until - time.monotonic()) > 0:
+            listener.settimeout(min(left, 1.0))
+            with suppress(TimeoutError):
+                connection, _ = listener.accept()
+                rank = _greeted(connection)
+                if rank is None or rank in found or not 0 < rank < cluster.size:
+                    connection.close()
+                else:
+                    found[rank] = connection
+    missing = [rank for rank in range(1, cluster.size) if rank not in found]
+    for connection in found.values():
+        with suppress(OSError):
+            connection.sendall((f"missing {' '.join(map(str, missing))}\n" if missing else _GO).encode())
     if missing:
+        for connection in found.values():
+            connection.close()
         raise _missing(cluster, missing)
+    return found
 
 
 def _greeted(connection: socket.socket) -> int | None:
     """The rank of a worker that has connected; None if it is none."""
     connection.settimeout(5.0)
-    try:
-        words = connection.makefile("r").readline().split()
-        return int(words[1]) if words[:1] == [_GREETING] else None
-    except (OSError, ValueError, IndexError):
-        return None
+    words = _line(connection).split()
+    return int(words[1]) if words[:1] == [_GREETING] and len(words) == 2 and words[1].isdigit() else None
 
 
-def _report(cluster: Cluster, until: float) -> None:
+def _line(connection: socket.socket) -> str:
+    """The next line, and nothing of what follows; empty where none comes."""
+    line = b""
+    with suppress(OSError):
+        while not line.endswith(b"\n") and len(line) < 1000 and (byte := connection.recv(1)):
+            line += byte
+    return line.decode(errors="replace")
+
+
+def _report(cluster: Cluster, until: float) -> dict[int, socket.socket]:
     """Another worker reports to the chief, and waits until all have."""
     host, _, port = cluster.addresses[0].rpartition(":")
     while True:
-        try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=5.0) as connection:
-                connection.sendall(f"{_GREETING} {cluster.rank}\n".encode())
-                connection.settimeout(max(until - time.monotonic(), 0) + 10.0)  # the chief says who is missing
-                words = connection.makefile("r").readline().split()
-        except OSError:
-            words = []
-        if words == _GO.split():
-            return
+        words: list[str] = []
+        with suppress(OSError):
+            connection = socket.create_connection((host.strip("[]"), int(port)), timeout=5.0)
+            connection.sendall(f"{_GREETING} {cluster.rank}\n".encode())
+            connection.settimeout(max(until - time.monotonic(), 0) + 10.0)  # the chief says who is missing
+            words = _line(connection).split()
+            if words == _GO.split():
+                return {0: connection}
+            connection.close()
         if words[:1] == ["missing"]:
             raise _missing(cluster, [int(word) for word in words[1:]])
         if time.monotonic() >= until:

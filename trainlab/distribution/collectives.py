@@ -23,12 +23,11 @@ class Collectives:
     Args:
         size: of the group.
         rank: this process' number.
-        seconds: how long one waits for the others; the error is then `tf.errors.DeadlineExceededError`.
         width: how many numbers an exchange has.
     """
 
-    def __init__(self, size: int, rank: int, seconds: float, width: int):
-        self.size, self.rank, self.seconds, self.width = size, rank, seconds, width
+    def __init__(self, size: int, rank: int, width: int):
+        self.size, self.rank, self.width = size, rank, width
         self._next = _FIRST
         with tf.device("CPU:0"):
             self._token = tf.Variable(0.0, trainable=False, name="order_of_collectives")  # lest two wait for one another
@@ -63,7 +62,7 @@ class Collectives:
         self._next += 1
         return self._instance(vector, merge, self._next - 1)
 
-    def _instance(self, vector: tf.Tensor, merge: str, key: int, seconds: float | None = None) -> tf.Tensor:
+    def _instance(self, vector: tf.Tensor, merge: str, key: int, seconds: float = 0.0) -> tf.Tensor:
         return tf.raw_ops.CollectiveReduceV2(
             input=vector,
             group_size=self.size,
@@ -72,7 +71,7 @@ class Collectives:
             ordering_token=[self._token.handle],
             merge_op=merge,
             final_op="Id",
-            timeout_seconds=self.seconds if seconds is None else seconds,
+            timeout_seconds=seconds,  # 0 for none: each is a thread that sleeps so long
         )
 
     def _gather(self, tensor: tf.Tensor) -> tf.Tensor:
@@ -83,7 +82,6 @@ class Collectives:
             group_key=_GROUP,
             instance_key=self._next - 1,
             ordering_token=[self._token.handle],
-            timeout_seconds=self.seconds,
         )
 
     def exchange(self, numbers: Sequence[int]) -> list[int]:
@@ -134,7 +132,7 @@ class Collectives:
     _meeting: Any = None
     _shared: Any = None
 
-    def _compiled(self, dtype: tf.DType, size: int, merge: str, key: int, seconds: float | None = None) -> Any:
+    def _compiled(self, dtype: tf.DType, size: int, merge: str, key: int, seconds: float = 0.0) -> Any:
         def run(vector: tf.Tensor) -> tf.Tensor:
             with tf.device("CPU:0"):
                 return self._instance(vector, merge, key, seconds)

@@ -7,10 +7,11 @@ import os
 import tensorflow as tf
 
 from trainlab.distribution.cluster import cluster_of, join, no_workers
-from trainlab.distribution.link import SECONDS, link_of
+from trainlab.distribution.link import link_of
+from trainlab.distribution.signs import Signs
 
 
-def join_workers(seconds: float = 300.0, answer_seconds: float = SECONDS) -> tf.distribute.MultiWorkerMirroredStrategy:
+def join_workers(seconds: float = 300.0, answer_seconds: float = 60.0) -> tf.distribute.MultiWorkerMirroredStrategy:
     """Joins the workers that TF_CONFIG names: call it first of all, before a model, a tensor or a data set is made.
 
     `tf.distribute.MultiWorkerMirroredStrategy()` by itself waits for ever for a worker that never starts, and says nothing;
@@ -18,7 +19,8 @@ def join_workers(seconds: float = 300.0, answer_seconds: float = SECONDS) -> tf.
 
     Args:
         seconds: how long to wait for all to start.
-        answer_seconds: how long, later, one waits for another in the middle of training: a worker that hangs is lost then.
+        answer_seconds: how long a worker may give no sign of life, or wait for its own data, once training has begun: then it
+          is lost.
 
     Returns:
         What `Trainer(..., distribute=...)` takes.
@@ -43,6 +45,6 @@ def join_workers(seconds: float = 300.0, answer_seconds: float = SECONDS) -> tf.
     for name, value in (("seconds", seconds), ("answer_seconds", answer_seconds)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
-    strategy = join(cluster, seconds)
-    link_of(cluster, float(answer_seconds))
+    strategy, connections = join(cluster, seconds)
+    link_of(cluster, Signs(cluster.rank, connections, float(answer_seconds)))
     return strategy

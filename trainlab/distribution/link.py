@@ -9,24 +9,26 @@ from __future__ import annotations
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple, NoReturn
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from trainlab.distribution.cluster import Cluster
 from trainlab.distribution.collectives import Collectives
+from trainlab.distribution.signs import Signs
 from trainlab.parameters import tensorflow_internals
 
 WAIT, RUN, SYNC, STATE, END = 1, 2, 3, 4, 5
 _COMMAND, _NUMBERS, _WIDTH = 0, 3, 8  # places in an exchange: the command; a signal; who cannot go on; numbers
 _SIGNAL, _PROBLEM = 1, 2
 _BEAT = 1.0  # seconds between two signs of life while the chief is at something else
-# How long a process waits for the others in the middle of a call, and for a sign of life of the chief.
-SECONDS = 60.0
-# And for all to come to a `fit`: before it each does what it likes.
+# How long one waits for all to come to a `fit`: before it each does what it likes.
 _SECONDS_TO_MEET = 600.0
+_SECONDS_TO_LEARN_WHO = 2.0
+_AGAIN = "start all of them again, and the same call goes on from the chief's last checkpoint"
 
 
 _OF_COLLECTIVES = (
@@ -38,7 +40,6 @@ _OF_COLLECTIVES = (
     tf.errors.FailedPreconditionError,
     tf.errors.UnknownError,
 )
-_LEFT = re.compile(r"worker \d+ \([^)]*\) left a call: [^\n\[]*")
 
 
 Variables = Callable[[], Sequence[tf.Variable]]
@@ -83,7 +84,7 @@ class Link:
 
     Args:
         cluster: who there is.
-        seconds: how long one waits for another.
+        signs: of life; None where the workers have not joined by `join_workers`.
 
     Attributes:
         collectives: what processes compute together.
@@ -92,9 +93,13 @@ class Link:
         on_signal: called, at the chief, with the signal that another was sent.
     """
 
-    def __init__(self, cluster: Cluster, seconds: float = SECONDS):
+    def __init__(self, cluster: Cluster, signs: Signs | None):
         self.cluster = cluster
-        self.collectives = Collectives(cluster.size, cluster.rank, seconds, _WIDTH)
+        self.collectives = Collectives(cluster.size, cluster.rank, _WIDTH)
+        self._signs = signs
+        self._is_in_fit = False
+        if signs is not None:
+            signs.on_lost = self._lose
         self.is_stale = True
         self.signal: Callable[[], int] = _none
         self.on_signal: Callable[[int], None] = _nobody
@@ -120,6 +125,9 @@ class Link:
             WorkerLost: one does not come.
         """
         with self._lock, self._explained():
+            self._is_in_fit = True
+            for rank, why in list(self._signs.lost.items() if self._signs is not None else []):
+                self._lose(rank, why)
             self._check()
             self.collectives.agree_on_count(_SECONDS_TO_MEET)
             theirs = self.collectives.broadcast(mine, 0)
@@ -225,11 +233,13 @@ class Link:
         """Ends a fit, at the chief: all take its values of the variables, and the message."""
         self._is_over.set()
         if self.lost is not None:
+            self._is_in_fit = False
             return
         with self._lock, self._explained():
             self._tell(END, heeds=False)
             self.collectives.share(variables())
             self.collectives.broadcast(message, 0)
+        self._is_in_fit = False
         if self._thread is not None:
             self._thread.join()
 
@@ -237,13 +247,27 @@ class Link:
         """The same at the others, which returns the message."""
         with self._explained():
             self.collectives.share(variables())
-            return self.collectives.broadcast(None, 0)
+            message = self.collectives.broadcast(None, 0)
+        self._is_in_fit = False
+        return message
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Round the reading of data that another waits for: if they hang, this worker is lost."""
+        return nullcontext() if self._signs is None else self._signs.reading()
 
     def give_up(self, error: BaseException) -> None:
         """Lets the others know at once that this worker will not come to what they wait for."""
         if self.lost is None:
-            reason = " ".join(str(error).split())[:200]
-            self.lost = WorkerLost(f"{self.cluster.name(self.cluster.rank)} left a call: {type(error).__name__}: {reason}")
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            self.lost = WorkerLost(f"{self.cluster.name(self.cluster.rank)} has left the training: {reason}; {_AGAIN}")
+            if self._signs is not None:
+                self._signs.leave(reason)
+            tensorflow_internals.abort_collectives(str(self.lost))
+
+    def _lose(self, rank: int, why: str) -> None:
+        """Ends what this process waits for, since a worker is lost; called in a thread."""
+        if self._is_in_fit and self.lost is None:
+            self.lost = WorkerLost(f"{self.cluster.name(rank)} was lost: it {why}; {_AGAIN}")
             tensorflow_internals.abort_collectives(str(self.lost))
 
     def _tell(self, command: int, *numbers: int, heeds: bool = True) -> None:
@@ -278,35 +302,30 @@ class Link:
         except tf.errors.OpError as error:
             if not _is_collective(error):
                 raise
+            until = time.monotonic() + _SECONDS_TO_LEARN_WHO
+            while self.lost is None and self._signs is not None and time.monotonic() < until:
+                time.sleep(0.05)
             if self.lost is None:
                 self.lost = WorkerLost(self._line(error))
                 tensorflow_internals.abort_collectives(str(self.lost))
-            self._raise(error)
-
-    def _raise(self, error: Exception) -> NoReturn:
-        assert self.lost is not None
-        raise self.lost from error
+            raise self.lost from error
 
     def _line(self, error: tf.errors.OpError) -> str:
         cluster = self.cluster
-        again = "start all of them again, and the same call goes on from the chief's last checkpoint"
-        if left := _LEFT.search(str(error)):
-            return f"{left[0]}; {again}"
-        names = ", ".join(map(cluster.name, cluster.unreachable()))
-        if not names and isinstance(error, tf.errors.DeadlineExceededError):
-            others = ", ".join(cluster.name(rank) for rank in range(cluster.size) if rank != cluster.rank)
-            return f"no answer from {others} within {self.collectives.seconds:g} s; {again}"
-        names = names or ", ".join(cluster.name(rank) for rank in range(cluster.size) if rank != cluster.rank)
-        return f"{names} was lost; {again}"
+        others = [rank for rank in range(cluster.size) if rank != cluster.rank]
+        names = ", ".join(map(cluster.name, cluster.unreachable() or others))
+        if isinstance(error, tf.errors.DeadlineExceededError):
+            return f"{names} did not come to this fit within {_SECONDS_TO_MEET:g} s; {_AGAIN}"
+        return f"{names} was lost; {_AGAIN}"
 
 
 _links: dict[Cluster, Link] = {}
 
 
-def link_of(cluster: Cluster, seconds: float | None = None) -> Link:
-    """The link of this process: one for all Trainers, since operations are counted. It waits for others so long, if given."""
+def link_of(cluster: Cluster, signs: Signs | None = None) -> Link:
+    """The link of this process: one for all Trainers, since operations are counted."""
     if cluster not in _links:
-        _links[cluster] = Link(cluster, SECONDS if seconds is None else seconds)
+        _links[cluster] = Link(cluster, signs)
     return _links[cluster]
 
 

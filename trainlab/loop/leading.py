@@ -39,12 +39,13 @@ def announce(loop: Loop, source: Source, progress: Progress) -> None:
         loop.link.announce(message, lambda: list(loop.update.variables.values()))
 
 
-def find(loop: Loop, source: Source, numbers: Sequence[int]) -> tuple[Block | None, str | None]:
+def find(link: Link, loop: Loop, source: Source, numbers: Sequence[int]) -> tuple[Block | None, str | None]:
     """The block that the chief means, in this process; and, if it is not there, why."""
     num_updates, first, second, checksum = numbers[:4]
     try:
-        source.go_to((first, second))
-        block = loop.block(source, num_updates)
+        with link.reading():
+            source.go_to((first, second))
+            block = loop.block(source, num_updates)
     except Exception as error:  # of the user's data
         if source.arrays is not None:
             raise

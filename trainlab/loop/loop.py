@@ -168,7 +168,7 @@ class Loop:
             ValueError: this process' data are not those of the chief.
         """
         assert self.link is not None
-        block, line = find(self, source, numbers)
+        block, line = find(self.link, self, source, numbers)
         with answer(self.link, source, line):
             assert block is not None
             self._make(source, block, False, time.monotonic())
