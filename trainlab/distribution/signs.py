@@ -75,8 +75,11 @@ class Signs:
 
     def _listen(self) -> None:
         ranks = {connection.fileno(): rank for rank, connection in self._connections.items()}
-        ready, _, _ = select.select(list(ranks), [], [], _BEAT)
-        for descriptor in ready:
+        poll = select.poll()
+        for descriptor in ranks:
+            if descriptor >= 0:  # not closed meanwhile
+                poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(1000 * _BEAT):
             self._receive(ranks[descriptor])
         for rank in list(self._connections):
             silent = time.monotonic() - self._heard[rank]

@@ -1,0 +1,158 @@
+"""Who the workers are by TF_CONFIG; that all are there, or who is missing."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from trainlab.distribution import cluster as clusters
+from trainlab.distribution.cluster import Cluster, cluster_of
+
+
+def config(cluster, **task):
+    return json.dumps({"cluster": cluster, "task": task})
+
+
+TWO = {"worker": ["a:1", "b:2"]}
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (None, None),
+        ("", None),
+        ("{}", None),
+        (config({"worker": ["a:1"]}, type="worker", index=0), None),
+        (config(TWO, type="worker", index=1), Cluster(("a:1", "b:2"), 1)),
+        (config(TWO, index=1), Cluster(("a:1", "b:2"), 1)),
+        (config({"chief": ["c:3"], **TWO}, type="worker", index=1), Cluster(("c:3", "a:1", "b:2"), 2)),
+        (config({"chief": ["c:3"], **TWO}, type="chief", index=0), Cluster(("c:3", "a:1", "b:2"), 0)),
+        (config({"worker": ["[::1]:5", "[::1]:6"]}, type="worker", index=0), Cluster(("[::1]:5", "[::1]:6"), 0)),
+    ],
+)
+def test_what_tf_config_says(given, expected):
+    assert cluster_of(given) == expected
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"cluster": 3}', "cannot be read"),
+        (config({"ps": ["a:1"], **TWO}, type="worker", index=0), "not ps"),
+        (config({"evaluator": ["a:1"], **TWO}, type="worker", index=0), "not evaluator"),
+        (config(TWO, type="worker", index=2), "none of the 2"),
+        (config(TWO, type="worker", index=-1), "none of the 2"),
+        (config(TWO, type="worker", index="1"), "none of the 2"),
+        (config(TWO, type="worker", index=True), "none of the 2"),
+        (config(TWO, type="chief", index=0), "none of the 2"),
+        (config({"worker": ["a:1", "a:1"]}, type="worker", index=0), "one address"),
+        (config({"worker": ["a:1", "b"]}, type="worker", index=0), "'b' is no host:port"),
+    ],
+)
+def test_what_it_must_not_say(given, says):
+    with pytest.raises(ValueError, match=r"^TF_CONFIG must be JSON.*") as raised:
+        cluster_of(given)
+    assert says in str(raised.value) and "\n" not in str(raised.value)
+
+
+def free_addresses(number):
+    held = [socket.socket() for _ in range(number)]
+    for each in held:
+        each.bind(("localhost", 0))
+    addresses = tuple(f"localhost:{each.getsockname()[1]}" for each in held)
+    for each in held:
+        each.close()
+    return addresses
+
+
+def meet(addresses, ranks, seconds=20.0):
+    """What each of these workers gets, connections or an error; all in threads of this process."""
+    results = {}
+
+    def join(rank):
+        cluster = Cluster(addresses, rank)
+        meeting = clusters._gather if cluster.is_chief else clusters._report
+        try:
+            results[rank] = meeting(cluster, time.monotonic() + seconds)
+        except (OSError, TimeoutError) as error:
+            results[rank] = error
+
+    threads = [threading.Thread(target=join, args=(rank,)) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+@pytest.mark.parametrize("number", [2, 3, 5])
+def test_all_meet_and_stay_connected(number):
+    results = meet(free_addresses(number), range(number))
+    assert sorted(results[0]) == list(range(1, number)) and all(sorted(results[rank]) == [0] for rank in range(1, number))
+    for rank in range(1, number):
+        results[rank][0].sendall(b"here")
+        results[0][rank].settimeout(10)
+        assert results[0][rank].recv(4) == b"here"
+    for connections in results.values():
+        for connection in connections.values():
+            connection.close()
+
+
+@pytest.mark.parametrize("there, missing", [((0,), "1"), ((0, 2), "1"), ((1, 2), "0"), ((2,), "0")])
+def test_who_is_missing_is_named(there, missing):
+    addresses = free_addresses(3)
+    for rank, result in meet(addresses, there, seconds=1.0).items():
+        assert isinstance(result, TimeoutError), (rank, result)
+        assert f"worker {missing} ({addresses[int(missing)]})" in str(result) and "start the same program" in str(result)
+
+
+def test_strangers_at_the_door_are_no_workers():
+    addresses = free_addresses(2)
+    port = int(addresses[0].rpartition(":")[2])
+    done = threading.Event()
+
+    def knock():
+        for words in (b"GET / HTTP/1.1\r\n\r\n", b"trainlab nobody\n", b"trainlab 7\n", b"trainlab 0\n", b"\n"):
+            while True:
+                try:
+                    connection = socket.create_connection(("localhost", port), timeout=5)
+                    break
+                except OSError:
+                    time.sleep(0.01)
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(words)
+                connection.recv(10)  # until it is closed
+        done.set()
+
+    thread = threading.Thread(target=knock)
+    thread.start()
+    results = {}
+    chief = threading.Thread(target=lambda: results.update(meet(addresses, [0])))
+    chief.start()
+    done.wait(30)
+    results |= meet(addresses, [1])
+    chief.join()
+    thread.join()
+    assert sorted(results[0]) == [1] and sorted(results[1]) == [0]
+
+
+def test_an_address_that_is_taken():
+    addresses = free_addresses(2)
+    with socket.socket() as taken:
+        taken.bind(("", int(addresses[0].rpartition(":")[2])))
+        taken.listen()
+        result = meet(addresses, [0], seconds=5.0)[0]
+    assert isinstance(result, OSError) and addresses[0] in str(result) and "give another port" in str(result)
+
+
+def test_whose_process_has_ended_is_seen_by_its_address():
+    with socket.socket() as here:
+        here.bind(("localhost", 0))
+        here.listen()
+        addresses = (f"localhost:{here.getsockname()[1]}", "localhost:1", "localhost:2")
+        assert Cluster(addresses, 2).unreachable() == [1]

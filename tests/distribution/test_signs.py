@@ -1,0 +1,126 @@
+"""Signs of life: who ends, hangs, or waits for data too long is known, by name, to all."""
+
+import os
+import socket
+import threading
+import time
+
+import pytest
+
+from trainlab.distribution.signs import Signs
+
+
+class Line:
+    """A chief and two others, connected; `silent` ones have no `Signs`, only the connection."""
+
+    def __init__(self, seconds, silent=()):
+        pairs = {rank: socket.socketpair() for rank in (1, 2)}
+        self.raw = {rank: pairs[rank][1] for rank in pairs}
+        self.chief = Signs(0, {rank: pair[0] for rank, pair in pairs.items()}, seconds)
+        self.others = {rank: Signs(rank, {0: pairs[rank][1]}, seconds) for rank in pairs if rank not in silent}
+        self.found = []
+        for name, signs in [(0, self.chief), *self.others.items()]:
+            signs.on_lost = lambda rank, why, name=name: self.found.append((name, rank, why))
+
+    def wait(self, number, seconds=20.0):
+        until = time.monotonic() + seconds
+        while len(self.found) < number and time.monotonic() < until:
+            time.sleep(0.01)
+        return sorted(self.found)
+
+
+@pytest.fixture
+def line():
+    made = []
+
+    def make(*args, **kwargs):
+        made.append(Line(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.chief.let_go()
+        for signs in each.others.values():
+            signs.let_go()
+
+
+def test_nobody_is_lost_while_all_are_there(line):
+    whole = line(60.0)
+    time.sleep(2.0)
+    assert whole.found == [] and whole.chief.lost == {}
+
+
+def test_a_process_that_ends_is_lost_to_all(line):
+    whole = line(60.0, silent=[2])
+    whole.raw[2].close()
+    assert whole.wait(2) == [(0, 2, "has ended"), (1, 2, "has ended")]
+    assert whole.chief.lost == {2: "has ended"} == whole.others[1].lost
+
+
+def test_one_that_says_nothing_is_lost(line):
+    whole = line(2.0, silent=[2])
+    found = whole.wait(2)
+    assert [(name, rank) for name, rank, _ in found] == [(0, 2), (1, 2)] and "no sign of life for 2 s" in found[0][2]
+
+
+def test_the_chief_itself(line):
+    whole = line(60.0)
+    whole.chief.let_go()
+    assert whole.wait(2) == [(1, 0, "has ended"), (2, 0, "has ended")]
+
+
+def test_one_that_waits_for_its_data_for_too_long(line):
+    whole = line(2.0)
+    with whole.others[1].reading():
+        found = whole.wait(2)
+    assert [(name, rank) for name, rank, _ in found] == [(0, 1), (2, 1)] and "waited for its data" in found[0][2]
+
+
+def test_data_that_come_in_time_are_no_loss(line):
+    whole = line(5.0)
+    for _ in range(8):
+        with whole.others[1].reading():
+            time.sleep(0.2)
+    assert whole.found == []
+
+
+def test_one_that_leaves_says_why(line):
+    whole = line(60.0)
+    whole.others[2].leave("ValueError: two\nlines")
+    assert whole.wait(2) == [
+        (0, 2, "has left the training: ValueError: two lines"),
+        (1, 2, "has left the training: ValueError: two lines"),
+    ]
+
+
+def test_what_is_no_sign_is_not_taken_for_one(line):
+    whole = line(60.0, silent=[2])
+    whole.raw[2].sendall(b"beat 0.1\nbeat 0")
+    time.sleep(0.5)
+    whole.raw[2].sendall(b".2\nhello\n")
+    time.sleep(1.0)
+    assert whole.found == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_keeps_no_worker_alive(line):
+    whole = line(60.0)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    try:
+        whole.chief.let_go()  # as if it ended; the child has had a copy of its connections
+        assert [(name, rank) for name, rank, _ in whole.wait(2)] == [(1, 0), (2, 0)]
+    finally:
+        os.close(writer)
+        os.waitpid(child, 0)
+        os.close(reader)
+
+
+def test_its_thread_holds_nothing_up(line):
+    whole = line(60.0)
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "trainlab signs")
+    assert whole.found == []
