@@ -38,6 +38,7 @@ class Signs:
         self.on_lost: Callable[[int, str], None] = _nobody
         self._rank, self._connections, self._seconds = rank, dict(connections), seconds
         self._heard = dict.fromkeys(connections, time.monotonic())
+        self._former: list[socket.socket] = []
         self._pending = dict.fromkeys(connections, b"")
         self._busy_since: float | None = None
         self._is_over = False
@@ -64,7 +65,7 @@ class Signs:
     def let_go(self) -> None:
         """In a process that was forked: the connections are not its own."""
         self._is_over = True
-        for connection in self._connections.values():
+        for connection in (*self._connections.values(), *self._former):
             connection.close()
 
     def _run(self) -> None:
@@ -80,6 +81,8 @@ class Signs:
             if descriptor >= 0:  # not closed meanwhile
                 poll.register(descriptor, select.POLLIN)
         for descriptor, _ in poll.poll(1000 * _BEAT):
+            if self._is_over:
+                return
             self._receive(ranks[descriptor])
         for rank in list(self._connections):
             silent = time.monotonic() - self._heard[rank]
@@ -112,13 +115,15 @@ class Signs:
             self._lose(int(other), why)
 
     def _lose(self, rank: int, why: str) -> None:
+        """Takes a worker for lost, perhaps this one itself, and says so to all."""
+        is_new = rank not in self.lost
+        if is_new:
+            self.lost[rank] = why
+            self._send_all(f"lost {rank} {why}")
         if connection := self._connections.pop(rank, None):
-            connection.close()
-        if rank in self.lost or rank == self._rank:
-            return
-        self.lost[rank] = why
-        self._send_all(f"lost {rank} {why}")
-        self.on_lost(rank, why)
+            self._former.append(connection)  # to close it now could cost what was said last
+        if is_new:
+            self.on_lost(rank, why)
 
     def _send_all(self, line: str) -> None:
         with self._lock:
