@@ -3,6 +3,7 @@
 `python together.py OUT CASE ...` trains each case, by name, as one worker of the cluster that TF_CONFIG describes.
 """
 
+import functools
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from tables import MODELS, STRATEGIES
+from tables import MODELS, STRATEGIES, take
 
 import trainlab as tl
 
@@ -24,7 +25,8 @@ def stream(x, y, w, sizes):
 
     def batches():
         for end, size in zip(ends, sizes, strict=True):
-            yield tuple(tf.nest.map_structure(lambda leaf: leaf[end - size : end], part) for part in (x, y, w))
+            part = functools.partial(take, index=slice(end - size, end))
+            yield part(x), part(y), part(w)
 
     first = next(iter(batches()))
     spec = tf.nest.map_structure(lambda leaf: tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype), first)

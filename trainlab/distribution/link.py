@@ -148,7 +148,7 @@ class Link:
         rank = self.collectives.exchange([0, 0, 0 if line is None else self.cluster.rank + 1])[_PROBLEM]
         if rank:
             text = self.collectives.broadcast(None if line is None else line.encode(), rank - 1).decode()
-            raise Refused(f"{self.cluster.name(rank - 1)}: {text}")
+            raise Refused(f"{self.cluster.name(rank - 1)} {text}")
 
     @contextmanager
     def call(self, numbers: Sequence[int], variables: Variables, alike: Errors) -> Iterator[None]:

@@ -49,7 +49,7 @@ def find(link: Link, loop: Loop, source: Source, numbers: Sequence[int]) -> tupl
     except Exception as error:  # of the user's data
         if source.arrays is not None:
             raise
-        return None, f"its data failed: {type(error).__name__}: {error}"
+        return None, f"cannot read its data: {type(error).__name__}: {error}"
     if block is None or block.num_updates != num_updates:
         return (
             None,
@@ -57,8 +57,8 @@ def find(link: Link, loop: Loop, source: Source, numbers: Sequence[int]) -> tupl
         )
     if checksum_of(block) != checksum:
         return None, (
-            "its batches are not those of the chief: every worker must read the same data in the same order (seeds, "
-            "options.deterministic, no sharding: a batch is cut here)"
+            "has other batches than the chief: every worker must read the same data in the same order (seeds, "
+            "options.deterministic; no sharding, for it is batches that are cut)"
         )
     return block, None
 

@@ -39,9 +39,8 @@ def meet(link: Link, rows: manifest.Manifest) -> None:
         found = [d for d in manifest.differences(json.loads(theirs), json.loads(mine)) if d.row not in _MAY_DIFFER]
         if not found:
             return None
-        shown = "; ".join(
-            f"{d.row} {d.place}".strip() + f": {d.current!r:.60}, at the chief {d.saved!r:.60}" for d in found[:_MOST]
-        )
+        lines = [f"{d.row} {d.place}".strip() + f" is {d.current!r:.60}, at the chief {d.saved!r:.60}" for d in found]
+        shown = "; ".join(lines[:_MOST]) + (f"; and {len(lines) - _MOST} more" if len(lines) > _MOST else "")
         return f"is about to train something else than the chief: {shown}"
 
     mine = json.dumps(rows, default=str).encode()

@@ -1,0 +1,191 @@
+"""Workers, of which one does something that it should not: what all of them say, how they end, and how they go on."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import working
+
+HERE = Path(working.__file__).parent
+sys.path.insert(0, str(HERE.parent / "scripts"))
+
+from workers import start  # noqa: E402
+
+END_SECONDS = 30  # within which those that are left have ended
+
+
+def begin(directory, mode, who=-1, number=2):
+    directory.mkdir(exist_ok=True)
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    command = [sys.executable, str(HERE / "working.py"), str(directory), mode, str(who)]
+    return start(number, command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def ends(processes, but=()):
+    """The statuses, and what was said; `but` are not waited for, and killed."""
+    said = {}
+    for rank, process in enumerate(processes):
+        if rank not in but:
+            said[rank] = process.communicate(timeout=300)[0]
+    for rank in but:
+        processes[rank].kill()
+        processes[rank].communicate()
+    return {rank: processes[rank].returncode for rank in said}, {rank: text.strip() for rank, text in said.items()}
+
+
+def last_line(text):
+    return text.splitlines()[-1] if text else ""
+
+
+def results(directory, number=2):
+    return [dict(np.load(directory / f"{rank}.npz")) for rank in range(number)]
+
+
+def are_same(a, b, but=("resumed_at",)):
+    return sorted(a) == sorted(b) and all(np.array_equal(a[name], b[name]) for name in a if name not in but)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What two workers leave whom nobody disturbs."""
+    directory = tmp_path_factory.mktemp("whole")
+    statuses, said = ends(begin(directory, "none"))
+    assert statuses == {0: 0, 1: 0}, said
+    first, second = results(directory)
+    assert are_same(first, second)
+    return first
+
+
+def go_on(directory, whole, number=2):
+    """All are started again: they go on from the chief's checkpoint, and end as if nothing had been."""
+    statuses, said = ends(begin(directory, "none", number=number))
+    assert set(statuses.values()) == {0}, said
+    found = results(directory, number)
+    assert all(are_same(result, whole) for result in found)
+    return int(str(found[0]["resumed_at"]))
+
+
+def test_a_signal_to_another_worker_than_the_chief_saves_and_ends_all(tmp_path, whole):
+    statuses, said = ends(begin(tmp_path / "a", "TERM", 1))
+    assert statuses == {0: 143, 1: 143} and "saved in" in said[0], said
+    assert go_on(tmp_path / "a", whole) > 60
+
+
+def test_workers_that_are_about_to_train_something_else_are_refused(tmp_path):
+    statuses, said = ends(begin(tmp_path / "a", "size", 1))
+    assert statuses == {0: 1, 1: 1}
+    for text in said.values():
+        assert "worker 1" in last_line(text) and "batch_size is 32, at the chief 16" in last_line(text)
+    assert not (tmp_path / "a" / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, status", [("TERM", 143), ("INT", 130)])
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_signal_to_any(name, status, who, tmp_path, whole):
+    statuses, said = ends(begin(tmp_path / "a", name, who))
+    # Python ends by SIGINT itself what nobody has caught.
+    assert all(code in (status, -2) if name == "INT" else code == status for code in statuses.values()), (statuses, said)
+    assert go_on(tmp_path / "a", whole) > 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("who", [0, 1])
+def test_one_that_is_killed_ends_all_in_a_line(who, number, tmp_path, whole):
+    processes = begin(tmp_path / "a", "KILL", who, number)
+    processes[who].wait(300)
+    killed_at = time.monotonic()
+    statuses, said = ends(processes)
+    assert time.monotonic() - killed_at < END_SECONDS
+    for rank in set(range(number)) - {who}:
+        assert statuses[rank] == 1 and f"worker {who} (localhost:" in last_line(said[rank]), said[rank]
+        assert "was lost: it has ended; start all of them again" in last_line(said[rank])
+    if number == 2:
+        assert go_on(tmp_path / "a", whole) >= 51
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_one_that_hangs_is_lost_after_the_time_that_was_set(who, tmp_path, whole):
+    statuses, said = ends(begin(tmp_path / "a", "STOP", who), but=[who])
+    assert statuses == {1 - who: 1}
+    assert f"worker {who} (localhost:" in last_line(said[1 - who]) and "no sign of life for 15 s" in last_line(said[1 - who])
+    assert go_on(tmp_path / "a", whole) >= 51
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mode, says",
+    [
+        ("rows", "data training[0].blake2b"),
+        ("model", "units is 17, at the chief 16"),
+        ("seed", "seed is 4, at the chief 3"),
+        ("order", "has other batches than the chief"),
+        ("short", "more updates where the chief has them"),
+        ("failing", " data"),
+    ],
+)
+def test_one_with_something_else_is_refused_everywhere(mode, says, tmp_path):
+    statuses, said = ends(begin(tmp_path / "a", mode, 1))
+    assert statuses == {0: 1, 1: 1}, said
+    for text in said.values():
+        assert "worker 1 (localhost:" in last_line(text) and says in last_line(text), text
+
+
+@pytest.mark.slow
+def test_data_that_hang_at_one_are_its_loss(tmp_path):
+    statuses, said = ends(begin(tmp_path / "a", "hanging", 1), but=[1])
+    assert statuses == {0: 1} and "worker 1" in last_line(said[0]) and "waited for its data" in last_line(said[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who, missing", [(0, 0), (1, 1)])
+def test_one_that_never_starts_is_named(who, missing, tmp_path):
+    statuses, said = ends(begin(tmp_path / "a", "absent", who))
+    assert statuses == {who: 0, 1 - who: 1}
+    assert f"worker {missing} (localhost:" in last_line(said[1 - who]) and "has not started" in last_line(said[1 - who])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["late", "stream"])
+def test_a_late_one_and_a_stream_change_nothing(mode, tmp_path, whole):
+    statuses, said = ends(begin(tmp_path / "a", mode, 1))
+    assert statuses == {0: 0, 1: 0}, said
+    first, second = results(tmp_path / "a")
+    assert are_same(first, second) and are_same(first, whole) == (mode == "late")
+
+
+@pytest.mark.slow
+def test_what_a_callback_of_the_chief_does_holds_for_all(tmp_path, whole):
+    for mode in ("assign", "stop"):
+        statuses, said = ends(begin(tmp_path / mode, mode))
+        assert statuses == {0: 0, 1: 0}, said
+        first, second = results(tmp_path / mode)
+        assert are_same(first, second) and not are_same(first, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode, error", [("error", "KeyError"), ("full", "OSError")])
+def test_an_error_at_the_chief_ends_all(mode, error, tmp_path):
+    statuses, said = ends(begin(tmp_path / "a", mode))
+    assert statuses == {0: 1, 1: 1}
+    assert last_line(said[0]).startswith(error) and f"the chief, ended the fit: {error}" in last_line(said[1])
+
+
+@pytest.mark.slow
+def test_an_update_that_is_not_finite_stops_all_at_the_same(tmp_path):
+    statuses, said = ends(begin(tmp_path / "a", "nan"))
+    assert statuses == {0: 1, 1: 1}
+    assert all("NonFiniteError: update 41" in text for text in said.values()), said
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_chief_is_in_a_hook(tmp_path, whole):
+    statuses, said = ends(begin(tmp_path / "a", "slow", 1))
+    assert statuses == {0: 143, 1: 143}, said
+    go_on(tmp_path / "a", whole)
