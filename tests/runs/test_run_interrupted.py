@@ -151,10 +151,12 @@ def test_a_signal_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     from trainlab.runs.disk import checkpoint
 
     x, y = regression()
-    real = checkpoint._write
+    real, written = checkpoint._write, []
 
     def slow(*args):
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not written:  # a second signal, more than half a second later, would end at once
+            os.kill(os.getpid(), signal.SIGTERM)
+        written.append(args)
         time.sleep(0.2)
         real(*args)
 
