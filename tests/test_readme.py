@@ -18,10 +18,11 @@ def kind(block):
     """What a block is, and so how it is tested; KeyError for one that nothing here tests."""
     language, text = block
     if language == "python":
-        return "python"
+        return "workers" if text.startswith("# my_training.py") else "python"
     beginnings = {
         "python3 -m venv .venv": "tests" if "-m pytest" in text else "command",
         "python -m trainlab.train": "command",
+        "python scripts/workers.py": "start of workers",
         "model     mlp": "output",
         "parameters <- objective": "picture",
     }
@@ -58,8 +59,8 @@ def clone(tmp_path):
 
 def test_every_block_is_tested():
     found = {kind(block) for block in BLOCKS}
-    assert found == {"python", "tests", "command", "output", "picture"}
-    assert [len(of_kind(name)) for name in ("tests", "output", "picture")] == [1, 1, 1]
+    assert found == {"python", "workers", "start of workers", "tests", "command", "output", "picture"}
+    assert [len(of_kind(name)) for name in ("workers", "start of workers", "tests", "output", "picture")] == [1] * 5
     with pytest.raises(StopIteration):
         kind(("", "rm -r /\n"))
 
@@ -68,6 +69,15 @@ def test_the_blocks_of_python_run_one_after_the_other(tmp_path):
     (tmp_path / "blocks.py").write_text("\n".join(of_kind("python")))
     assert "runs/a: begun" in run(["blocks.py"], tmp_path)
     assert "runs/a: finished" in run(["blocks.py"], tmp_path)  # started again
+
+
+def test_workers_train_together(tmp_path):
+    (tmp_path / "my_training.py").write_text(of_kind("workers")[0])
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts", target_is_directory=True)
+    words = shlex.split(of_kind("start of workers")[0])
+    assert words[0] == "python" and words.count("python") == 2
+    printed = run([sys.executable if word == "python" else word for word in words[1:]], tmp_path)
+    assert "runs/together: begun" in printed and printed.count("10/10") == 3  # the chief alone prints
 
 
 def test_a_block_that_fails_would_be_found(tmp_path):
