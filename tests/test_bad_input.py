@@ -295,19 +295,19 @@ BAD_TRAINERS = {
         "the learning rate must be finite and at least 0, not nan",
     ),
     "loss_scale_factor": (
-        lambda: Trainer(compiled(optimizer=keras.optimizers.SGD(0.1, loss_scale_factor=2.0))),
+        lambda: Trainer(compiled(optimizer=keras.optimizers.SGD(0.1, loss_scale_factor=0.0))),
         ValueError,
-        "optimizer loss_scale_factor=2.0 is not supported yet: leave it None",
+        "SGD loss_scale_factor=0.0 must be a finite number above 0; None does not scale the loss",
     ),
     "gradient_accumulation_steps": (
         lambda: Trainer(compiled(optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=3))),
         ValueError,
         "optimizer gradient_accumulation_steps=3 would accumulate a second time: leave it None and use strategy=Accumulate(3)",
     ),
-    "LossScaleOptimizer": (
-        lambda: Trainer(compiled(optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)))),
+    "initial_scale": (
+        lambda: Trainer(compiled(optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=0.0))),
         ValueError,
-        "LossScaleOptimizer is not supported yet: compile with the inner optimizer, under float32 or mixed_bfloat16",
+        "LossScaleOptimizer initial_scale=0.0 must be a finite number of at least 2**-24, below which training would stop",
     ),
     "unknown optimizer": (lambda: Trainer(dense_model(), loss="mse", optimizer="agd"), ValueError, "{any}agd{any}"),
 }

@@ -61,39 +61,9 @@ def test_a_learning_rate_that_is_none(rate):
 
 
 def test_options_that_would_be_ignored_or_done_twice():
-    assert "loss_scale_factor=128" in refusal(compiled(optimizer=keras.optimizers.SGD(0.1, loss_scale_factor=128.0)))
     message = refusal(compiled(optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=4)))
     assert "gradient_accumulation_steps=4" in message
     assert "strategy=Accumulate(4)" in message
-    model = compiled(optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)))
-    assert refusal(model).startswith("LossScaleOptimizer is not supported yet")
-
-
-def test_mixed_float16():
-    model = compiled(dense_model(lambda: keras.layers.Dense(1, dtype="mixed_float16", name="half")), auto_scale_loss=False)
-    assert refusal(model).startswith("layer 'half' has the dtype policy mixed_float16")
-    requirements.check_compiled(compiled(dense_model(lambda: keras.layers.Dense(1, dtype="mixed_bfloat16"))))
-
-
-def test_mixed_float16_as_the_global_policy():
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        model = compiled()
-    finally:
-        keras.config.set_dtype_policy("float32")
-    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)  # Keras' doing: not what is to be blamed
-    message = refusal(model)
-    assert "has the dtype policy mixed_float16" in message and "LossScaleOptimizer" not in message
-
-
-def test_mixed_float16_as_the_global_policy_when_the_trainer_compiles():
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        with pytest.raises(ValueError, match="mixed_float16.*use mixed_bfloat16 or float32") as error:
-            Trainer(dense_model(lambda: keras.layers.Dense(1, dtype="float32")), optimizer="sgd", loss="mse")
-    finally:
-        keras.config.set_dtype_policy("float32")
-    assert "LossScaleOptimizer" not in str(error.value)
 
 
 def test_a_tf_distribute_scope():

@@ -54,7 +54,6 @@ _WORDS = (
     (r"\bcompile with (the one|those) that", r"give back \1 that"),
     (r"call model\.compile\(optimizer=.*?\), or give the Trainer a loss and an optimizer", "give run.loss and run.optimizer"),
     (r"give model\.compile or the Trainer one", "give run.optimizer"),
-    (r"compile with the inner optimizer", "give run.optimizer the inner one"),
     (r"call model\.compile again", "set it where the model is made"),
     (r"the same call goes on", "the same command goes on"),
     (r"\ba Trainer would silently ignore", "this would silently ignore"),

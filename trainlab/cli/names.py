@@ -180,6 +180,7 @@ _WANTED = {
     "data": "data sets",
     "model": "models",
     "optimizer": "optimizers",
+    "inner_optimizer": "optimizers",
     "loss": "losses",
     "learning_rate": "schedules",
 }

@@ -186,7 +186,8 @@ class Loop:
             results, self._results = self._results, None
         else:
             results = {name: v.read_value() for name, v in reports.items()} if reports else self._read_metrics()
-        return {**as_logs(results), **self.update.read_logs()}
+        logs = as_logs(results)
+        return {**logs, **self.update.read_logs(logs)}
 
     def _attempt(self, source: Source, block: Block, tells: bool = False) -> Exception | None:
         """Makes a block's updates and moves the source on, or else takes everything back and returns why.
@@ -253,6 +254,11 @@ class Loop:
 
     def _reject(self, source: Source, block: Block, problem: Exception) -> None:
         """Stops at a block's single update, or moves on over it."""
+        if self.guard.excuses(block, problem):
+            again = self._attempt(source, block)
+            if again is None:
+                return
+            problem = again
         self.guard.reject(block, problem)
         source.advance(block)
         self._reach = 1

@@ -15,13 +15,15 @@ import tensorflow as tf
 from trainlab.data import Block, check_labels, find_non_finite
 from trainlab.loop.progress import Progress
 from trainlab.loop.update import Update
-from trainlab.objective import Batches, keras_internals, native
+from trainlab.objective import SMALLEST_SCALE, Batches, keras_internals, native
 from trainlab.parameters import Rows, Vector
 
 # So many updates in a row are skipped; one more stops the run, for then it is not the data that are bad here and there.
 MAX_SKIPS = 10
 
 _LOSS = "the mean of the losses"
+_SCALE = "the loss scale"  # it has fallen too far
+_OVERFLOW = "a gradient"  # of an update whose data are not finite, so that it need not be the loss scale's
 
 
 class NonFiniteError(ArithmeticError):
@@ -74,7 +76,8 @@ class Watch:
             *((f"memory[{name!r}]", v) for name, value in update.memory.items() for v in tf.nest.flatten(value)),
             *((_LOSS, native(v)) for v in keras_internals.loss_tracker(model).variables),
         ]
-        watched = {id(v): (name, v) for name, v in named if v.dtype.is_floating}
+        self._scale = None if update.scaling is None else native(update.scaling.variable)
+        watched = {id(v): (name, v) for name, v in named if v.dtype.is_floating and v is not self._scale}
         self._watched = list(watched.values())
         self._excused: dict[int, tf.Tensor] = {}  # which of its numbers, by a variable's id
         self._compiled_flags: Callable[[], tf.Tensor] | None = None
@@ -83,9 +86,12 @@ class Watch:
         """Excuses what is not finite already, lawfully: a mask kept as a weight, a memory of the best loss so far.
 
         Raises:
-            NonFiniteError: a trained variable holds NaN.
+            NonFiniteError: a trained variable holds NaN, or the loss scale is none.
         """
         self._excused, self._compiled_flags = {}, None
+        if self._scale is not None and not self._has_scale():
+            line = f"the loss scale is {self.loss_scale:g} before the first update, and must be finite and at least 2**-24: "
+            raise NonFiniteError(f"{line}assign optimizer.dynamic_scale another, such as 2.0**15", int(self._iterations))
         are_finite = self._flags().numpy()  # eagerly: the first step would wait for a trace
         bad = [named for named, is_finite in zip(self._watched, are_finite, strict=True) if not is_finite]
         trained = {id(v) for _, v in self._trained}
@@ -104,14 +110,31 @@ class Watch:
         """
         dtypes = dict.fromkeys(v.dtype for _, v in self._watched)
         sums = [tf.add_n([_half_square(v) for _, v in self._watched if v.dtype == dtype]) for dtype in dtypes]
-        return tf.reduce_all(tf.stack([tf.math.is_finite(s) for s in sums]))
+        flags = [tf.math.is_finite(s) for s in sums]
+        return tf.reduce_all(tf.stack(flags if self._scale is None else [*flags, self._has_scale()]))
 
     def first(self) -> str | None:
-        """The name of the first variable that is not finite, trained ones before others; None if all is as it must be."""
+        """The name of the first variable that is not finite, trained ones before others; None if all is as it must be.
+
+        A loss scale that has fallen below 2**-24 is named too, and a gradient that overflowed with data that are not finite.
+        """
         if self._compiled_flags is None:  # where something is excused, it is asked after every call
             self._compiled_flags = tf.function(self._flags, autograph=False).get_concrete_function()
         are_finite = self._compiled_flags().numpy()
-        return next((name for (name, _), is_finite in zip(self._watched, are_finite, strict=True) if not is_finite), None)
+        bad = [name for (name, _), is_finite in zip(self._watched, are_finite, strict=True) if not is_finite]
+        if self._scale is not None and not self._has_scale():
+            bad.append(_OVERFLOW if np.isnan(self._scale.numpy()) else _SCALE)
+        return bad[0] if bad else None
+
+    @property
+    def loss_scale(self) -> float | None:
+        """As it is now; None of one that does not move."""
+        return None if self._scale is None else float(self._scale)
+
+    def _has_scale(self) -> tf.Tensor:
+        """Whether the loss scale is one; where it falls for ever it is not the scale that makes gradients overflow."""
+        assert self._scale is not None
+        return (self._scale >= SMALLEST_SCALE) & tf.math.is_finite(self._scale)
 
     def _flags(self) -> tf.Tensor:
         """Whether each variable is finite, but for what is excused."""
@@ -156,6 +179,23 @@ class Guard:
         self.progress.count(num_updates)
         self._num_in_a_row = 0
 
+    def excuses(self, block: Block, problem: Exception) -> bool:
+        """Whether the single update of a block, taken back since its data are not finite, only has too large a loss scale.
+
+        That is so where a model masks such data: its gradient is finite if the loss is not scaled. From then on nobody asks.
+        """
+        scaling = self._update.scaling
+        if scaling is None or not isinstance(problem, Undo) or problem.args[0] != _OVERFLOW:
+            return False
+        scale = tf.convert_to_tensor(scaling.variable)
+        scaling.variable.assign(1.0)
+        try:
+            is_excused = self._reasons(block)[1] is None
+        finally:
+            scaling.variable.assign(scale)
+        scaling.may_be_non_finite.assign(is_excused)
+        return is_excused
+
     def reject(self, block: Block, problem: Exception) -> None:
         """Skips the single update of a block, which has been taken back because of `problem`, or stops at it.
 
@@ -171,7 +211,10 @@ class Guard:
         data, evaluation = self._reasons(block) if is_told or not isinstance(problem, Undo) else (None, None)
         if data is None and not isinstance(problem, Undo):
             raise problem
-        reason = "; ".join(filter(None, (data, evaluation))) or f"it left {problem.args[0]} non-finite"
+        found = list(filter(None, (data, evaluation)))
+        if isinstance(problem, Undo) and problem.args[0] == _SCALE:
+            found.insert(0, f"its gradients overflow though the loss scale has fallen to {self.watch.loss_scale:.3g}")
+        reason = "; ".join(found) or f"it left {problem.args[0]} non-finite"
         line = f"update {iteration + 1} (number {self.progress.done + 1} of epoch {self.progress.epoch + 1}): {reason}"
         if is_last:
             where = f"the model is at update {iteration}, the last good one"

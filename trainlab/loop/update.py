@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +14,7 @@ import tensorflow as tf
 
 from trainlab.distribution import ONE, Division, Replicas
 from trainlab.loop import duplicates
+from trainlab.loop.loss_scaling import Scaling
 from trainlab.objective import (
     Batches,
     Evaluation,
@@ -21,6 +24,7 @@ from trainlab.objective import (
     assigned_variables,
     check_vector,
     has_own_step,
+    inner_of,
     keras_internals,
     native,
 )
@@ -44,6 +48,7 @@ class Update:
         strategy: the same.
         function: the model's loss and gradient.
         memory: the strategy's memory: variables, or Vectors of variables, by name.
+        scaling: decides whether an update is made, under a loss scale that moves; None otherwise.
         logs: variables `[sum, count]` of each scalar that steps log, by name. Grows while tracing.
         undeclared: variables that nobody lists as his, and that a step was seen to assign: an optimizer's beside its
           `variables`, one that a loss closes over. Grows while tracing; eagerly nobody sees them.
@@ -62,6 +67,7 @@ class Update:
         self._sum_duplicate_rows = sum_duplicate_rows
         self._divided = functools.partial(Division, replicas) if replicas.are_several else None
         self._optimizer = model.optimizer
+        self._inner = inner_of(model.optimizer)
         self.strategy = strategy
         self._seed = seed
         initial = _initial_memory(strategy, self.function.read_parameters())
@@ -70,7 +76,9 @@ class Update:
         self.memory = memory if memory is not None and is_alike else fresh
         self._metric_names = {metric.name for metric in model.metrics}
         self._warned = False
-        self.logs: dict[str, tf.Variable] = {}
+        is_dynamic = self.function.loss_scale is not None and self.function.loss_scale.is_dynamic
+        self.scaling = Scaling(self.function) if is_dynamic else None
+        self.logs: dict[str, tf.Variable] = {} if self.scaling is None else dict(self.scaling.logs)
         self.undeclared: list[tf.Variable] = []
 
     @property
@@ -99,9 +107,16 @@ class Update:
         objective, state = KerasObjective(self.function, batches, self._divided), self._state()
         step = self.strategy.step(objective, state)
         self._check(step)
-        self._commit(step)
+        if self.scaling is None:
+            self._commit(step)
+            for variable, value in objective.late(state.parameters):
+                variable.assign(value)
+            return
+        for name in step.logs:  # in a branch there is no making them
+            self._log_of(name)
+        after = self.scaling.commit(step, batches, lambda: self._commit(step))
         for variable, value in objective.late(state.parameters):
-            variable.assign(value)
+            variable.assign(after(variable, value))
 
     def notice(self, traced: Any) -> None:
         """Takes note of what a concrete function, in which this was traced, assigns, and nobody has declared."""
@@ -130,15 +145,25 @@ class Update:
         iteration = tf.cast(tf.convert_to_tensor(self._optimizer.iterations.value), tf.int64)
         return State(
             parameters=self.function.read_parameters(),
-            learning_rate=_learning_rate(self._optimizer, self.function.variables),
+            learning_rate=_learning_rate(self._inner, self.function.variables),
             iteration=iteration,
             seed=tf.stack([tf.constant(self._seed, tf.int32), tf.cast(iteration, tf.int32)]),
             memory={name: tf.nest.map_structure(tf.convert_to_tensor, value) for name, value in self.memory.items()},
         )
 
-    def read_logs(self) -> dict[str, float]:
-        """The means of what steps logged since `reset_logs`, by name."""
-        return {name: float(pair[0] / pair[1]) for name, pair in self.logs.items() if float(pair[1]) > 0}
+    def read_logs(self, metrics: Collection[str] = ()) -> dict[str, float]:
+        """The means of what steps logged since `reset_logs`, by name; NaN where every update was skipped.
+
+        Args:
+            metrics: names of metrics, which what is logged of a loss scale does not take.
+        """
+        if self.scaling is None:
+            return {name: float(pair[0] / pair[1]) for name, pair in self.logs.items() if float(pair[1]) > 0}
+        hidden = self.scaling.logs.keys() & set(metrics)
+        pairs = {name: pair.numpy() for name, pair in self.logs.items() if name not in hidden}
+        if not any(count > 0 for _, count in pairs.values()):
+            return {}
+        return {name: float(value / count) if count > 0 else math.nan for name, (value, count) in pairs.items()}
 
     def reset_logs(self) -> None:
         """Starts the logs' means anew."""
@@ -180,8 +205,8 @@ class Update:
             warnings.warn(f"the loss does not depend on {', '.join(idle)}: not trained", stacklevel=2)
         if self._sum_duplicate_rows is None:
             rows = [function.variables[i].path for i in connected if isinstance(step.gradient.leaves[i], Rows)]
-            duplicates.tell(self._optimizer, rows)
-        summed = self._sum_duplicate_rows is not False and not _sums_duplicates(self._optimizer)
+            duplicates.tell(self._inner, rows)
+        summed = self._sum_duplicate_rows is not False and not _sums_duplicates(self._inner)
         gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i], summed) for i in connected]
         # Before the variables change: a strategy may remember a point that nobody has read yet.
         memory = {name: value.leaves if isinstance(value, Vector) else (value,) for name, value in (step.memory or {}).items()}
@@ -192,22 +217,27 @@ class Update:
             self._remember(name, leaves)
         for name, value in step.logs.items():
             value = tf.cast(value, tf.float32)
-            if name not in self.logs:
-                with tf.init_scope():
-                    self.logs[name] = tf.Variable(tf.zeros([2]), trainable=False, name=name)
-            self.logs[name].assign_add(tf.stack([value, 1.0]))
+            self._log_of(name).assign_add(tf.stack([value, 1.0]))
+
+    def _log_of(self, name: str) -> tf.Variable:
+        if name not in self.logs:
+            with tf.init_scope():
+                self.logs[name] = tf.Variable(tf.zeros([2]), trainable=False, name=name)
+        return self.logs[name]
 
     def _apply(self, gradients: list[Any], variables: list[Any]) -> None:
         if not variables:
             return
-        if isinstance(self._optimizer, keras.optimizers.MultiOptimizer):  # it takes all that it was built for
+        if isinstance(self._inner, keras.optimizers.MultiOptimizer):  # it takes all that it was built for
             found = {id(v): gradient for v, gradient in zip(variables, gradients, strict=True)}
-            variables = list(keras_internals.trained_by(self._optimizer) or variables)
+            variables = list(keras_internals.trained_by(self._inner) or variables)
             gradients = [found.get(id(v)) for v in variables]
-        if self.function.applied_by == "apply":
-            self._optimizer.apply(gradients, variables)
-        else:
-            self._optimizer.apply_gradients(list(zip(gradients, variables, strict=True)))
+        loss_scale = self.function.loss_scale
+        with contextlib.nullcontext() if loss_scale is None else loss_scale.standing_aside():
+            if self._inner is not self._optimizer or self.function.applied_by == "apply":
+                self._inner.apply(gradients, variables)
+            else:
+                self._optimizer.apply_gradients(list(zip(gradients, variables, strict=True)))
 
     def _remember(self, name: str, leaves: Sequence[Any]) -> None:
         for variable, leaf in zip(tf.nest.flatten(self.memory[name]), leaves, strict=True):

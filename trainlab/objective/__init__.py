@@ -5,17 +5,20 @@ from trainlab.objective.accumulation import Accumulation, Batches, traced_aside
 from trainlab.objective.building import build_model, compile_model
 from trainlab.objective.evaluation import Divide, Evaluation, KerasObjective
 from trainlab.objective.graph_checks import assigned_variables, string_operation
-from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, native, wide
+from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, metric_variables, native, wide
 from trainlab.objective.own_step import TrainStepFunction, Whole, has_own_step
 from trainlab.objective.requirements import check_compiled
+from trainlab.objective.scaling import SMALLEST_SCALE, LossScale, inner_of
 
 __all__ = [
+    "SMALLEST_SCALE",
     "Accumulation",
     "Batch",
     "Batches",
     "Divide",
     "Evaluation",
     "KerasObjective",
+    "LossScale",
     "ModelFunction",
     "TrainStepFunction",
     "Whole",
@@ -27,9 +30,11 @@ __all__ = [
     "cutting",
     "flat_logs",
     "has_own_step",
+    "inner_of",
     "keras_internals",
+    "metric_variables",
     "native",
+    "string_operation",
     "traced_aside",
     "wide",
-    "string_operation",
 ]

@@ -17,6 +17,7 @@ from trainlab.objective.model_function import Batch
 from trainlab.objective.own_step import any_size, build_by_step, has_own_step
 from trainlab.objective.pure import Scope, opened
 from trainlab.objective.requirements import check_built, tell_of_training
+from trainlab.objective.scaling import inner_of, not_inside
 
 _COMPILE_ARGUMENTS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
 
@@ -25,9 +26,17 @@ def compile_model(model: keras.Model, arguments: Mapping[str, Any], jit_compile:
     """Compiles a model; of one that is compiled already, what is not among the arguments stays."""
     if model.compiled:
         before = keras_internals.compile_arguments(model)
-        arguments = {name: before.get(name) for name in _COMPILE_ARGUMENTS} | dict(arguments)
+        kept = {name: before.get(name) for name in _COMPILE_ARGUMENTS} | _scaling_of(model, before.get("optimizer"))
+        arguments = kept | dict(arguments)
     steps = model.steps_per_execution
     model.compile(**arguments, jit_compile=jit_compile, run_eagerly=run_eagerly, steps_per_execution=steps)
+
+
+def _scaling_of(model: keras.Model, optimizer: Any) -> dict[str, Any]:
+    """What `compile` is to be told besides, lest Keras scale the loss of a model anew, or where it was told not to."""
+    if not isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+        return {"auto_scale_loss": False} if model.dtype_policy.name == "mixed_float16" and model.optimizer is not None else {}
+    return {"optimizer": model.optimizer} if inner_of(model.optimizer) is optimizer else {}
 
 
 def build_model(model: keras.Model, specs: Batch, first_batch: Callable[[], Batch] | None) -> None:
@@ -70,6 +79,8 @@ def _explain(model: keras.Model, specs: Batch, error: Exception) -> str:
     text = " ".join(re.sub(r" for '\{\{node .*?\}\} = [^']*'", "", text).split())
     if unknown := re.search(r"Could not interpret (metric|loss) identifier: (.*)", text):
         return _unknown_name(*unknown.groups())
+    if "LossScaleOptimizer cannot be used inside" in text:  # which optimizer a variable has is asked only now
+        return not_inside("a MultiOptimizer")
     x, y = [tf.nest.map_structure(_shape_in_words, spec) for spec in specs[:2]]
     where = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
     if "compute_metrics" in where:

@@ -15,6 +15,7 @@ from trainlab.objective.backward_order import filters_first
 from trainlab.objective.graph_checks import check_operations
 from trainlab.objective.keras_internals import compile_loss, compile_metrics, flat_losses, layers_of, loss_tracker
 from trainlab.objective.pure import Lookups, Scope, StandIn, is_reachable, opened
+from trainlab.objective.scaling import LossScale, loss_scale_of
 from trainlab.parameters import Rows, Table, Vector, dense, tensorflow_internals
 
 Batch = tuple[Any, Any, Any]  # x, y, sample_weight; y and sample_weight may be None
@@ -56,6 +57,11 @@ class ModelFunction:
         self._metrics_are_custom = type(model).compute_metrics is not keras.Model.compute_metrics
 
     @property
+    def loss_scale(self) -> LossScale | None:
+        """How the loss is scaled before it is differentiated; None if it is not. What evaluations return is true either way."""
+        return loss_scale_of(self.model.optimizer)
+
+    @property
     def num_discoveries(self) -> int:
         """Grows whenever an evaluation shows something that a loop round it must carry."""
         return len(self.changing) + len(self.sparse)
@@ -92,18 +98,21 @@ class ModelFunction:
             totals: the effective batch's denominators if this batch is one of several: loss and gradient are then its share of
               theirs, and the mean of the loss is left to `track_loss`.
         """
-        first_operation = num_operations()
+        first_operation, loss_scale = num_operations(), self.loss_scale
         # This tape watches what it meets: a variable met here was not swapped, and would never be trained.
         with tf.GradientTape() as tape:
             scope = self.scope_at(parameters, state, tape)
             before = scope.values()
             with opened(scope), self._shared(batch, totals):
                 y_pred, loss = self._forward(batch, totals)
+            target = loss if loss_scale is None else loss_scale.scaled(loss)
         with scope:
             results = self._update_metrics(batch, y_pred, None if totals is not None else loss)
         self.check_forward(scope, tape, first_operation)
         with opened(scope.again(before)):  # for functions with a gradient of their own, which may read variables
-            gradients = self._gradients(tape, loss, scope.lookups, parameters)
+            gradients = self._gradients(tape, target, scope.lookups, parameters)
+        if loss_scale is not None:
+            gradients = loss_scale.unscaled(gradients)
         if totals is not None and not tf.executing_eagerly():  # who accumulates is short of memory
             filters_first(tf.compat.v1.get_default_graph().get_operations()[first_operation:])
         return loss, self.gradient_of(gradients, parameters), self.state_after(scope, state, results)
@@ -324,11 +333,16 @@ def _tables(model: keras.Model) -> set[int]:
 
 
 def _state_variables(model: keras.Model) -> list[Any]:
-    found: list[Any] = [*model.non_trainable_variables, *model.metrics_variables]
+    return list({id(v): v for v in (*model.non_trainable_variables, *metric_variables(model))}.values())
+
+
+def metric_variables(model: keras.Model) -> list[Any]:
+    """The variables that hold what is reported of a model: of its metrics, and of its losses."""
+    found: list[Any] = list(model.metrics_variables)
     for tracker in (loss_tracker(model), compile_metrics(model), compile_loss(model)):
         # Missing from `metrics_variables` where a model overrides `metrics`.
         found.extend(tracker.variables if tracker is not None else [])
-    return list({id(v): v for v in found}.values())
+    return found
 
 
 def _owners(model: keras.Model, variable: Any) -> str:

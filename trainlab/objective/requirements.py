@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from trainlab.objective.keras_internals import TRAINER, layers_of, trained_by
 from trainlab.objective.own_step import has_own_step
+from trainlab.objective.scaling import check_scaling, inner_of
 
 # Of a layer of Keras': what makes its forward pass another one in training if it is not 0, and the names of those that are random
 _RATES = ("rate", "dropout", "recurrent_dropout", "stddev")
@@ -38,17 +39,6 @@ def check_compiled(model: Any) -> None:
         )
     if tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy():
         raise ValueError("tf.distribute is not supported yet: build the model and the Trainer outside the strategy's scope")
-    for layer in layers_of(model):
-        policy = getattr(layer, "dtype_policy", None)
-        if policy is not None and policy.name == "mixed_float16":  # Keras wraps the optimizer then: before that is blamed
-            raise ValueError(
-                f"layer {layer.name!r} has the dtype policy mixed_float16, which needs loss scaling and is not supported yet: "
-                "use mixed_bfloat16 or float32"
-            )
-    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer) and keras.config.dtype_policy().name == "mixed_float16":
-        raise ValueError(
-            "the dtype policy is mixed_float16, which needs loss scaling and is not supported yet: use mixed_bfloat16 or float32"
-        )
     _check_optimizer(model.optimizer)
 
 
@@ -65,12 +55,8 @@ def _check_loop(model: Any) -> None:
 def _check_optimizer(optimizer: Any) -> None:
     if optimizer is None:
         raise ValueError("the model is compiled without an optimizer: give model.compile or the Trainer one")
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        raise ValueError(
-            "LossScaleOptimizer is not supported yet: compile with the inner optimizer, under float32 or mixed_bfloat16"
-        )
-    if getattr(optimizer, "loss_scale_factor", None) is not None:
-        raise ValueError(f"optimizer loss_scale_factor={optimizer.loss_scale_factor} is not supported yet: leave it None")
+    check_scaling(optimizer)
+    optimizer = inner_of(optimizer)
     if getattr(optimizer, "gradient_accumulation_steps", None):
         raise ValueError(
             f"optimizer gradient_accumulation_steps={optimizer.gradient_accumulation_steps} would accumulate a second time: "
@@ -108,7 +94,7 @@ def check_built(model: Any) -> None:
                 f"variable {variable.path!r} takes its gradient for its value (float8 layers do), which no step can average: "
                 "train without float8"
             )
-    trained = trained_by(model.optimizer)
+    trained = trained_by(inner_of(model.optimizer))
     known = {id(v) for v in (variables if trained is None else trained)}
     if not known & {id(v) for v in variables}:
         raise ValueError("the optimizer was built for another model's variables: give this model a new one")

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from trainlab.objective import keras_internals
+from trainlab.objective.scaling import loss_scale_of
 
 _lock = threading.RLock()
 _as_it_is = tf.autograph.experimental.do_not_convert  # a step may be a `tf.function`, which converts what it calls
@@ -32,7 +33,9 @@ class Recorder:
         gradients: those that were to be applied, tensors, `tf.IndexedSlices` or None, by their variable's id.
         variables: the variables that they were to be applied to, in their order.
         by: the name of the optimizer's method that was called; None if none was.
-        loss: scalar, what the step's tapes differentiated with respect to weights, each loss once; None if no tape did.
+        loss: scalar, what the step's tapes differentiated with respect to weights, each loss once and not scaled; None if no
+            tape did.
+        has_scaled: whether the step asked the optimizer to scale a loss.
     """
 
     def __init__(self, model: keras.Model, applied: Callable[[], None] = lambda: None):
@@ -40,7 +43,10 @@ class Recorder:
         self.gradients: dict[int, Any] = {}
         self.variables: list[Any] = []
         self.by: str | None = None
+        self.has_scaled = False
         self._losses: dict[int, Any] = {}
+        self._loss_scale = loss_scale_of(model.optimizer)
+        self._scaled: dict[int, tuple[Any, Any]] = {}  # losses as they were and as they came of it, by the latter's id
         self._graph = tf.compat.v1.get_default_graph()
 
     @property
@@ -61,7 +67,9 @@ class Recorder:
             ValueError: something is applied twice, or by another optimizer.
         """
         optimizer = self._model.optimizer
-        methods = {"apply": self._apply, "apply_gradients": self._apply_gradients}
+        methods: dict[str, Any] = {"apply": self._apply, "apply_gradients": self._apply_gradients}
+        if self._loss_scale is not None:
+            methods["scale_loss"] = self._scale_loss
         kept = {name: vars(optimizer)[name] for name in methods if name in vars(optimizer)}
         with _lock, keras_internals.applying_replaced(self._refusing), self._losses_noticed():
             vars(optimizer).update(methods)  # past Keras' tracking of attributes
@@ -88,6 +96,20 @@ class Recorder:
         pairs = list(grads_and_vars)
         self._record("apply_gradients", [gradient for gradient, _ in pairs], [variable for _, variable in pairs])
         return self._model.optimizer.iterations
+
+    @_as_it_is
+    def _scale_loss(self, loss: Any) -> Any:
+        optimizer = self._model.optimizer
+        scaled = type(optimizer).scale_loss(optimizer, loss)
+        self.has_scaled = True
+        self._scaled[id(scaled)] = scaled, loss
+        return scaled
+
+    def _true(self, leaf: Any) -> Any:
+        """What is differentiated, as it was before it was scaled."""
+        if id(leaf) in self._scaled:
+            return self._scaled[id(leaf)][1]
+        return leaf if self._loss_scale is None else self._loss_scale.unscaled([tf.convert_to_tensor(leaf)])[0]
 
     def _record(self, by: str, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         if self.by is not None:
@@ -147,7 +169,7 @@ class Recorder:
             if is_here and self.by is None:
                 trained = _by_id(self._model.trainable_variables)
                 if any(id(source) in trained for source in tf.nest.flatten(sources)):
-                    self._losses |= {id(leaf): leaf for leaf in tf.nest.flatten(target)}
+                    self._losses |= {id(leaf): self._true(leaf) for leaf in tf.nest.flatten(target)}
             return original(tape, target, sources, *args, **kwargs)
 
         tf.GradientTape.gradient = gradient

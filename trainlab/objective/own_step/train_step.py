@@ -114,7 +114,10 @@ class TrainStepFunction(ModelFunction):
         self._check_step(recorder, scope, logs)
         self.check_forward(scope, tape, first_operation)
         self.applied_by = recorder.by or self.applied_by
-        gradient = self.gradient_of([recorder.gradients.get(id(v)) for v in self.variables], parameters)
+        gradients = [recorder.gradients.get(id(v)) for v in self.variables]
+        if self.loss_scale is not None:
+            gradients = self.loss_scale.unscaled(gradients)
+        gradient = self.gradient_of(gradients, parameters)
         loss = recorder.loss if recorder.loss is not None else tf.convert_to_tensor(flat_logs(logs)["loss"])
         if totals is not None:
             share = tf.cast(denominators.num_examples(batch[0]), totals.dtype) / totals[-1]
@@ -179,6 +182,7 @@ class TrainStepFunction(ModelFunction):
 
         def step() -> tf.Tensor:
             scope, marks = self.scope_at(parameters, state), []
+            scale = self._marked_scale(scope)
             moved = [(id(v), v.dtype) for v in self._moved]
 
             def applied() -> None:
@@ -191,6 +195,7 @@ class TrainStepFunction(ModelFunction):
             with opened(scope), recorder.open():
                 logs = self._step(batch)
             self._check_step(recorder, scope, logs)
+            self._check_scaled(recorder, scale)
             check_operations(tf.compat.v1.get_default_graph(), 0, self.model)  # an eager step would not be looked at
             assigned, dependent = [(key, scope.state_mapping[key]) for key in scope.updated], _computed_from(marks)
             late.update(key for key, value in (*assigned, *flat_logs(logs).items()) if _depends(value, dependent))
@@ -200,6 +205,23 @@ class TrainStepFunction(ModelFunction):
 
         _traced(self.model, step, ())
         return late
+
+    def _marked_scale(self, scope: Scope) -> list[tf.Tensor]:
+        """The loss scale, if it moves, as a tensor that nothing else reads in this scope than the step itself."""
+        if self.loss_scale is None or not self.loss_scale.is_dynamic:
+            return []
+        key = id(self.loss_scale.variable)
+        scope.state_mapping[key] = tf.identity(scope.state_mapping[key])
+        return [scope.state_mapping[key]]
+
+    def _check_scaled(self, recorder: Recorder, scale: list[tf.Tensor]) -> None:
+        """Raises ValueError, in one line, where gradients are to be divided by a loss scale that is not in them."""
+        if self.loss_scale is None or recorder.has_scaled or _depends(recorder.gradients, _computed_from(scale)):
+            return
+        raise ValueError(
+            f"{type(self.model).__name__}.train_step does not scale its loss, and {type(self.model.optimizer).__name__} divides "
+            "gradients by the loss scale: write loss = self.optimizer.scale_loss(loss) before tape.gradient"
+        )
 
     def _check_step(self, recorder: Recorder, scope: Scope, logs: Any) -> None:
         name = f"{type(self.model).__name__}.train_step"

@@ -7,15 +7,19 @@ from typing import Any
 
 import keras
 
-from trainlab.objective import keras_internals
+from trainlab.objective import inner_of, keras_internals
 from trainlab.runs.manifest.plain import Reader
 
 
 def of_optimizer(optimizer: keras.Optimizer, reader: Reader) -> dict[str, Any]:
     """The row of an optimizer: its settings and its code, but for the learning rate, and the name, which Keras counts up.
 
-    Of a `keras.optimizers.MultiOptimizer` it is that of each inner one, the learning rate too, and which variable is whose.
+    Of a `keras.optimizers.MultiOptimizer` it is that of each inner one, the learning rate too, and which variable is whose; of
+    a `LossScaleOptimizer` its own settings and the row of the one inside.
     """
+    if (scaled := inner_of(optimizer)) is not optimizer:
+        own = {"initial_scale": optimizer.initial_scale, "dynamic_growth_steps": optimizer.dynamic_growth_steps}
+        return {"class": reader.label(type(optimizer)), **reader.read(own), "inner": of_optimizer(scaled, reader)}
     inner = keras_internals.inner_optimizers(optimizer)
     config = config_of(optimizer) if inner is None else {}
     parts = reader.read(config) | reader.held(optimizer)
@@ -33,6 +37,7 @@ def of_optimizer(optimizer: keras.Optimizer, reader: Reader) -> dict[str, Any]:
 
 def learning_rate(optimizer: keras.Optimizer) -> Any:
     """The row of the learning rate: a number of seven digits (float32 makes 0.10000000149 of 0.1), or a schedule."""
+    optimizer = inner_of(optimizer)
     reader = Reader(optimizer.variables)
     held = next((item for name, item in vars(optimizer).items() if name.strip("_") == "learning_rate"), None)
     is_schedule = isinstance(held, keras.optimizers.schedules.LearningRateSchedule)

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from trainlab.data import Inputs
 from trainlab.loop import Findings, Plan, code
-from trainlab.objective import keras_internals
+from trainlab.objective import inner_of, keras_internals
 from trainlab.parameters import tensorflow_internals
 from trainlab.runs.manifest.optimizers import config_of, learning_rate, of_optimizer
 from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, fingerprint, plain, renamed
@@ -142,8 +142,9 @@ def _trained(model: keras.Model) -> list[Any]:
     """What training changes, or what has a row of its own."""
     metrics = [variable for metric in model.metrics for variable in metric.variables]
     variables = [*model.variables, *model.optimizer.variables, *metrics]
-    inner = getattr(model.optimizer, "optimizers", ())  # of a MultiOptimizer
-    return [model.optimizer, *inner, *keras_internals.layers_of(model), *variables, *(v.value for v in variables)]
+    scaled = inner_of(model.optimizer)
+    inner = getattr(scaled, "optimizers", ())  # of a MultiOptimizer
+    return [model.optimizer, scaled, *inner, *keras_internals.layers_of(model), *variables, *(v.value for v in variables)]
 
 
 def of_machine() -> Manifest:
