@@ -20,7 +20,7 @@ from trainlab.cli.run_directory import RunDirectory
 from trainlab.cli.settings import Settings
 from trainlab.data import device
 from trainlab.loop import NonFiniteError
-from trainlab.runs import OtherRun, Signals, write_atomically
+from trainlab.runs import OtherRun, Signals, compiled, write_atomically
 from trainlab.trainer import Trainer
 
 
@@ -43,6 +43,7 @@ class Job:
         self._config: Config | None = None
         self._trainer: Trainer | None = None
         self._done = False
+        self._compiled: compiled.Compiled | None = None  # where TensorFlow is asked for it
 
     def run(self) -> tuple[str, int] | None:
         """Does it.
@@ -67,11 +68,14 @@ class Job:
                 raise
             return in_flags(self._explain(error)), 1
         finally:
+            if self._compiled is not None and self._trainer is not None and self._trainer.last_checkpoint is not None:
+                self._compiled.keep()
             if not self._done:
                 self._directory.release()
         return None
 
     def _work(self) -> None:
+        is_asked = compiled.ask()
         device.grow_memory()
         self._config = config = reading.load(self._files, self._bindings)
         self._directory.check(self._how["resume"], self._how["overwrite"])
@@ -79,6 +83,8 @@ class Job:
         keras.utils.set_random_seed(config.seed)
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
+        if is_asked:
+            self._compiled = compiled.Compiled(self._directory.path / "compiled")
         settings = config.build()
         if self._use == "best" and settings.keep_best is None:
             raise ValueError("--use=best: nothing says what is best: write --set 'run.keep_best = \"val_accuracy\"'")
@@ -104,7 +110,7 @@ class Job:
         print(_summary(settings, trainer), flush=True)
         start = time.monotonic()
         records = JsonLines(self._directory.metrics, restart=True)
-        history = self._train(settings, trainer, [records, _Begin(self._directory, config)])
+        history = self._train(settings, trainer, [records, _Begin(self._directory, config, self._compiled)])
         with self._directory.finishing():
             test = self._finish(settings, trainer, records, len(history.epoch))
         numbers = {name: math.nan if value is None else float(value) for name, value in test.items()}
@@ -173,15 +179,22 @@ def _status(code: Any) -> int:
 
 
 class _Begin(keras.callbacks.Callback):
-    """Writes the config once it is clear that the run begins, or goes on."""
+    """Writes the config once it is clear that the run begins, or goes on; brings and keeps what XLA compiles."""
 
-    def __init__(self, directory: RunDirectory, config: Config):
+    def __init__(self, directory: RunDirectory, config: Config, kept: compiled.Compiled | None):
         super().__init__()
-        self._directory, self._config = directory, config
+        self._directory, self._config, self._kept = directory, config, kept
 
     def on_train_begin(self, logs: Any = None) -> None:
         del logs
         self._directory.begin(self._config.text())
+        if self._kept is not None:
+            self._kept.bring()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        del epoch, logs
+        if self._kept is not None:
+            self._kept.keep()
 
     def get_state(self) -> None:
         """Nothing."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from trainlab.data import device
 from trainlab.data.arrays import SameData
-from trainlab.data.blocks import ArrayLayout, Block, Layout, TrailingLayout
+from trainlab.data.blocks import ArrayLayout, Block, Layout, TrailingLayout, one_of_equal
 from trainlab.data.kinds import Composite, rows_of, spec_of
 from trainlab.data.order import Order, Window, shuffled
 from trainlab.data.stream import Stream, pack
@@ -220,7 +220,7 @@ class ArraySource:
     def _layout(self, left: int, batches: int, by_xla: bool) -> ArrayLayout | TrailingLayout:
         key = batches, by_xla
         if key not in self._layouts:
-            specs = tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in self._resident)
+            specs = one_of_equal(tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in self._resident))
             seed = self.seed if self.shuffle else None
             is_padded = by_xla and self._may_pad
             layout = ArrayLayout(self._restore, specs, self._structure, self.batch_size, batches, 0, seed, is_padded=is_padded)

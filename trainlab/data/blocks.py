@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -65,7 +66,20 @@ class Block(NamedTuple):
     @property
     def arguments(self) -> list[Any]:
         """Of the layout's program."""
-        return [*self.tensors, tf.constant(self.num_updates)]
+        return [*self.tensors, _number(self.num_updates)]
+
+
+@functools.lru_cache(maxsize=64)
+def _number(value: int) -> tf.Tensor:
+    """A scalar int32; where every update is a call, making one anew is a good part of what it costs."""
+    with tf.init_scope():
+        return tf.constant(value)
+
+
+@functools.lru_cache(maxsize=64)
+def one_of_equal(specs: tuple[tf.TensorSpec, ...]) -> tuple[tf.TensorSpec, ...]:
+    """Always the same of equal tuples: layouts are compared at every call, and specs take long to compare."""
+    return specs
 
 
 def may_unroll(num_batches: int, by_xla: bool) -> bool:

@@ -9,7 +9,6 @@ variables go back to what they were before it; what was not finite is then found
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import sys
@@ -26,7 +25,7 @@ from trainlab.loop import jit
 from trainlab.loop.leading import answer, find, lead
 from trainlab.loop.micro_batches import MicroBatches
 from trainlab.loop.nonfinite import Guard, Undo
-from trainlab.loop.programs import FEWEST_CALLS, MOST_SECONDS, Programs, Telling, as_logs
+from trainlab.loop.programs import Programs, Tellings, as_logs
 from trainlab.loop.update import Update
 from trainlab.objective import Batches
 from trainlab.parameters import tensorflow_internals
@@ -44,9 +43,9 @@ _JIT = functools.partial(tf.function, jit_compile=True, autograph=False)
 
 
 @contextmanager
-def _refusals(jit_compile: bool) -> Iterator[None]:
+def _refusals() -> Iterator[None]:
     try:
-        with jit.unsupported_operations() if jit_compile else nullcontext():
+        with jit.unsupported_operations():
             yield
     except jit.UnsupportedOperation as error:
         raise ValueError(f'jit_compile=True: {error}: write jit_compile=False, or "auto"') from error
@@ -69,7 +68,6 @@ class Loop:
         jit_compile: the same, as it is now.
         is_eager: `run_eagerly`.
         num_traces: how often an update was traced.
-        committed: within a transaction, what it would put back.
         link: with other processes that make the same calls; None for none.
     """
 
@@ -95,20 +93,18 @@ class Loop:
         self._functions = Programs(self._traced)
         self._variables: dict[str, tf.Variable] = {}
         self._read: Callable[[], list[tf.Tensor]] = list
-        self._tellings: dict[Any, Telling] = {}
+        self._tellings = Tellings(update)
         self._results: dict[str, tf.Tensor] | None = None  # after the call just made, if it told them
-        self._num_tellable: collections.Counter[Any] = collections.Counter()
-        self._fastest = float("inf")
         self._snapshot_at, self._num_snapshots = -1, 0
         self.num_traces = 0
         self.link: Link | None = None
-        self.committed: Mapping[str, tf.Tensor] | None = None
+        self._found: Callable[[], Mapping[str, tf.Tensor] | None] | None = None
 
-    def run(self, source: Source, max_updates: int, before: Callable[[], None] | None = None, tells: bool = False) -> int:
+    def run(self, source: Source, max_updates: int, before: Callable[[], None] | None = None, tells: str = "") -> int:
         """Runs up to `max_updates` updates and returns how many, skipped ones too; none at the end of a pass.
 
         The source moves on by what was committed, and by what the guard skips. `before` is called once there is something to
-        run, and before it is. `tells` says that `logs` will be asked for at once.
+        run, and before it is. `tells` says that `logs` will be asked for at once: "always" if after every call, "now" otherwise.
 
         Raises:
             NonFiniteError: an update is not finite; those before it are committed.
@@ -130,15 +126,17 @@ class Loop:
             self._make(source, block, tells, started)
         return block.num_updates
 
-    def _make(self, source: Source, block: Block, tells: bool, started: float) -> None:
+    def _make(self, source: Source, block: Block, tells: str, started: float) -> None:
         """Makes a block's updates, whatever becomes of them; learns how long they take since `started`."""
         if block.num_updates > self._reach:
             self._search(source, block.num_updates)
             return
         known = self._functions.num_built
+        if self.is_eager or self.link is not None:  # others have programs that do not tell
+            tells = ""
         problem = self._attempt(source, block, tells)
         if tells and problem is None:
-            self._fastest = min(self._fastest, time.monotonic() - started)
+            self._tellings.note(time.monotonic() - started)
         if problem is not None and block.num_updates == 1:
             self._reject(source, block, problem)
         elif problem is not None:
@@ -171,7 +169,7 @@ class Loop:
         block, line = find(self.link, self, source, numbers)
         with answer(self.link, source, line):
             assert block is not None
-            self._make(source, block, False, time.monotonic())
+            self._make(source, block, "", time.monotonic())
 
     def block(self, source: Source, max_updates: int, by_xla: bool | None = None) -> Block | None:
         """The next updates of a source, up to so many; None at the end of a pass."""
@@ -189,7 +187,7 @@ class Loop:
         logs = as_logs(results)
         return {**logs, **self.update.read_logs(logs)}
 
-    def _attempt(self, source: Source, block: Block, tells: bool = False) -> Exception | None:
+    def _attempt(self, source: Source, block: Block, tells: str = "") -> Exception | None:
         """Makes a block's updates and moves the source on, or else takes everything back and returns why.
 
         What does not fit in memory is tried again in smaller pieces, if it may be.
@@ -201,13 +199,14 @@ class Loop:
             except tf.errors.ResourceExhaustedError as error:
                 size = self._micro_batches.halve(block, self.update.strategy, error)
                 self._functions.clear()
-                self._tellings.clear()
+                self._tellings.forget()
                 block = block._replace(layout=block.layout.cut(size))
                 continue  # only now: the error holds what the call had in memory
             except Undo as problem:
                 return problem
             except tf.errors.OpError as problem:
                 if self._functions.explain(block.layout, bool(self.jit_compile), problem):
+                    self._tellings.forget()  # among them the one of the program that is not to be tried again
                     continue
                 if isinstance(problem, tf.errors.InvalidArgumentError) and self.link is None:  # of a label out of range, on a CPU
                     return problem
@@ -217,16 +216,21 @@ class Loop:
             self._reach = min(2 * self._reach, sys.maxsize)
             return None
 
-    def _call(self, source: Source, block: Block, tells: bool) -> None:
+    def _call(self, source: Source, block: Block, tells: str) -> None:
         """Makes the block's updates, or none of them."""
-        known = self._functions.num_built
-        jit_compile = bool(self.jit_compile)
-        function = self._function(block.layout, jit_compile)
-        with _refusals(jit_compile), self.transaction():
-            if self._functions.num_built > known and self._functions.is_by_xla(block.layout, jit_compile):
+        jit_compile, is_new = bool(self.jit_compile), False
+        telling = self._tellings.get(block.layout, jit_compile) if tells else None
+        if telling is None:
+            known = self._functions.num_built
+            function = self._function(block.layout, jit_compile)
+            is_new = self._functions.num_built > known and self._functions.is_by_xla(block.layout, jit_compile)
+            telling = self._tellings.make(block.layout, jit_compile, function, tells) if tells else None
+        found = telling.begin() if telling is not None and telling.keeps else None
+        with _refusals() if jit_compile else nullcontext(), self.transaction(found):
+            if is_new:
                 jit.check_strings(function)
             with tensorflow_internals.sums_left_alone():
-                if tells and (telling := self._telling(block.layout, jit_compile)) is not None:
+                if telling is not None:
                     is_surely_finite, results = telling(block.arguments)
                 else:
                     is_surely_finite, results = function(*block.arguments), None
@@ -288,24 +292,13 @@ class Loop:
                 self._measured = max(round(1.5 * _TARGET_SECONDS / choice.seconds), 1)
         self.jit_compile = choice.jit_compile if choice.is_final else None
         self._functions.keep(choice.jit_compile)
-        self._tellings.clear()
+        self._tellings.forget()
         return choice
 
     @functools.cached_property
     def _read_metrics(self) -> Callable[[], Mapping[str, Any]]:
         """The results of the model's metrics, in one compiled call."""
         return self._compiled(self.update.function.model.get_metrics_result)
-
-    def _telling(self, layout: Layout, jit_compile: bool) -> Telling | None:
-        """The program that tells results besides, where so many calls have been made that it pays."""
-        key = (layout, jit_compile, len(self.update.function.reports))
-        self._num_tellable[key] += 1
-        if self.is_eager or self._num_tellable[key] <= FEWEST_CALLS or self._fastest > MOST_SECONDS:
-            return None
-        if key not in self._tellings:
-            specs = (*layout.specs, tf.TensorSpec([], tf.int32))
-            self._tellings[key] = Telling(self._function(layout, jit_compile), specs, self.update)
-        return self._tellings[key]
 
     def _function(self, layout: Layout, jit_compile: bool) -> Callable[..., Any]:
         return self._functions.get(layout, jit_compile)
@@ -373,19 +366,46 @@ class Loop:
             variables[name].assign(value)
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Puts every variable back if the block raises: an error, or an interrupt, in the middle of a call tears nothing."""
-        values = self.committed = self.snapshot()
+    def transaction(self, found: Callable[[], Mapping[str, tf.Tensor] | None] | None = None) -> Iterator[None]:
+        """Puts every variable back if the block raises: an error, or an interrupt, in the middle of a call tears nothing.
+
+        Args:
+            found: what the block has found, by name, or None as long as it has changed nothing; where the block does not keep
+              that itself, it is read before.
+        """
+        self._found = found = found or functools.partial(_same, self.snapshot())
         try:
             yield
         except BaseException:
-            self.assign(values)
+            before = found()
+            self.assign(before or {})
             for name, variable in self.update.variables.items():
-                if name not in values and name.startswith(("log.", "report.")):  # made in this call, as an eager one may
-                    variable.assign(tf.zeros_like(variable))
+                if before is not None and name not in before and name.startswith(("log.", "report.")):
+                    variable.assign(tf.zeros_like(variable))  # made in this call, as an eager one may
             raise
         finally:
-            self.committed = None
+            self._found = None
+
+    @property
+    def committed(self) -> Mapping[str, tf.Tensor] | None:
+        """Within a transaction, what it would put back; None outside."""
+        found = self._found
+        if found is None:
+            return None
+        if (before := found()) is not None:
+            return before
+        # It is asked by another thread, for which a compiled call that hangs may have left no thread to run another in.
+        now = {name: tf.raw_ops.ReadVariableOp(resource=v.handle, dtype=v.dtype) for name, v in self.update.variables.items()}
+        before = found()  # the call may have begun meanwhile
+        return now if before is None else before
+
+    def rest(self) -> None:
+        """Lets go of what the last calls found, which is kept from call to call: what comes now may last."""
+        self._tellings.rest()
+
+
+def _same(values: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+    return values
 
 
 class _Undone(Exception):

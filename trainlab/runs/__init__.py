@@ -1,6 +1,7 @@
 """Runs: epochs and callbacks on the host, and a run kept safe in its directory."""
 
 from trainlab.runs import manifest, workers
+from trainlab.runs.disk import compiled
 from trainlab.runs.disk.checkpoint import write_atomically
 from trainlab.runs.disk.lock import Lock
 from trainlab.runs.epochs import Epochs, Fit, Keeper, callback_list, verbosity
@@ -26,6 +27,7 @@ __all__ = [
     "Signals",
     "Validator",
     "callback_list",
+    "compiled",
     "evaluate_alone",
     "explain_unknown",
     "manifest",

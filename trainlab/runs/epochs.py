@@ -145,6 +145,8 @@ class Epochs:
         self._heed_backup()
         if progress.phase != "between":
             listener.on_epoch_begin(progress.epoch)
+        if self._loop.jit_compile:  # at the same place, whether a checkpoint is restored or not: XLA's programs are known by the
+            self._loop.prepare(self._source)  # names in them, which count up with all that is made before
         self._keeper.resume()
         announce(self._loop, self._source, progress)
         before = None
@@ -159,6 +161,8 @@ class Epochs:
             with suppressed_but_said():
                 self._keeper.leave(error, before)
             raise
+        finally:
+            self._loop.rest()
         self._keeper.finish(before)
 
     def _train(self, plan: Plan, updates_per_call: int | None) -> None:
@@ -236,6 +240,7 @@ class Epochs:
         unheard = 0 if self._hears_every_update or self._model.stop_training else updates_unheard(listener)
         is_heard = unheard == 0 or (updates_per_call > 1 and unheard < ANY_NUMBER)
         first, most = progress.done, min(most, updates_per_call if is_heard else unheard)
+        tells = ("always" if self._hears_every_update else "now") if is_heard else ""
 
         def begin() -> None:
             listener.on_train_batch_begin(first)
@@ -246,7 +251,7 @@ class Epochs:
             if done:
                 self._keeper.boundary()
             limit = min(most - done, self._keeper.updates_to_go())
-            if not self._loop.run(source, limit, before=None if done else begin, tells=is_heard) or not is_heard:
+            if not self._loop.run(source, limit, before=None if done else begin, tells=tells) or not is_heard:
                 break  # where nobody listens each call is by itself
         if done := progress.done - first:
             last = first + updates_per_call if is_heard else progress.done
@@ -281,6 +286,7 @@ class Epochs:
 
     def _end_epoch(self) -> None:
         progress = self._progress
+        self._loop.rest()
         if progress.phase == "evaluation":
             logs = self._loop.logs()
             if self._validator is not None and self._validator.is_due(progress.epoch + 1):
