@@ -27,7 +27,7 @@ _SIGNAL, _PROBLEM = 1, 2
 _BEAT = 1.0  # seconds between two signs of life while the chief is at something else
 # How long one waits for all to come to a `fit`: before it each does what it likes.
 _SECONDS_TO_MEET = 600.0
-_SECONDS_TO_LEARN_WHO = 2.0
+_SECONDS_TO_LEARN_WHO = 2.0  # after all of them would have been seen to be silent
 _AGAIN = "start all of them again, and the same call goes on from the chief's last checkpoint"
 
 
@@ -97,7 +97,7 @@ class Link:
         self.cluster = cluster
         self.collectives = Collectives(cluster.size, cluster.rank, _WIDTH)
         self._signs = signs
-        self._is_in_fit = False
+        self._is_in_fit = self._is_meeting = False
         if signs is not None:
             signs.on_lost = self._lose
         self.is_stale = True
@@ -125,11 +125,12 @@ class Link:
             WorkerLost: one does not come.
         """
         with self._lock, self._explained():
-            self._is_in_fit = True
+            self._is_in_fit = self._is_meeting = True
             for rank, why in list(self._signs.lost.items() if self._signs is not None else []):
                 self._lose(rank, why)
             self._check()
             self.collectives.agree_on_count(_SECONDS_TO_MEET)
+            self._is_meeting = False
             theirs = self.collectives.broadcast(mine, 0)
             line = None if self.is_chief else differs(theirs)
             self._agree(line)
@@ -302,7 +303,7 @@ class Link:
         except tf.errors.OpError as error:
             if not _is_collective(error):
                 raise
-            until = time.monotonic() + _SECONDS_TO_LEARN_WHO
+            until = time.monotonic() + self._seconds_to_learn_who
             while self.lost is None and self._signs is not None and time.monotonic() < until:
                 time.sleep(0.05)
             if self.lost is None:
@@ -310,11 +311,15 @@ class Link:
                 tensorflow_internals.abort_collectives(str(self.lost))
             raise self.lost from error
 
+    @property
+    def _seconds_to_learn_who(self) -> float:
+        return _SECONDS_TO_LEARN_WHO + (self._signs.seconds if self._signs is not None and not self._is_meeting else 0.0)
+
     def _line(self, error: tf.errors.OpError) -> str:
         cluster = self.cluster
         others = [rank for rank in range(cluster.size) if rank != cluster.rank]
         names = ", ".join(map(cluster.name, cluster.unreachable() or others))
-        if isinstance(error, tf.errors.DeadlineExceededError):
+        if self._is_meeting and isinstance(error, tf.errors.DeadlineExceededError):
             return f"{names} did not come to this fit within {_SECONDS_TO_MEET:g} s; {_AGAIN}"
         return f"{names} was lost; {_AGAIN}"
 

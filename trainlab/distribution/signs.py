@@ -29,6 +29,7 @@ class Signs:
         seconds: so long a worker may say nothing, or wait for its own data while others wait for it.
 
     Attributes:
+        seconds: the same.
         lost: who is lost, and why, in words.
         on_lost: called, in a thread, with both when one is.
     """
@@ -36,7 +37,7 @@ class Signs:
     def __init__(self, rank: int, connections: Mapping[int, socket.socket], seconds: float):
         self.lost: dict[int, str] = {}
         self.on_lost: Callable[[int, str], None] = _nobody
-        self._rank, self._connections, self._seconds = rank, dict(connections), seconds
+        self._rank, self._connections, self.seconds = rank, dict(connections), seconds
         self._heard = dict.fromkeys(connections, time.monotonic())
         self._former: list[socket.socket] = []
         self._pending = dict.fromkeys(connections, b"")
@@ -86,7 +87,7 @@ class Signs:
             self._receive(ranks[descriptor])
         for rank in list(self._connections):
             silent = time.monotonic() - self._heard[rank]
-            if silent > self._seconds:
+            if silent > self.seconds:
                 self._lose(rank, f"has given no sign of life for {silent:.0f} s")
 
     def _receive(self, rank: int) -> None:
@@ -106,7 +107,7 @@ class Signs:
 
     def _take(self, rank: int, line: str) -> None:
         word, _, rest = line.partition(" ")
-        if word == "beat" and float(rest) > self._seconds:
+        if word == "beat" and float(rest) > self.seconds:
             self._lose(rank, f"has waited for its data for {float(rest):.0f} s")
         elif word == "left":
             self._lose(rank, f"has left the training: {rest}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -49,7 +50,7 @@ def find(link: Link, loop: Loop, source: Source, numbers: Sequence[int]) -> tupl
     except Exception as error:  # of the user's data
         if source.arrays is not None:
             raise
-        return None, f"cannot read its data: {type(error).__name__}: {error}"
+        return None, f"cannot read its data: {_reason(error)}"
     if block is None or block.num_updates != num_updates:
         return (
             None,
@@ -61,6 +62,12 @@ def find(link: Link, loop: Loop, source: Source, numbers: Sequence[int]) -> tupl
             "options.deterministic; no sharding, for it is batches that are cut)"
         )
     return block, None
+
+
+def _reason(error: Exception) -> str:
+    """An error in a line: of one in a user's generator, which TensorFlow tells with both tracebacks, the error itself."""
+    own = re.findall(r"^(\w+(?:Error|Exception): .*)$", str(error), re.MULTILINE)
+    return own[-1] if own else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import tensorflow as tf
 from small import assert_same, classifier, compiled, dense_model, everything, labelled, regression
 
 import trainlab as tl
-from trainlab.loop import loop as loop_module
 from trainlab.loop.programs import telling
 from trainlab.parameters import tensorflow_internals
 
@@ -79,7 +78,7 @@ MODELS = {
 
 def fitted(make, few, monkeypatch, strategy=None, callback=None, stream=False, **arguments):
     monkeypatch.setattr(telling, "FEWEST_CALLS", few)
-    monkeypatch.setattr(loop_module, "MOST_SECONDS", 1e9)  # whatever else the machine does
+    monkeypatch.setattr(telling, "MOST_SECONDS", 1e9)  # whatever else the machine does
     callback = Logs() if callback is None else callback
     trainer = tl.Trainer(make(), strategy, **arguments)
     x, y = labelled(46)
@@ -131,7 +130,7 @@ def test_what_a_hook_changes_counts_in_the_next_call(monkeypatch, told):
 @pytest.mark.parametrize("reason", ["interrupt", "not finite", "an error in the call"])
 def test_a_call_that_tells_is_taken_back(reason, monkeypatch, told):
     monkeypatch.setattr(telling, "FEWEST_CALLS", 3)
-    monkeypatch.setattr(loop_module, "MOST_SECONDS", 1e9)
+    monkeypatch.setattr(telling, "MOST_SECONDS", 1e9)
     x, y = labelled(40)
     model = classifier(metrics=["accuracy"])
     trainer, callback, values = tl.Trainer(model), Logs(), []
@@ -176,6 +175,6 @@ def test_a_concrete_function_called_flat():
 
 def test_a_slow_update_is_left_alone(monkeypatch, told):
     monkeypatch.setattr(telling, "FEWEST_CALLS", 3)
-    monkeypatch.setattr(loop_module, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(telling, "MOST_SECONDS", 0.0)
     tl.Trainer(compiled()).fit(*regression(40), batch_size=2, verbose=0, callbacks=[Logs()])
     assert not told

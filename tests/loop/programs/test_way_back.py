@@ -9,7 +9,6 @@ import tensorflow as tf
 from small import assert_same, classifier, compiled, dense_model, differ, everything, labelled
 
 import trainlab as tl
-from trainlab.loop import loop as loop_module
 from trainlab.loop.programs import telling, way_back
 from trainlab.loop.programs.way_back import NUM_NUMBERS, WayBack
 from trainlab.objective import native
@@ -178,7 +177,7 @@ def test_one_that_is_heard_now_and_then_waits_until_it_pays(monkeypatch, tmp_pat
     calls, call = [], telling.Telling.__call__
     monkeypatch.setattr(telling.Telling, "__call__", lambda self, arguments: calls.append(1) or call(self, arguments))
     monkeypatch.setattr(telling, "FEWEST_CALLS_AMONG_OTHERS", 3)
-    monkeypatch.setattr(loop_module, "MOST_SECONDS", 1e9)
+    monkeypatch.setattr(telling, "MOST_SECONDS", 1e9)
     saves = keras.callbacks.ModelCheckpoint(tmp_path / "a.weights.h5", save_weights_only=True, save_freq=2)
     tl.Trainer(classifier()).fit(X, Y, 4, epochs=1, verbose=0, callbacks=[saves])
     assert len(calls) == 5 - 3
