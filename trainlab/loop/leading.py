@@ -52,10 +52,8 @@ def find(link: Link, loop: Loop, source: Source, numbers: Sequence[int]) -> tupl
             raise
         return None, f"cannot read its data: {_reason(error)}"
     if block is None or block.num_updates != num_updates:
-        return (
-            None,
-            f"its data have {0 if block is None else block.num_updates} updates left where the chief's have {num_updates}",
-        )
+        has = 0 if block is None else block.num_updates
+        return None, f"has data for {has} more updates where the chief has them for {num_updates}: they have ended, or failed"
     if checksum_of(block) != checksum:
         return None, (
             "has other batches than the chief: every worker must read the same data in the same order (seeds, "
