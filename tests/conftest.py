@@ -20,6 +20,11 @@ from trainlab import train  # noqa: E402
 tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
+# Several devices: nothing uses another than the first unless it is told to, and nothing else changes.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+)
+
 # Of a product of strategies, models and modes, a quarter (drawn once and for all, by name) is in the quick suite; the slow
 # suite has the others.
 _SAMPLED = ("equalities", "test_parity", "test_nonfinite", "test_run", "test_jit", "test_loop", "test_micro_batches")

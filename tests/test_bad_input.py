@@ -346,7 +346,7 @@ def test_a_tf_distribute_scope_opened_round_fit():
     model = compiled()
     trainer = Trainer(model)
     with tf.distribute.OneDeviceStrategy("CPU:0").scope():
-        with pytest.raises(ValueError, match="tf.distribute is not supported yet"):
+        with pytest.raises(ValueError, match="outside it; Trainer\\(..., distribute=strategy\\) divides"):
             trainer.fit(X, Y, verbose=0)
 
 

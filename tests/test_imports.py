@@ -58,6 +58,8 @@ def test_the_public_names():
         "Heun",
         "NonFiniteError",
         "Run",
+        "WorkerLost",
+        "join_workers",
     }
     assert set(trainlab.__all__) == names
     assert all(getattr(trainlab, name) for name in names)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from trainlab.data import Given, Inputs, Source, Whereabouts, checked, describe_update, device, prepared, split
 from trainlab.distribution import replicas_of
-from trainlab.loop import Evaluations, Findings, Loop, Made, Plan, check_given, check_strategy, jit, made_by, plan_of, recipe_of
+from trainlab.loop import Evaluations, Findings, Loop, Made, Plan, check_given, check_strategy, made_by, plan_of, recipe_of
 from trainlab.objective import build_model, check_compiled, compile_model, cutting
 from trainlab.runs import (
     Asked,
@@ -27,6 +27,7 @@ from trainlab.runs import (
     callback_list,
     evaluate_alone,
     explain_unknown,
+    find_out,
     manifest,
     predict_alone,
     verbosity,
@@ -110,8 +111,7 @@ class Trainer:
               before the optimizer sees them, so that Adam and its like square the sum, as their formulas have it. False
               hands them on one by one, as Keras does. By default they are summed, and a warning says so once where it matters.
             distribute: a `tf.distribute.MirroredStrategy`, or "mirrored" for all devices of this machine: every batch is cut into
-              one shard a device. Model and Trainer are made outside its scope. Or, for several machines, what `join_workers`
-              returned: one process each, of the same program.
+              one shard a device; for several machines, what `join_workers` returned. The model is made outside its scope.
 
         Raises:
             TypeError, ValueError: the model cannot be trained here, in one line that says why and what to do.
@@ -119,32 +119,31 @@ class Trainer:
         if unknown:
             known = [name for name in inspect.signature(Trainer).parameters if name != "unknown"]
             raise TypeError(explain_unknown(unknown, known))
-        names = {"optimizer": optimizer, "loss": loss, "loss_weights": loss_weights, "metrics": metrics}
-        names |= {"weighted_metrics": weighted_metrics}
-        compiling = {name: value for name, value in names.items() if value is not None}
+        names = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
+        given = zip(names, (optimizer, loss, loss_weights, metrics, weighted_metrics), strict=True)
+        compiling = {name: value for name, value in given if value is not None}
         if compiling and isinstance(model, keras.Model):
             compile_model(model, compiling, jit_compile is True, bool(run_eagerly))
         check_compiled(model)
         check_given(seed, jit_compile, steps_per_execution, sum_duplicate_rows, on_nonfinite)
-        self.model = model
+        self.model, self.on_nonfinite = model, on_nonfinite
         self.strategy = SGD() if strategy is None else strategy
         self.seed = int(seed) % 2**31
-        self.on_nonfinite = on_nonfinite
         self._sum_duplicate_rows = sum_duplicate_rows
         self._findings = Findings(jit_compile, micro_batch_size)
         self._findings.follow(model, is_silent=bool(compiling))
         self._run_eagerly = run_eagerly
+        device.grow_memory()  # before a device is used, which making a strategy may do
         self._replicas = replicas_of(distribute)
         self._steps_per_execution = steps_per_execution
-        is_follower = self._replicas.link is not None and not self._replicas.link.is_chief
-        self._keeper: Keeper = Keeper() if (described := Run.of(run)) is None or is_follower else RunKeeper(described)
+        described = None if self._replicas.is_follower else Run.of(run)
+        self._keeper: Keeper = Keeper() if described is None else RunKeeper(described)
         self._whereabouts = Whereabouts()
         self._made: Made | None = None
         self._evaluations = Evaluations()
         self._resumed_at: int | None = None
         check_strategy(self.strategy)
         device.switch_determinism(deterministic)
-        device.grow_memory()
 
     @property
     def iterations(self) -> int:
@@ -185,7 +184,7 @@ class Trainer:
     @property
     def device(self) -> str:
         """Where the step runs, in words."""
-        return device.name()
+        return str(self._replicas) if self._replicas.are_several else device.name()
 
     def describe(self, batch_size: int) -> str:
         """What an update is made of, in words.
@@ -280,10 +279,8 @@ class Trainer:
         source.warn_if_small(self.strategy.batches)
         plan = plan.on(source.updates_per_pass(self.strategy.batches), source.is_endless)
         loop, link = self._loop(), self._replicas.link  # a strategy may fail to shape its memory: before anything is touched
-        if link is not None:
-            workers.meet(link, self._manifest(inputs, plan))
-            if not link.is_chief:
-                return workers.follow(link, loop, inputs, self.model)
+        if link is not None and workers.meet(link, self._manifest(inputs, plan)):
+            return workers.follow(link, loop, inputs, self.model)
         with workers.led(link, loop, source, self.model, self._keeper), self._keeper.opened():
             found = self._keeper.find(asked, plan, lambda: self._manifest(inputs, plan))
             try:
@@ -340,7 +337,8 @@ class Trainer:
 
     def _manifest(self, inputs: Inputs, plan: Plan) -> manifest.Manifest:
         own = {"on_nonfinite": self.on_nonfinite, "sum_duplicate_rows": self._sum_duplicate_rows is not False}
-        return manifest.of_fit(self.model, self.strategy, self.seed, inputs, plan, self._findings, **own)
+        of_fit = manifest.of_fit(self.model, self.strategy, self.seed, inputs, plan, self._findings, **own)
+        return of_fit | {"replicas": self._replicas.number}
 
     def _train(
         self, inputs: Inputs, data: Any, plan: Plan, found: Found, callbacks: Any, verbose: int
@@ -364,7 +362,8 @@ class Trainer:
         fit = Fit(self.model, loop, source, validator, listener, progress, self._findings, verbose)
         # What was not worth finding out may be, for a run that is made longer; but a stream would have to be read again.
         may_find_out = not found.is_resuming or (found.is_longer and source.arrays is not None)
-        has_found_out = may_find_out and self._find_out(fit, plan.updates - progress.updates)
+        if has_found_out := may_find_out and find_out(fit, plan.updates - progress.updates):
+            self._keep_made()
         self._keeper.begin(fit, found, must_save=has_found_out)
         if found.is_over:
             self.model.history = self._keeper.skip()
@@ -379,15 +378,8 @@ class Trainer:
 
     def _loop(self) -> Loop:
         """The loop, unless it is there already, made from exactly what there is now."""
-        given = (
-            self._findings.jit_compile,
-            self._is_eager,
-            self._updates_per_call,
-            self.seed,
-            self._sum_duplicate_rows,
-            self._replicas,
-        )
-        recipe = recipe_of(self.model, self.strategy, *given)
+        given = self._findings.jit_compile, self._is_eager, self._updates_per_call, self.seed
+        recipe = recipe_of(self.model, self.strategy, *given, self._sum_duplicate_rows, self._replicas)
         self._made = made_by(recipe, self._made, self.model, self._findings)
         self._made.loop.guard.on_nonfinite = self.on_nonfinite
         return self._made.loop
@@ -396,18 +388,6 @@ class Trainer:
         """Keeps the loop for the next `fit`, though running set some attributes, or XLA was decided on."""
         if self._made is not None:
             self._made = self._made.keep(self._findings)
-
-    def _find_out(self, fit: Fit, updates_ahead: int) -> bool:
-        """Lets the loop find out whether XLA pays, where that is worth it; returns whether it is known only now."""
-        if fit.loop.jit_compile is not None or self._replicas.are_several or not jit.is_worth_asking(self.model, updates_ahead):
-            return False
-        if not (choice := fit.loop.choose(fit.source, updates_ahead)).is_final:
-            return False
-        self._findings.jit_compile = choice.jit_compile
-        self._keep_made()
-        if fit.verbose:
-            print(choice.reason, flush=True)
-        return True
 
     @property
     def _is_eager(self) -> bool:

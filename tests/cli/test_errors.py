@@ -9,7 +9,7 @@ from trainlab.cli.errors import in_flags, one_line
 # How Python's words are written, none of which the command line has. `--resume=never` is one of its own.
 PYTHONS = re.compile(
     r"(?<![-\w])(override|resume|overwrite|run|micro_batch_size|jit_compile|on_nonfinite|keep_best|save_steps|save_seconds"
-    r"|strategy)=|Trainer|\b(call|give) fit\b|`fit`|tl\.Run|model\.compile|compile with"
+    r"|strategy|distribute)=|Trainer|\b(call|give) fit\b|`fit`|tl\.Run|model\.compile|compile with"
 )
 # Messages that name such words and that the command cannot come to show, each with the reason.
 UNREACHABLE = {
@@ -19,7 +19,7 @@ UNREACHABLE = {
     "run must be a directory": "`Settings` makes it",
     "deterministic=False, but": "it is True or None here",
     "there is no run whose best checkpoint": "there is always a run",
-    "tf.distribute is not supported": "a config opens no scope",
+    "a tf.distribute strategy's scope": "a config opens no scope",
     "fit(steps": "the same",
     "strategy must be": "`Settings` has checked it",
     "give epochs or steps, not both": "the command gives one",

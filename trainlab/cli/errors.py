@@ -58,7 +58,11 @@ _WORDS = (
     (r"the same call goes on", "the same command goes on"),
     (r"\ba Trainer would silently ignore", "this would silently ignore"),
     (r"\bstrategy=Accumulate\((\d+)\)", r"run.strategy = @Accumulate() with Accumulate.num_batches = \1"),
-    (r"(?<![\w.'])(micro_batch_size|jit_compile|on_nonfinite|keep_best|save_steps|save_seconds|epochs|steps)=", r"run.\1 = "),
+    (
+        r"(?<![\w.'])(micro_batch_size|jit_compile|on_nonfinite|keep_best|save_steps|save_seconds|epochs|steps"
+        r"|distribute)=",
+        r"run.\1 = ",
+    ),
     (r"(run\.jit_compile = \w+), or \"auto\"", r"\1, or None"),
     (r"(jit_compile: saved .*?), or \"auto\"", r"\1, or None"),
 )

@@ -104,6 +104,7 @@ class Job:
             on_nonfinite=settings.on_nonfinite,
             micro_batch_size=settings.micro_batch_size,
             sum_duplicate_rows=settings.sum_duplicate_rows,
+            distribute=settings.distribute,
         )
         _check_all_used(config)
         _check_logits(settings.loss, model)

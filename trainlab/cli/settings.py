@@ -54,6 +54,8 @@ class Settings:
         on_nonfinite: `'stop'` at an update that leaves a NaN or an infinity, or `'skip'` it.
         sum_duplicate_rows: Whether rows of an embedding that an update looks up more than once are summed before the optimizer
             sees them; False hands them on one by one, as Keras does. None sums them, and says so where it matters.
+        distribute: `'mirrored'` cuts every batch into one shard for each GPU of the machine, which are evaluated at once; None
+            trains on one.
 
     Raises:
         TypeError: A value is of the wrong kind.
@@ -92,6 +94,7 @@ class Settings:
     on_nonfinite: str = "stop"
     micro_batch_size: int | str | None = None
     sum_duplicate_rows: bool | None = None
+    distribute: str | None = None
 
     def __post_init__(self):
         import keras
@@ -225,5 +228,6 @@ _RULES: dict[str, Callable[[str, Any], None]] = {
     "keep_best": _best,
     "jit_compile": _one_of(TypeError, "True, False or None", True, False, None),
     "sum_duplicate_rows": _one_of(TypeError, "True, False or None", True, False, None),
+    "distribute": _one_of(ValueError, "'mirrored' or None", "mirrored", None),
     "metrics": _list,
 }

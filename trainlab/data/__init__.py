@@ -2,7 +2,7 @@
 
 from trainlab.data import device
 from trainlab.data.array_source import ArraySource, Whereabouts, describe_update
-from trainlab.data.blocks import Block, Layout, TrailingLayout
+from trainlab.data.blocks import Block, Layout, TrailingLayout, may_unroll
 from trainlab.data.checks import check_count, check_labels, find_non_finite
 from trainlab.data.inputs import Given, Inputs, Source, Validation, checked, prepared, split, to_evaluate_on
 from trainlab.data.stream import StopRequested, finishes, is_anything_left_behind, stoppable, waited_for
@@ -30,6 +30,7 @@ __all__ = [
     "find_non_finite",
     "finishes",
     "is_anything_left_behind",
+    "may_unroll",
     "prepared",
     "split",
     "stoppable",

@@ -196,12 +196,13 @@ class ArrayLayout:
 
     def _batches(self, arrays: list[tf.Tensor], indices: tf.Tensor, is_written_out: bool) -> list[Batches]:
         cut = self.full * self.batch_size
+        gather = functools.partial(self.gather, arrays)
         parts = []
         if self.full:
             rows = tf.reshape(indices[:cut], [self.full, self.batch_size])
-            parts.append(Batches(self.full, lambda i: self.gather(arrays, rows[i]), is_written_out))
+            parts.append(_by_rows(self.full, gather, lambda i: rows[i], self.batch_size, is_written_out))
         if self.rest:
-            parts.append(Batches(1, lambda i: self.gather(arrays, indices[cut:])))
+            parts.append(_by_rows(1, gather, lambda i: indices[cut:], self.rest))
         return parts
 
 
@@ -268,18 +269,35 @@ class TrailingLayout:
     def _batches(self, arrays: list[tf.Tensor], indices: tf.Tensor, left: tf.Tensor) -> list[Batches]:
         """As many whole batches as leave something over, then what is left: no batch is empty."""
         if self.whole.size <= self.whole.batch_size:
-            return [Batches(1, lambda i: self.whole.gather(arrays, indices))]
+            return [_by_rows(1, functools.partial(self.whole.gather, arrays), lambda i: indices, lambda: left)]
         batch_size = self.whole.batch_size
         with tf.device("CPU:0"):
             full = (left - 1) // batch_size
 
-        def batch(i: Any) -> Any:
-            return self.whole.gather(arrays, tf.slice(indices, [i * batch_size], [batch_size]))
+        gather = functools.partial(self.whole.gather, arrays)
 
-        rest = Batches(1, lambda i: self.whole.gather(arrays, indices[full * batch_size :]))
+        def batches(number: int | tf.Tensor) -> Batches:
+            return _by_rows(number, gather, lambda i: tf.slice(indices, [i * batch_size], [batch_size]), batch_size)
+
+        rest = _by_rows(1, gather, lambda i: indices[full * batch_size :], lambda: left - full * batch_size)
         if tf.executing_eagerly():
-            return [Batches(int(full), batch), rest] if full > 0 else [rest]
-        return [Batches(full, batch), rest]
+            return [batches(int(full)), rest] if full > 0 else [rest]
+        return [batches(full), rest]
+
+
+def _by_rows(
+    number: int | tf.Tensor,
+    gather: Callable[[tf.Tensor], Any],
+    rows: Callable[[Any], tf.Tensor],
+    size: int | Callable[[], tf.Tensor],
+    may_unroll: bool = False,
+) -> Batches:
+    """Batches of `size` examples, gathered by their rows, which can be cut before anything is gathered."""
+
+    def part(index: Any, start: Any, count: Any) -> Any:
+        return gather(tf.slice(rows(index), [start], [count]))
+
+    return Batches(number, lambda i: gather(rows(i)), may_unroll, size, part)
 
 
 def _indices(seed: int | None, order: tf.Tensor, position: tf.Tensor, number: tf.Tensor) -> tf.Tensor:

@@ -34,6 +34,7 @@ class StreamSource:
           and then goes on, as in Keras.
 
     Attributes:
+        is_endless: whether a pass has no end.
         is_to_be_saved: whether `serialized` will be called.
     """
 
@@ -65,7 +66,7 @@ class StreamSource:
         if self._feed is not None:
             self._feed.remembers = keeps_place
         self._num_batches = self._adapter.num_batches
-        self._is_endless = self._num_batches is None and (
+        self.is_endless = self._num_batches is None and (
             isinstance(data, keras.utils.PyDataset) or self._dataset.cardinality() == tf.data.INFINITE_CARDINALITY
         )
         self._used = 0
@@ -85,11 +86,6 @@ class StreamSource:
     @functools.cached_property
     def _nature(self) -> iterators.Nature:
         return iterators.nature_of(self._dataset)
-
-    @property
-    def is_endless(self) -> bool:
-        """Whether a pass has no end."""
-        return self._is_endless
 
     @property
     def is_used_up(self) -> bool:
@@ -142,7 +138,7 @@ class StreamSource:
         return self._passes, self._used
 
     def go_to(self, place: tuple[int, int]) -> None:
-        """Goes where another process stands, or raises ValueError: to the beginning of a later pass, if not there already."""
+        """Goes where another process stands, or raises ValueError: at most to the beginning of a later pass."""
         while self._passes < place[0]:
             self._end_pass()
             self._open()
@@ -310,7 +306,7 @@ class StreamSource:
             arrays.note_passes(self._data, 0)
         for _ in range(before - self._before):
             self._open()
-            self._stream.skip(1 if self._is_endless else math.inf)
+            self._stream.skip(1 if self.is_endless else math.inf)
             self._end_pass()
         self._passes, self._before = 0, max(before, self._before)
         for _ in range(state["passes"] - 1):
@@ -377,10 +373,8 @@ class StreamSource:
     def _own_state(self) -> Any:
         """Of data that keep account of it, as JSON holds it; None of all others."""
         own = arrays.own_state(self._data)
-        if own is None:
-            return None
         try:
-            return arrays.as_json(own[0]())
+            return None if own is None else arrays.as_json(own[0]())
         except TypeError as error:
             self._why_not = f"its own state holds {error}"
             return None
@@ -397,9 +391,8 @@ class StreamSource:
     def _last_batch(self) -> int:
         """A number that tells the last batch used from others."""
         assert self._last is not None
-        lists, i = self._last
-        specs = [spec for spec in tf.nest.flatten(self.element_spec, expand_composites=True) if spec is not None]
-        return checksum_at(lists, i, specs)
+        specs = tf.nest.flatten(self.element_spec, expand_composites=True)
+        return checksum_at(*self._last, [spec for spec in specs if spec is not None])
 
 
 _ELSE = "goes on in another order than it would have"

@@ -1,13 +1,10 @@
-"""Several devices: every batch is cut into one shard a replica, and what replicas find is added up once an evaluation.
+"""Several devices, of one process or more: every batch is cut into shards, and what replicas find is added up."""
 
-Of several processes, the workers of a cluster, the first is the chief: it decides, and the others follow.
-"""
-
-from trainlab.distribution.cluster import Cluster, cluster_of
-from trainlab.distribution.division import Division
-from trainlab.distribution.joining import join_workers
-from trainlab.distribution.link import END, RUN, STATE, Link, Refused, StopAsked, WorkerLost
+from trainlab.distribution.character import check_divisible
+from trainlab.distribution.division import divided
+from trainlab.distribution.lockstep import NotForXla
 from trainlab.distribution.replicas import ONE, Replicas, replicas_of
+from trainlab.distribution.workers import END, RUN, STATE, Cluster, Link, Refused, StopAsked, WorkerLost, cluster_of, join_workers
 
 __all__ = [
     "END",
@@ -15,13 +12,15 @@ __all__ = [
     "RUN",
     "STATE",
     "Cluster",
-    "Division",
     "Link",
+    "NotForXla",
     "Refused",
     "Replicas",
     "StopAsked",
     "WorkerLost",
+    "check_divisible",
     "cluster_of",
+    "divided",
     "join_workers",
     "replicas_of",
 ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from trainlab.distribution.left import Left
+from trainlab.distribution.character import character_of
+from trainlab.distribution.left import Left, reports_of
+from trainlab.distribution.lockstep import Lockstep, NotForXla
 from trainlab.distribution.replicas import Replicas
-from trainlab.distribution.shards import ShardFunction, shard_of
-from trainlab.objective import Accumulation, Batches, ModelFunction, native, traced_aside, wide
+from trainlab.distribution.shards import ShardFunction, known_size, num_examples_of
+from trainlab.distribution.towers import Compile, Towers
+from trainlab.objective import Accumulation, Batches, Evaluate, ModelFunction, native, traced_aside, wide
 from trainlab.parameters import Rows, Vector
 
 
@@ -21,12 +23,52 @@ class _Tower(NamedTuple):
     Attributes:
         replica: its number.
         device: its device.
-        accumulation: of its shards.
+        towers: it and those whose shards are like its own.
+        totals: its shards' denominators and numbers of examples, added up.
     """
 
     replica: int
     device: str
-    accumulation: Accumulation
+    towers: Towers
+    totals: tf.Tensor
+
+
+def divided(
+    replicas: Replicas,
+    jit: Compile | None,
+    function: ModelFunction,
+    batches: Sequence[Batches],
+    start: Mapping[int, tf.Tensor],
+) -> Evaluate:
+    """What evaluates an effective batch on several devices.
+
+    Args:
+        replicas: who.
+        jit: None unless XLA is to compile the evaluation of a shard.
+        function: the model's loss and gradient on one batch.
+        batches: whole ones.
+        start: the state that every evaluation starts from.
+
+    Raises:
+        ValueError, NotForXla: the model cannot be divided so; one line.
+    """
+    character = character_of(function, lambda: batches[0].fetch(0), function.read_parameters(), start)
+    left = Left(function, character.no_sums)
+    if function.changing.keys() - start.keys():  # seen only now; nothing has been assigned since
+        start = {**function.read_state(), **start}
+    if not character.reaches_across:
+        return Division(replicas, function, batches, start, left, jit)
+    if replicas.collectives is not None:
+        raise ValueError(
+            "a layer asks in the middle of an evaluation for what other replicas find, as a synchronized BatchNormalization "
+            "does: that is done for the devices of one process, not over several: write synchronized=False"
+        )
+    if jit is not None:
+        raise NotForXla(
+            "a layer asks in the middle of an evaluation for what other replicas find, as a synchronized BatchNormalization does"
+        )
+    lockstep: Any = Lockstep(function, replicas, left)
+    return Accumulation(lockstep, batches, start)
 
 
 class Division:
@@ -39,26 +81,39 @@ class Division:
         function: the model's loss and gradient on one batch.
         batches: whole ones.
         start: the state that every evaluation starts from.
+        left: what becomes of the state that replicas leave.
+        jit: None unless XLA is to compile the evaluation of a shard.
     """
 
-    def __init__(self, replicas: Replicas, function: ModelFunction, batches: Sequence[Batches], start: Mapping[int, tf.Tensor]):
-        self._function, self._replicas = function, replicas
-        self._left = Left(function)
+    def __init__(
+        self,
+        replicas: Replicas,
+        function: ModelFunction,
+        batches: Sequence[Batches],
+        start: Mapping[int, tf.Tensor],
+        left: Left,
+        jit: Compile | None = None,
+    ):
+        self._function, self._replicas, self._left = function, replicas, left
         self._start, self._batches = start, batches
         self._towers: list[_Tower] = []
-        shard_function: Any = ShardFunction(function)
+        sizes = [known_size(part, replicas.reading) for part in batches]
+        alike: dict[Any, Towers] = {}
         for replica, device in replicas.local():
-            shards = [shard_of(part, replica, replicas.number, replicas.reading) for part in batches]
-            mine = [shard for shard in shards if shard is not None]
-            if mine:
-                begun = functools.partial(self._left.start, replica)
-                with tf.device(device):
-                    accumulation = Accumulation(shard_function, mine, start, begun)
-                self._towers.append(_Tower(replica, device, accumulation))
+            mine = [None if size is None else num_examples_of(size, replica, replicas.number) for size in sizes]
+            there = [i for i, examples in enumerate(mine) if examples != 0]
+            if not there:
+                continue
+            if tuple(mine) not in alike:
+                given = [batches[i] for i in there], [(sizes[i], mine[i]) for i in there]
+                alike[tuple(mine)] = Towers(ShardFunction(function), *given, replicas.number, replicas.reading, left, start, jit)
+            towers = alike[tuple(mine)]
+            with tf.device(device):
+                self._towers.append(_Tower(replica, device, towers, towers.totals(replica)))
         self._totals = self._known_totals(batches)
 
     def _known_totals(self, batches: Sequence[Batches]) -> tf.Tensor:
-        own = [tower.accumulation.totals for tower in self._towers]
+        own = [tower.totals for tower in self._towers]
         if self._replicas.collectives is None:
             return tf.add_n(own)
         if not tf.executing_eagerly():
@@ -74,12 +129,14 @@ class Division:
         shares = []
         for tower in self._towers:
             with tf.device(tower.device):
-                shares.append(tower.accumulation.share(parameters, self._totals))
+                shares.append(tower.towers.share(tower.replica, parameters, self._totals))
         if not shares:  # of this process: what the others find must be known
             traced_aside(lambda: self._function(parameters, self._start, self._batches[0].fetch(0), self._totals)[0])
         with self._replicas.reading():
             loss, gradient, left = self._added_up(parameters, shares)
-            return loss, gradient, {**left, **self._function.track_loss(loss, self._totals[-1], left)}
+            left |= self._function.track_loss(loss, self._totals[-1], left)
+            after = {**self._start, **left}
+            return loss, gradient, left | reports_of(self._function, parameters, after, lambda: self._batches[0].fetch(0))
 
     def _added_up(self, parameters: Vector, shares: Sequence[Any]) -> tuple[tf.Tensor, Vector, dict[int, tf.Tensor]]:
         """The sums over all replicas, here and elsewhere."""
@@ -120,5 +177,5 @@ class Division:
 
     def _weight(self, tower: _Tower) -> tf.Tensor:
         """A replica's part of the examples; where there are none at all, the first has everything, as one device has."""
-        own, everything = tower.accumulation.totals[-1], self._totals[-1]
+        own, everything = tower.totals[-1], self._totals[-1]
         return tf.where(everything > 0, tf.math.divide_no_nan(own, everything), tf.cast(tower.replica == 0, own.dtype))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from trainlab.objective import ModelFunction, keras_internals
+from trainlab.objective import ModelFunction, keras_internals, traced_aside
+from trainlab.parameters import Vector
 
 # Between the seeds of two replicas: 2**32 over the golden ratio, odd, so that no two of any number of replicas are alike.
 _STRIDE = 0x9E3779B9
@@ -16,36 +17,36 @@ _STRIDE = 0x9E3779B9
 class Left:
     """Sorts the state of a model: how a replica's begins, and what becomes of all of them.
 
-    Metrics are sums: those of other replicas than the first begin at zero, and all are added. Seeds differ by replica, and end as
-    those of the first. Other numbers, such as BatchNorm's statistics, are averaged by examples; what is no floating number is the
-    first replica's.
+    What a variable's `aggregation` says is done. Where it says nothing, seeds differ by replica and end as those of the first,
+    other numbers, such as BatchNorm's statistics, are averaged by examples, and what is no floating number is the first
+    replica's. Metrics say "sum": those of other replicas than the first begin at zero, and all are added.
 
     Args:
         function: of the model.
+        no_sums: metrics' variables that are no sums whatever they say, by id: they are averaged.
     """
 
-    def __init__(self, function: ModelFunction):
-        self._function = function
-        model = function.model
-        trackers = (
-            keras_internals.loss_tracker(model),
-            keras_internals.compile_metrics(model),
-            keras_internals.compile_loss(model),
-        )
-        metrics = [v for tracker in trackers if tracker is not None for v in tracker.variables]
-        self._metrics = {id(v) for v in (*model.metrics_variables, *metrics)}
+    def __init__(self, function: ModelFunction, no_sums: Collection[int] = ()):
+        self._function, self._no_sums = function, no_sums
 
-    def start(self, replica: int, state: Mapping[int, tf.Tensor]) -> Mapping[int, tf.Tensor]:
-        """The state that a replica begins with, by the variable's id."""
-        if replica == 0:
+    def start(self, replica: Any, state: Mapping[int, tf.Tensor]) -> Mapping[int, tf.Tensor]:
+        """The state that a replica begins with, by the variable's id.
+
+        Args:
+            replica: an int, or a scalar int32 tensor.
+            state: before the update.
+        """
+        if isinstance(replica, int) and replica == 0:
             return state
-        seeds = {id(v) for v in self._function.state_variables if is_seed(v)}
+        variables = {id(v): v for v in self._function.state_variables}
+        sums = self._sums
         begun = {}
         for key, value in state.items():
-            if key in self._metrics:
-                value = tf.zeros_like(value)
-            elif key in seeds:
-                value += tf.constant([replica * _STRIDE % 2**32, 0], value.dtype)
+            if key in sums:
+                value = tf.where(tf.equal(replica, 0), value, tf.zeros_like(value))
+            elif key in variables and is_seed(variables[key]):
+                shift = tf.cast(tf.cast(replica, tf.int64) * _STRIDE % 2**32, value.dtype)
+                value += tf.stack([shift, tf.zeros_like(shift)])
             begun[key] = value
         return begun
 
@@ -58,13 +59,81 @@ class Left:
             replica: which.
             share: its part of the examples, a scalar.
         """
-        if key in self._metrics:
+        if key in self._sums:
             return value
-        if value.dtype.is_floating:
+        is_first = _aggregation(self._function.changing.get(key)) == "only_first_replica"
+        if value.dtype.is_floating and not is_first:
             return tf.math.multiply_no_nan(value, tf.cast(share, value.dtype))
         return value if replica == 0 else None
+
+    @property
+    def _sums(self) -> set[int]:
+        return {id(v) for v in sums_of(self._function)} - set(self._no_sums)
+
+
+def sums_of(function: ModelFunction) -> list[Any]:
+    """The variables of a model's metrics, unless they say otherwise of themselves, and those of layers that say they are sums."""
+    model = function.model
+    trackers = (
+        keras_internals.loss_tracker(model),
+        keras_internals.compile_metrics(model),
+        keras_internals.compile_loss(model),
+    )
+    metrics = [*model.metrics_variables, *(v for tracker in trackers if tracker is not None for v in tracker.variables)]
+    found = {id(v): v for v in metrics if _aggregation(v) in ("sum", "none", None) and not is_seed(v)}
+    return list({**found, **{id(v): v for v in function.state_variables if _aggregation(v) == "sum"}}.values())
+
+
+def reports_of(
+    function: ModelFunction, parameters: Vector, state: Mapping[int, tf.Tensor], fetch: Callable[[], Any]
+) -> dict[int, tf.Tensor]:
+    """What an overridden `compute_metrics`, or a `train_step`, reports of metrics that hold what all replicas have found.
+
+    Each replica could only report of its own. What does not depend on metrics is left out: it is averaged as other numbers are.
+
+    Args:
+        function: of the model.
+        parameters: where it was evaluated.
+        state: what is left.
+        fetch: returns a batch; what comes of it matters as little as that it is evaluated once more, of which nothing is run.
+
+    Returns:
+        Values by the id of the variable that holds them.
+    """
+    if not function.reports:
+        return {}
+    kept = {id(v) for v in sums_of(function)}
+
+    def evaluate() -> dict[int, tf.Tensor]:
+        marks = {key: tf.identity(value) for key, value in state.items() if key in kept}
+        results = function.reported(parameters, {**state, **marks}, fetch(), kept)
+        tensors = {name: tf.convert_to_tensor(value) for name, value in results.items() if name in function.reports}
+        return {
+            id(function.reports[name]): tf.cast(value, function.reports[name].dtype)
+            for name, value in tensors.items()
+            if depends(value, marks.values())
+        }
+
+    return traced_aside(evaluate)() if tf.executing_eagerly() else evaluate()
+
+
+def depends(tensor: Any, sources: Iterable[Any]) -> bool:
+    """Whether a tensor of a graph is computed from one of others."""
+    wanted, pending, seen = set(map(id, sources)), [tensor], set()
+    while pending:
+        found = pending.pop()
+        if id(found) in wanted:
+            return True
+        if found.op not in seen:
+            seen.add(found.op)
+            pending += found.op.inputs
+    return False
 
 
 def is_seed(variable: Any) -> bool:
     """Whether a variable is the state of a `keras.random.SeedGenerator`."""
     return bool(variable.name == "seed_generator_state")
+
+
+def _aggregation(variable: Any) -> Any:
+    return getattr(variable, "aggregation", None)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import tensorflow as tf
 
-from trainlab.distribution.cluster import cluster_of, heed_signals
-from trainlab.distribution.collectives import Collectives
-from trainlab.distribution.link import Link, link_of
+from trainlab.distribution.workers import Collectives, Link, cluster_of, heed_signals, link_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +31,13 @@ class Replicas:
 
     @property
     def are_several(self) -> bool:
-        """Whether there is anything to divide."""
-        return self.number > 1
+        """Whether there is anything to divide, or one device that is not the usual one."""
+        return self.number > 1 or self.devices != ("",)
+
+    @property
+    def is_follower(self) -> bool:
+        """Whether another process decides."""
+        return self.link is not None and not self.link.is_chief
 
     @property
     def collectives(self) -> Collectives | None:
@@ -46,8 +49,8 @@ class Replicas:
         return enumerate(self.devices, self.first)
 
     def reading(self) -> AbstractContextManager[Any]:
-        """Opens the device where data and variables are."""
-        return tf.device(self.devices[0])
+        """Opens the device where data and variables are, whichever evaluate."""
+        return tf.device(_home())
 
     def __str__(self) -> str:
         return f"{self.number} replicas: {', '.join(map(_short, self.devices))}"
@@ -77,7 +80,20 @@ def replicas_of(distribute: Any) -> Replicas:
         raise ValueError(
             f'distribute must be a tf.distribute.MirroredStrategy or "mirrored", or what tl.join_workers() returned, not {name}'
         )
-    return Replicas(tuple(distribute.extended.worker_devices), int(distribute.num_replicas_in_sync))
+    devices = tuple(distribute.extended.worker_devices)
+    _check(devices)
+    return ONE if [_short(device) for device in devices] == [_home()] else Replicas(devices, len(devices))
+
+
+def _home() -> str:
+    return "GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"
+
+
+def _check(devices: Sequence[str]) -> None:
+    there = [_short(device.name) for device in tf.config.list_logical_devices()]
+    for device in devices:
+        if _short(device) not in there:
+            raise ValueError(f"distribute names the device {_short(device)}, which is not there: there are {', '.join(there)}")
 
 
 def _of_workers(strategy: tf.distribute.MultiWorkerMirroredStrategy) -> Replicas:

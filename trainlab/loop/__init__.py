@@ -2,13 +2,12 @@
 
 from trainlab.loop import jit
 from trainlab.loop.evaluation import CannotCompile, EvaluationLoop, Evaluations, PredictionLoop
-from trainlab.loop.findings import Findings, check_given, check_strategy
 from trainlab.loop.leading import announce
 from trainlab.loop.loop import Loop
+from trainlab.loop.making import Findings, Made, check_given, check_strategy, made_by, recipe_of
 from trainlab.loop.nonfinite import NonFiniteError
 from trainlab.loop.plan import Plan, plan_of
 from trainlab.loop.progress import Progress
-from trainlab.loop.recipe import Made, made_by, recipe_of
 from trainlab.loop.settings import code
 from trainlab.loop.update import Update
 

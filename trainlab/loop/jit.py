@@ -5,6 +5,8 @@ The timed steps are real ones on copies of the variables, so that nothing real m
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import re
 import time
@@ -16,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.data import Block, Layout, finishes
+from trainlab.data import Block, Layout, TrailingLayout, finishes
 from trainlab.objective import keras_internals, string_operation
 from trainlab.parameters import tensorflow_internals
 
@@ -124,9 +126,12 @@ def choose(
     """
     started = time.monotonic()
     copies = _Copies(variables)
+    block_of = functools.partial(_block_of, block_of)
     block = block_of(_FIRST_UPDATES)
     if block is None:
         return Choice(False, "without XLA: there are no data", is_final=False)
+    if not block.layout.is_static:
+        return Choice(False, "without XLA: it would compile anew for every shape of the data", True)
     plain = build(block.layout, False)
     try:
         with copies.used_by(plain):
@@ -186,6 +191,14 @@ def _compile(jitted: Any, block: Block, copies: _Copies, until: float) -> float 
         if not finishes(call, until - started):
             return None  # its thread goes on for a while, on copies: nobody will use what it makes
     return time.monotonic() - started
+
+
+def _block_of(block_of: Callable[..., Block | None], max_updates: int, by_xla: bool = False) -> Block | None:
+    """The next updates; what is a pass's last update, which is not for XLA, as if there were nothing else to time."""
+    block = block_of(max_updates, by_xla)
+    if block is None or not isinstance(block.layout, TrailingLayout):
+        return block
+    return block._replace(layout=dataclasses.replace(block.layout, is_pass=True))
 
 
 def _race(plain: Any, jitted: Any, timing: _Timing, copies: _Copies, until: float) -> list[tuple[float, float]]:

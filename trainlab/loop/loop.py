@@ -9,7 +9,6 @@ variables go back to what they were before it; what was not finite is then found
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import sys
 import time
@@ -19,8 +18,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainlab.data import Block, Layout, Source, TrailingLayout
-from trainlab.distribution import Link
+from trainlab.data import Block, Layout, Source
+from trainlab.distribution import Link, NotForXla
 from trainlab.loop import jit
 from trainlab.loop.leading import answer, find, lead
 from trainlab.loop.micro_batches import MicroBatches
@@ -122,7 +121,7 @@ class Loop:
         if not self.is_eager:
             ahead = size if self._fixed is not None else min(size, 2 * block.num_updates)
             source.read_ahead(block, min(max_updates - block.num_updates, ahead), self._batches)
-        with self._announced(source, block):
+        with nullcontext() if self.link is None else lead(self.link, self, source, block):
             self._make(source, block, tells, started)
         return block.num_updates
 
@@ -147,10 +146,6 @@ class Loop:
                 self._measured = min(2 * self._measured, _MAX_UPDATES_PER_CALL)
             elif seconds > 2 * _TARGET_SECONDS:
                 self._measured = max(self._measured // 2, 1)
-
-    def _announced(self, source: Source, block: Block) -> AbstractContextManager[None]:
-        """Round a call: where there are other processes, they are told to make it too."""
-        return nullcontext() if self.link is None else lead(self.link, self, source, block)
 
     def heed_others(self) -> None:
         """Called when somebody else's code was run, which may have changed variables."""
@@ -269,27 +264,15 @@ class Loop:
 
     def choose(self, source: Source, updates_ahead: int) -> jit.Choice:
         """Finds out, and keeps in `jit_compile`, whether XLA compiles the update: `updates_ahead` of them, on this source."""
-
-        def block_of(max_updates: int, by_xla: bool = False) -> Block | None:
-            block = self.block(source, max_updates, by_xla)
-            if block is None or not isinstance(block.layout, TrailingLayout):
-                return block
-            # Timed as if there were nothing else: it is a pass's last update, and XLA is for the others.
-            return block._replace(layout=dataclasses.replace(block.layout, is_pass=True))
-
-        block = block_of(1)
-        if block is not None and not block.layout.is_static:
-            choice = jit.Choice(False, "without XLA: it would compile anew for every shape of the data", True)
-        else:
-            with tensorflow_internals.sums_left_alone():
-                choice = jit.choose(
-                    self._function,
-                    block_of,
-                    lambda: list(self.update.variables.values()),
-                    updates_ahead,
-                )
-            if choice.seconds is not None:
-                self._measured = max(round(1.5 * _TARGET_SECONDS / choice.seconds), 1)
+        with tensorflow_internals.sums_left_alone():
+            choice = jit.choose(
+                self._function,
+                lambda max_updates, by_xla=False: self.block(source, max_updates, by_xla),
+                lambda: list(self.update.variables.values()),
+                updates_ahead,
+            )
+        if choice.seconds is not None:
+            self._measured = max(round(1.5 * _TARGET_SECONDS / choice.seconds), 1)
         self.jit_compile = choice.jit_compile if choice.is_final else None
         self._functions.keep(choice.jit_compile)
         self._tellings.forget()
@@ -301,17 +284,20 @@ class Loop:
         return self._compiled(self.update.function.model.get_metrics_result)
 
     def _function(self, layout: Layout, jit_compile: bool) -> Callable[..., Any]:
-        return self._functions.get(layout, jit_compile)
+        with _refusals() if jit_compile else nullcontext():
+            return self._functions.get(layout, jit_compile)
 
     def _traced(self, layout: Layout, jit_compile: bool) -> Callable[..., Any]:
         """The compiled program of a layout; one trace for any epoch, position and number of updates."""
         before = self.num_traces
+        is_divided = self.update.is_divided  # XLA then compiles what each device evaluates, not the loop
+        by_device = _JIT if is_divided and self._functions.is_by_xla(layout, jit_compile) else None
 
         def step(batches: Sequence[Batches]) -> None:
             self.num_traces += 1
-            self.update(batches)
+            self.update(batches, by_device)
 
-        program = layout.program(step, _JIT if jit_compile else None)
+        program = layout.program(step, _JIT if jit_compile and not is_divided else None)
 
         def call(*arguments: Any) -> tf.Tensor:
             program(*arguments)
@@ -320,8 +306,10 @@ class Loop:
         try:
             with self._tracing():
                 function = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int32))
-        except Exception:
+        except Exception as error:
             self.num_traces = before  # it came to nothing
+            if isinstance(error, NotForXla):
+                raise jit.UnsupportedOperation(str(error)) from error
             raise
         if not self.is_eager:
             self.update.notice(function)

@@ -6,17 +6,18 @@ import contextlib
 import functools
 import math
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from trainlab.distribution import ONE, Division, Replicas
+from trainlab.distribution import ONE, Replicas, check_divisible, divided
 from trainlab.loop import duplicates
 from trainlab.loop.loss_scaling import Scaling
 from trainlab.objective import (
     Batches,
+    Divide,
     Evaluation,
     KerasObjective,
     ModelFunction,
@@ -65,7 +66,9 @@ class Update:
     ):
         self.function = TrainStepFunction(model) if has_own_step(model) else ModelFunction(model)
         self._sum_duplicate_rows = sum_duplicate_rows
-        self._divided = functools.partial(Division, replicas) if replicas.are_several else None
+        self._replicas = replicas
+        if replicas.are_several:
+            check_divisible(model)
         self._optimizer = model.optimizer
         self._inner = inner_of(model.optimizer)
         self.strategy = strategy
@@ -98,13 +101,25 @@ class Update:
         by_id = {id(v): (name, v) for name, v in reversed(named.items())}  # one of two groups keeps its first name
         return dict(reversed(by_id.values()))
 
-    def __call__(self, batches: Sequence[Batches]) -> None:
+    @property
+    def is_divided(self) -> bool:
+        """Whether several devices evaluate it."""
+        return self._replicas.are_several
+
+    def _divided(self, jit: Callable[..., Any] | None = None) -> Divide | None:
+        return functools.partial(divided, self._replicas, jit) if self.is_divided else None
+
+    def __call__(self, batches: Sequence[Batches], jit: Callable[..., Any] | None = None) -> None:
         """Updates the model on one effective batch. Runs traced or eagerly.
+
+        Args:
+            batches: of it.
+            jit: None unless XLA is to compile what each of several devices evaluates.
 
         Raises:
             TypeError, ValueError: the strategy returned something that is not a `Step` of this model.
         """
-        objective, state = KerasObjective(self.function, batches, self._divided), self._state()
+        objective, state = KerasObjective(self.function, batches, self._divided(jit)), self._state()
         step = self.strategy.step(objective, state)
         self._check(step)
         if self.scaling is None:
@@ -128,7 +143,7 @@ class Update:
 
         Runs eagerly: there a strategy's own loops and branches hide no evaluation.
         """
-        objective, seen = KerasObjective(self.function, batches, self._divided), []
+        objective, seen = KerasObjective(self.function, batches, self._divided()), []
 
         def observed(parameters: Vector) -> Evaluation:
             seen.append(objective(parameters))

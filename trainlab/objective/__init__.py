@@ -3,7 +3,7 @@
 from trainlab.objective import cutting, keras_internals
 from trainlab.objective.accumulation import Accumulation, Batches, traced_aside
 from trainlab.objective.building import build_model, compile_model
-from trainlab.objective.evaluation import Divide, Evaluation, KerasObjective
+from trainlab.objective.evaluation import Divide, Evaluate, Evaluation, KerasObjective
 from trainlab.objective.graph_checks import assigned_variables, string_operation
 from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, metric_variables, native, wide
 from trainlab.objective.own_step import TrainStepFunction, Whole, has_own_step
@@ -16,6 +16,7 @@ __all__ = [
     "Batch",
     "Batches",
     "Divide",
+    "Evaluate",
     "Evaluation",
     "KerasObjective",
     "LossScale",

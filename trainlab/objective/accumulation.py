@@ -28,11 +28,15 @@ class Batches(NamedTuple):
         fetch: from a scalar index in `[0, num_batches)` to `(x, y, sample_weight)`.
         may_unroll: whether they may be written out one after the other rather than looped over: a few, where memory is not
             short.
+        size: examples in each, an int, or what returns a scalar integer tensor; None where only a batch itself tells.
+        part: from an index, a first example and a number of examples to these of a batch; None where it must be fetched whole.
     """
 
     num_batches: int | tf.Tensor
     fetch: Callable[[Any], Batch]
     may_unroll: bool = False
+    size: int | Callable[[], tf.Tensor] | None = None
+    part: Callable[[Any, Any, Any], Batch] | None = None
 
     @property
     def is_one(self) -> bool:
@@ -53,6 +57,7 @@ class Accumulation:
     Attributes:
         totals: `[num_losses + 1]`, these batches' denominators and numbers of examples, added up.
         batches: they, those of a small model written out where they may be.
+        written_out: of each part that was given, whether it is.
     """
 
     def __init__(
@@ -61,12 +66,21 @@ class Accumulation:
         batches: Sequence[Batches],
         start: Mapping[int, tf.Tensor],
         begun: Callable[[Mapping[int, tf.Tensor]], Mapping[int, tf.Tensor]] = dict,
+        written_out: Sequence[bool] | None = None,
     ):
-        """Takes the state that is there, and what makes of it that which evaluations start from."""
+        """Takes the state that is there, and what makes of it that which evaluations start from.
+
+        Where another has found out for batches of the same shapes which are `written_out`, no pass is made, and `totals` are 0.
+        """
         self._function = function
         self._begun = begun
         self._start = begun(start)
-        self.totals, self.batches = self._survey(function.read_parameters(), batches)
+        if written_out is None:
+            self.totals, self.written_out = self._survey(function.read_parameters(), batches)
+        else:
+            self.totals, self.written_out = tf.zeros([]), list(written_out)
+        pairs = list(zip(batches, self.written_out, strict=True))
+        self.batches = [one for part, is_unrolled in pairs for one in (part.unrolled() if is_unrolled else [part])]
         self._is_written_out = len(self.batches) > len(batches)
 
     def __call__(self, parameters: Vector) -> tuple[tf.Tensor, Vector, dict[int, tf.Tensor]]:
@@ -88,10 +102,10 @@ class Accumulation:
             if function.num_discoveries == known:
                 return share
 
-    def _survey(self, parameters: Vector, batches: Sequence[Batches]) -> tuple[tf.Tensor, list[Batches]]:
-        """What a forward pass tells beforehand: `totals`, and `batches`."""
+    def _survey(self, parameters: Vector, batches: Sequence[Batches]) -> tuple[tf.Tensor, list[bool]]:
+        """What a forward pass tells beforehand: `totals`, and `written_out`."""
         total = tf.zeros([self._function.num_losses + 1], wide(parameters))
-        written_out: list[Batches] = []
+        written_out: list[bool] = []
 
         def count(batch: Batch) -> tf.Tensor:
             return self._function.denominators(parameters, self._start, batch)
@@ -106,14 +120,13 @@ class Accumulation:
 
             aside = None if tf.executing_eagerly() else traced_aside(first)
             is_unrolled = part.may_unroll and aside is not None and _is_small(aside.graph)
-            parts = part.unrolled() if is_unrolled else [part]
-            written_out += parts
+            written_out.append(is_unrolled)
             known = None if aside is None else tf.get_static_value(aside.outputs[0])
             if known is not None:  # shapes alone decide: nothing is left to compute
                 total += tf.cast(part.num_batches, total.dtype) * tf.constant(known, total.dtype)
             elif is_unrolled:
                 count_one = _traced_once(count)
-                for one in parts:
+                for one in part.unrolled():
                     total += count_one(one.fetch(0))
             else:
                 (total,) = _loop(part.num_batches, add, [total])
@@ -174,7 +187,7 @@ class Accumulation:
         return loss, Vector(leaves), dict(zip(keys, state, strict=True))
 
 
-def traced_aside(fn: Callable[[], tf.Tensor]) -> Any:
+def traced_aside(fn: Callable[[], Any]) -> Any:
     """What `fn` computes, traced so that nothing of it is left to be run."""
     return tf.function(fn, autograph=False).get_concrete_function()
 

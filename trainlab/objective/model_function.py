@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import keras
@@ -138,6 +138,17 @@ class ModelFunction:
         if report is not None:  # what compute_metrics read from the tracker, batch by batch, was not yet this
             after[id(report)] = tf.cast(result, report.dtype)
         return after
+
+    def reported(
+        self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch, kept: Collection[int]
+    ) -> Mapping[str, Any]:
+        """What an evaluation would report, by name, if the variables `kept`, by id, held what is in `state` and stayed so."""
+        scope = self.scope_at(parameters, state)
+        scope.kept = kept
+        with opened(scope):
+            y_pred, _ = self._forward(batch, None)
+        with scope:
+            return self._update_metrics(batch, y_pred, None)
 
     def look_at(self, fetch: Callable[[], Batch]) -> None:
         """Learns what must be known before the state is read; `fetch` returns a batch."""

@@ -38,7 +38,10 @@ def check_compiled(model: Any) -> None:
             "or give the Trainer a loss and an optimizer"
         )
     if tf.distribute.has_strategy() or model.distribute_strategy is not tf.distribute.get_strategy():
-        raise ValueError("tf.distribute is not supported yet: build the model and the Trainer outside the strategy's scope")
+        raise ValueError(
+            "a tf.distribute strategy's scope is open, or was where the model was made: make the model and the Trainer, and call "
+            "fit, outside it; Trainer(..., distribute=strategy) divides the batches among its devices"
+        )
     _check_optimizer(model.optimizer)
 
 

@@ -85,6 +85,14 @@ def run_before(operation: Any, other: Any) -> None:
     other._add_control_input(operation)
 
 
+def set_input(operation: Any, tensor: Any) -> None:
+    """Gives an operation with one input, which is in the graph already, another input of the same type and shape.
+
+    Nothing public changes a graph. TensorFlow itself does so where it builds loops.
+    """
+    operation._update_input(0, tensor)
+
+
 def graph_freed_with(function: Any) -> Any:
     """The same concrete function, whose graph will not outlive it: public would be `close` of one.
 

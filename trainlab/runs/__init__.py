@@ -4,7 +4,7 @@ from trainlab.runs import manifest, workers
 from trainlab.runs.disk import compiled
 from trainlab.runs.disk.checkpoint import write_atomically
 from trainlab.runs.disk.lock import Lock
-from trainlab.runs.epochs import Epochs, Fit, Keeper, callback_list, verbosity
+from trainlab.runs.epochs import Epochs, Fit, Keeper, callback_list, find_out, verbosity
 from trainlab.runs.evaluating import Validator, evaluate_alone, predict_alone
 from trainlab.runs.keeping import RunKeeper
 from trainlab.runs.manifest import OVERRIDABLE, OtherRun
@@ -30,6 +30,7 @@ __all__ = [
     "compiled",
     "evaluate_alone",
     "explain_unknown",
+    "find_out",
     "manifest",
     "predict_alone",
     "verbosity",

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from trainlab.data import ArraySource, Source
-from trainlab.loop import Findings, Loop, Plan, Progress, announce
+from trainlab.loop import Findings, Loop, Plan, Progress, announce, jit
 from trainlab.objective import keras_internals
 from trainlab.runs import signals
 from trainlab.runs.evaluating import Validator
@@ -296,6 +296,20 @@ class Epochs:
             self._listener.on_epoch_end(progress.epoch, progress.logs)
         progress.epoch, progress.phase, progress.done = progress.epoch + 1, "between", 0
         self._keeper.boundary()
+
+
+def find_out(fit: Fit, updates_ahead: int) -> bool:
+    """Lets the loop find out whether XLA pays, where that is worth it; returns whether it is known only now."""
+    # What is timed in one process says nothing of what several do together.
+    is_open = fit.loop.jit_compile is None and fit.loop.link is None
+    if not is_open or not jit.is_worth_asking(fit.model, updates_ahead):
+        return False
+    if not (choice := fit.loop.choose(fit.source, updates_ahead)).is_final:
+        return False
+    fit.findings.jit_compile = choice.jit_compile
+    if fit.verbose:
+        print(choice.reason, flush=True)
+    return True
 
 
 def callback_list(callbacks: Any, model: keras.Model, plan: Plan, verbose: int) -> keras.callbacks.CallbackList:

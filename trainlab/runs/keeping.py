@@ -99,7 +99,7 @@ class RunKeeper(Keeper):
             if is_file:
                 raise NotADirectoryError(f"{where} is a file: give a directory") from None
             raise type(error)(f"{where} cannot be written ({error.strerror})") from None
-        with held, self._signals, stoppable(lambda: self._signals.received is not None):
+        with held, self._signals, stoppable(self.should_stop):
             self._checkpoints.tidy()
             try:
                 yield
@@ -217,9 +217,9 @@ class RunKeeper(Keeper):
 
     def resume(self) -> None:
         """See `Keeper`."""
-        if self._loaded is not None and self._fit is not None:
-            self._restore(self._fit, self._loaded)
-            self._loaded = None
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None and self._fit is not None:
+            self._restore(self._fit, loaded)
         if self._must_save:
             self._save(self.capture(), is_finished=False)
             self._checkpoints.wait()
@@ -240,17 +240,15 @@ class RunKeeper(Keeper):
     def updates_to_go(self) -> int:
         """See `Keeper`."""
         assert self._fit is not None
-        if self._run.save_steps is None:
-            return super().updates_to_go()
-        return max(self._run.save_steps - (self._fit.progress.updates - self._saved_at[0]), 1)
+        every = self._run.save_steps
+        return super().updates_to_go() if every is None else max(every - (self._fit.progress.updates - self._saved_at[0]), 1)
 
     def boundary(self) -> None:
         """See `Keeper`."""
         self._check_lock()
         self._checkpoints.raise_problem()
-        fit = self._fit
+        fit, signum = self._fit, self._signals.received
         assert fit is not None
-        signum = self._signals.received
         is_settled = fit.source.is_settled
         is_best = is_settled and self._best.is_better(self._epoch_logs())
         since, seconds = fit.progress.updates - self._saved_at[0], time.monotonic() - self._saved_at[1]
@@ -277,8 +275,7 @@ class RunKeeper(Keeper):
 
     def _rescue(self) -> None:
         """Saves what is committed, while the main thread is in a call that may never end."""
-        fit = self._fit
-        if fit is not None and fit.loop.committed is not None and fit.progress.updates:
+        if (fit := self._fit) is not None and fit.loop.committed is not None and fit.progress.updates:
             self._save_and_say(self.capture(fit.loop.committed), "a signal")
 
     def _save_and_say(self, captured: Mapping[str, Any], reason: str) -> None:
@@ -299,7 +296,7 @@ class RunKeeper(Keeper):
         self._remembered = None
 
     def load_best(self, model: keras.Model) -> Path:
-        """Gives a model the weights of the best checkpoint, and returns that; see `load_best`."""
+        """See `load_best`."""
         self._checkpoints.wait()
         return load_best(model, self._checkpoints)
 
@@ -378,8 +375,7 @@ class RunKeeper(Keeper):
         histories = encode(self._histories, arrays, "histories", self._as_text)
         state = {**captured["state"], "histories": histories, "finished": is_finished, "extends": extends}
         tensors = {**captured["tensors"], **arrays}
-        self._saved_at = fit.progress.updates, time.monotonic()
-        self._must_save = False
+        self._saved_at, self._must_save = (fit.progress.updates, time.monotonic()), False
         self._check_lock()
         self._checkpoints.save(fit.progress.updates, tensors, state, captured["iterators"])
 
@@ -392,8 +388,7 @@ class RunKeeper(Keeper):
 
     def _serialized(self) -> Mapping[str, tf.Tensor]:
         assert self._fit is not None
-        is_elsewhere = not self._fit.source.is_settled  # training was told to stop while more was read than used
-        if is_elsewhere or not self._saves_iterators:
+        if not (self._fit.source.is_settled and self._saves_iterators):  # told to stop while more was read than used
             return {}
         try:
             return self._fit.source.serialized()

@@ -23,12 +23,15 @@ _MAY_DIFFER = ("threads", "initial_epoch")
 _MOST = 3  # differences that are shown
 
 
-def meet(link: Link, rows: manifest.Manifest) -> None:
+def meet(link: Link, rows: manifest.Manifest) -> bool:
     """Begins a fit with all other workers, which must be about to do the same.
 
     Args:
         link: to them.
         rows: what this one is about to do.
+
+    Returns:
+        Whether this one follows: another is the chief.
 
     Raises:
         ValueError: one is about to do something else; one line.
@@ -45,6 +48,7 @@ def meet(link: Link, rows: manifest.Manifest) -> None:
 
     mine = json.dumps(rows, default=str).encode()
     link.meet(mine, differs)
+    return not link.is_chief
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import keras
 from trainlab.data import Source
 from trainlab.loop.evaluation.evaluation_loop import CannotCompile, EvaluationLoop, first_line
 from trainlab.loop.evaluation.prediction_loop import PredictionLoop
-from trainlab.loop.recipe import traced_settings
+from trainlab.loop.making.recipe import traced_settings
 from trainlab.loop.settings import Settings
 from trainlab.objective import keras_internals
 

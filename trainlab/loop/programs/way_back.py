@@ -39,7 +39,7 @@ class WayBack:
         ...     with tf.control_dependencies([back.put_aside(number)]):
         ...         variable.assign(2.0)
         >>> call(tf.constant(7))
-        >>> back.found(7)["a"].numpy(), back.found(8)
+        >>> float(back.found(7)["a"]), back.found(8)
         (1.0, None)
         >>> back.clear()
         >>> back.found(7) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -145,6 +145,15 @@ class TrainStepFunction(ModelFunction):
         del loss, examples, state
         return {}
 
+    def reported(
+        self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch, kept: Collection[int]
+    ) -> Mapping[str, Any]:
+        """See `ModelFunction`."""
+        scope = self.scope_at(parameters, state)
+        scope.kept = kept
+        with opened(scope), Recorder(self.model).open():
+            return flat_logs(self._step(batch))
+
     def late(
         self, parameters: Vector, state: Mapping[int, tf.Tensor], fetch: Callable[[], Batch]
     ) -> list[tuple[tf.Variable, tf.Tensor]]:
@@ -199,6 +208,9 @@ class TrainStepFunction(ModelFunction):
             check_operations(tf.compat.v1.get_default_graph(), 0, self.model)  # an eager step would not be looked at
             assigned, dependent = [(key, scope.state_mapping[key]) for key in scope.updated], _computed_from(marks)
             late.update(key for key, value in (*assigned, *flat_logs(logs).items()) if _depends(value, dependent))
+            for metric in self.model.metrics:  # what is told once an update is counted once, of several batches too
+                keys = {id(v) for v in metric.variables}
+                late.update(keys & scope.updated.keys() if late & keys else ())
             self._state |= scope.updated
             self.changing |= {key: variable for key, variable in scope.updated.items() if key not in late}
             return tf.zeros([])

@@ -74,6 +74,7 @@ class Scope(keras.StatelessScope):
         updated: the variables that were assigned, by id.
         strangers: the variables that were read as they are, by id, such as the weights of a frozen teacher.
         lookups: the same.
+        kept: the variables that stay as they are whatever is assigned to them, by id.
     """
 
     def __init__(
@@ -83,12 +84,15 @@ class Scope(keras.StatelessScope):
         self.updated: dict[int, Any] = {}
         self.strangers: dict[int, Any] = {}
         self.lookups = Lookups({}) if lookups is None else lookups
+        self.kept: Collection[int] = ()
         self._trained = dict(trained or {})
         self._stand_ins: dict[int, StandIn] = {}
         self._readers: list[dict[int, StandIn]] = []
 
     def add_update(self, update: tuple[Any, Any]) -> None:
         """See `keras.StatelessScope`."""
+        if id(update[0]) in self.kept:
+            return
         super().add_update(update)
         self.updated[id(update[0])] = update[0]
 

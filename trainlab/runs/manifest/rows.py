@@ -47,6 +47,7 @@ RULES: dict[str, tuple[str, str]] = {
     "micro_batch_size": (REFUSE, 'give the one that was saved, or "auto", which takes it'),
     "on_nonfinite": (REFUSE, 'give it back, or say override=["on_nonfinite"] to go on with the new one'),
     "sum_duplicate_rows": (REFUSE, f"give the Trainer the one that was saved; {_ANEW}"),
+    "replicas": (WARN, "the data go on in the same order, but dropout masks differ, and the result in the last digits"),
     "determinism": (WARN, "the result may differ in the last bits"),
     "threads": (WARN, "the result may differ in the last bits"),
     "device": (WARN, "the result may differ in the last bits"),
@@ -234,7 +235,7 @@ def check(path: Path, saved: Manifest, current: Manifest, override: Collection[s
     Raises:
         OtherRun: it is another run's.
     """
-    saved = {"sum_duplicate_rows": True, **saved}  # all that there was before it could be said
+    saved = {"sum_duplicate_rows": True, "replicas": 1, **saved}  # all that there was before it could be said
     rows = [row for row in RULES if row in saved and row in current]
     if "seed" in saved and _FORM not in saved and current.get("layers' code"):  # of an older trainlab, and whole
         rows.append("layers' code")

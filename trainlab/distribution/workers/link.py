@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from trainlab.distribution.cluster import Cluster
-from trainlab.distribution.collectives import Collectives
-from trainlab.distribution.signs import Signs
+from trainlab.distribution.workers.cluster import Cluster
+from trainlab.distribution.workers.collectives import Collectives
+from trainlab.distribution.workers.signs import Signs
 from trainlab.parameters import tensorflow_internals
 
 WAIT, RUN, SYNC, STATE, END = 1, 2, 3, 4, 5

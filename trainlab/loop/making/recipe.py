@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import keras
 
 from trainlab.distribution import ONE, Replicas
-from trainlab.loop.findings import Findings
 from trainlab.loop.loop import Loop
+from trainlab.loop.making.findings import Findings
 from trainlab.loop.settings import Settings
 from trainlab.loop.update import Update
 from trainlab.objective import keras_internals

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from trainlab.distribution.signs import Signs
+from trainlab.distribution.workers.signs import Signs
 
 
 class Line:

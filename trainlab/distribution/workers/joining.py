@@ -6,9 +6,9 @@ import os
 
 import tensorflow as tf
 
-from trainlab.distribution.cluster import cluster_of, join, no_workers
-from trainlab.distribution.link import link_of
-from trainlab.distribution.signs import Signs
+from trainlab.distribution.workers.cluster import cluster_of, join, no_workers
+from trainlab.distribution.workers.link import link_of
+from trainlab.distribution.workers.signs import Signs
 
 
 def join_workers(seconds: float = 300.0, answer_seconds: float = 60.0) -> tf.distribute.MultiWorkerMirroredStrategy:

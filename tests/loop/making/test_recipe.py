@@ -3,7 +3,7 @@ import pytest
 from small import compiled
 
 from trainlab import Accumulate, Heun, StepStrategy
-from trainlab.loop.recipe import recipe_of
+from trainlab.loop.making.recipe import recipe_of
 
 
 class Holds(StepStrategy):

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from trainlab.distribution import cluster as clusters
-from trainlab.distribution.cluster import Cluster, cluster_of
+from trainlab.distribution.workers import cluster as clusters
+from trainlab.distribution.workers.cluster import Cluster, cluster_of
 
 
 def config(cluster, **task):

@@ -1,0 +1,22 @@
+"""Several processes, one a machine or more: how they join, what they compute together, who says what comes next."""
+
+from trainlab.distribution.workers.cluster import Cluster, cluster_of, heed_signals
+from trainlab.distribution.workers.collectives import Collectives
+from trainlab.distribution.workers.joining import join_workers
+from trainlab.distribution.workers.link import END, RUN, STATE, Link, Refused, StopAsked, WorkerLost, link_of
+
+__all__ = [
+    "END",
+    "RUN",
+    "STATE",
+    "Cluster",
+    "Collectives",
+    "Link",
+    "Refused",
+    "StopAsked",
+    "WorkerLost",
+    "cluster_of",
+    "heed_signals",
+    "join_workers",
+    "link_of",
+]
