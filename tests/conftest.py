@@ -28,6 +28,7 @@ tf.config.set_logical_device_configuration(
 # Of a product of strategies, models and modes, a quarter (drawn once and for all, by name) is in the quick suite; the slow
 # suite has the others.
 _SAMPLED = ("equalities", "test_parity", "test_nonfinite", "test_run", "test_jit", "test_loop", "test_micro_batches")
+_SAMPLED += ("distribution/test_", "test_scal", "test_loss_scale")
 _FEW = 2
 
 

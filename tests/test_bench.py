@@ -94,7 +94,7 @@ def test_all_contestants_make_the_same_step(name, strategy):
 
 @pytest.mark.slow
 def test_it_runs(tmp_path):
-    parts = ["speed", "memory", "first_step", "checkpoints", "nonfinite"]
+    parts = ["speed", "memory", "first_step", "checkpoints", "nonfinite", "replicas"]
     short = ["--workloads", "mlp_32", "--pairs", "1", "--scale", "0.05", "--parts", *parts]
     command = [sys.executable, str(SCRIPTS / "bench.py"), *short, "--out", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, text=True, cwd=SCRIPTS.parent)
@@ -107,5 +107,6 @@ def test_it_runs(tmp_path):
             (batch,), (four_batches,) = (peaks[kind] for kind in kinds)
             assert batch > 50 and four_batches > 2 * batch  # the peaks are seen: 17 MB a layer's activations of a batch
     ratios = results["mlp_32: SGD"]["ratios"]
+    assert len(results["replicas"]) == 2
     assert len(ratios) == 4 and all(least <= middle <= most for middle, least, most in ratios.values())
     assert "| trainlab / the limit |" in (tmp_path / "results.md").read_text()

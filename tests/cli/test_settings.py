@@ -74,3 +74,12 @@ def test_a_choice_about_rows_reaches_the_trainer(command):
     assert command(*first, "--set", "run.sum_duplicate_rows = False")[0] == 0
     status, _, err = command(*first, "--set", "run.steps = 3")
     assert status != 0 and "sum_duplicate_rows: saved False, now True" in err
+
+
+def test_several_devices(command, tmp_path):
+    first = ["--config", CONFIGS / "sgd.gin", "--run_dir", tmp_path / "run"]
+    status, out, err = command(*first, "--set", "run.steps = 2", "--set", "run.distribute = 'mirrored'")
+    assert (status, err) == (0, "") and "device    4 replicas: CPU:0, CPU:1, CPU:2, CPU:3" in out
+    assert "run.distribute = 'mirrored'" in (tmp_path / "run" / "config.gin").read_text()
+    status, out, err = command(*first, "--set", "run.steps = 4")
+    assert status == 0 and "replicas: saved 4, now 1" in err and "device    CPU" in out

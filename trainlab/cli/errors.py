@@ -59,8 +59,7 @@ _WORDS = (
     (r"\ba Trainer would silently ignore", "this would silently ignore"),
     (r"\bstrategy=Accumulate\((\d+)\)", r"run.strategy = @Accumulate() with Accumulate.num_batches = \1"),
     (
-        r"(?<![\w.'])(micro_batch_size|jit_compile|on_nonfinite|keep_best|save_steps|save_seconds|epochs|steps"
-        r"|distribute)=",
+        r"(?<![\w.'])(micro_batch_size|jit_compile|on_nonfinite|keep_best|save_steps|save_seconds|epochs|steps|distribute)=",
         r"run.\1 = ",
     ),
     (r"(run\.jit_compile = \w+), or \"auto\"", r"\1, or None"),

@@ -81,8 +81,7 @@ class _Noticing(tf.distribute.ReplicaContext):
 
 
 def _found(function: ModelFunction, fetch: Callable[[], Any], parameters: Vector, state: Mapping[int, tf.Tensor]) -> Character:
-    context = _Noticing()
-    no_sums: set[int] = set()
+    context, no_sums = _Noticing(), set[int]()
     sums = {id(v) for v in sums_of(function)}
 
     def evaluate() -> tf.Tensor:

@@ -69,6 +69,7 @@ def go_on(directory, whole, number=2):
     return int(str(found[0]["resumed_at"]))
 
 
+@pytest.mark.slow
 def test_a_signal_to_another_worker_than_the_chief_saves_and_ends_all(tmp_path, whole):
     statuses, said = ends(begin(tmp_path / "a", "TERM", 1))
     assert statuses == {0: 143, 1: 143} and "saved in" in said[0], said

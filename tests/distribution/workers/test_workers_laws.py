@@ -17,7 +17,6 @@ from workers import start  # noqa: E402
 
 QUICK = [
     "mlp_with_penalties/accumulate_2_heavy_ball/stream",
-    "embedding/heun/weighted",
     "two_outputs/sam/few",
 ]
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
