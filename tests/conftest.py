@@ -40,7 +40,8 @@ def pytest_collection_modifyitems(items):
             cases[item.nodeid.partition("[")[0]].append(item)
     for product in cases.values():
         for i, item in enumerate(product):
-            if len(product) > _FEW and i and zlib.crc32(item.nodeid.encode()) % 4:
+            share = 8 if "distribution" in item.nodeid else 4
+            if len(product) > _FEW and i and zlib.crc32(item.nodeid.encode()) % share:
                 item.add_marker(pytest.mark.slow)
 
 

@@ -22,9 +22,8 @@ _ROUNDS = 3  # of a process, of which the fastest counts: others use the machine
 def table(say: Any, pairs: int, scale: float = 1.0) -> dict[str, Any]:
     """Says how many times as fast two replicas are, in pairs; returns it."""
     say("\n## Several devices: two replicas on two threads, one on one\n")
-    say(
-        f"{pairs} pairs; us an update.\n\n| | one | two | times as fast | least | most | wanted |\n|---|---:|---:|---:|---:|---:|---|"
-    )
+    say(f"{pairs} pairs; us an update.\n")
+    say("| | one | two | times as fast | least | most | wanted |\n|---|---:|---:|---:|---:|---:|---|")
     found = {}
     for name, (batch_size, _) in WORKLOADS.items():
         seconds: dict[str, list[float]] = {"one": [], "two": []}

@@ -54,6 +54,7 @@ def test_elastic(strategy, tmp_path):
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.slow
 def test_a_layout_goes_on_with_the_same_bits(replicas, tmp_path):
     unbroken = trainer(None, replicas, tl.Accumulate(2, tl.Heun()), dropout=0.4)
     fit(unbroken, epochs=4)

@@ -131,6 +131,7 @@ def test_in_a_train_step_of_ones_own(precision):
     assert distance(one[0], several[0]) < 1e-11
 
 
+@pytest.mark.slow
 def test_the_same_bits_again():
     assert_same(*(everything(fit(normalized, 4, strategy=tl.Heun())[0]) for _ in range(2)))
 

@@ -24,6 +24,7 @@ def test_xla_compiles_what_each_evaluates(model, strategy, precision):
     assert_same_training(one, several, TOLERANCES[precision])
 
 
+@pytest.mark.slow
 def test_it_is_xla_that_does_it(monkeypatch):
     compiled_by_xla = []
 
@@ -41,6 +42,7 @@ def test_it_is_xla_that_does_it(monkeypatch):
 
 
 @pytest.mark.parametrize("wins", [True, False])
+@pytest.mark.slow
 def test_auto_times_this_form(wins, monkeypatch, capsys):
     monkeypatch.setattr(jit, "_race", lambda *args: [(2.0, 1.0) if wins else (1.0, 2.0)] * 5)
     monkeypatch.setattr(jit, "SHARE", 1e9)

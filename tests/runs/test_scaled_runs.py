@@ -54,6 +54,7 @@ def every_checkpoint(strategy, directory):
 
 
 @pytest.mark.parametrize("name", ["sgd", pytest.param("accumulate_2_heavy_ball", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_run_goes_on_from_every_update(name, tmp_path):
     make = STRATEGIES[name].make
     whole, checkpoints = every_checkpoint(make(), tmp_path / "all")
@@ -67,6 +68,7 @@ def test_a_run_goes_on_from_every_update(name, tmp_path):
         assert trainer.resumed_at == int(path.name.rpartition("-")[2])
 
 
+@pytest.mark.slow
 def test_without_the_scale_it_would_differ(tmp_path, monkeypatch):
     whole, checkpoints = every_checkpoint(tl.SGD(), tmp_path / "all")
     trainer = trainer_of(tl.SGD())
