@@ -108,7 +108,12 @@ def main(directory, mode, who):
         when_epoch(directory, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     callbacks = [Misbehaves(mode, directory)] if rank == 0 else []
     history = trainer.fit(
-        **data_of(mode, is_me, x, y), epochs=EPOCHS, verbose=0, callbacks=callbacks, validation_data=(x[:50], y[:50])
+        **data_of(mode, is_me, x, y),
+        resume="never" if mode == "afresh" else "auto",
+        epochs=EPOCHS,
+        verbose=0,
+        callbacks=callbacks,
+        validation_data=(x[:50], y[:50]),
     )
     variables = {str(i): np.array(v) for i, v in enumerate([*model.variables, *model.optimizer.variables])}
     np.savez(directory / f"{rank}.npz", **variables, history=json.dumps(history.history), resumed_at=str(trainer.resumed_at))

@@ -267,7 +267,7 @@ class Trainer:
         validation = (validation_split, validation_data, validation_batch_size, validation_steps, validation_freq)
         given = split(Given(x, y, sample_weight, class_weight, batch_size, shuffle, *validation, check_data))
         asked = Asked(resume, overwrite, override)
-        asked.check(has_run=isinstance(self._keeper, RunKeeper))
+        asked.check(has_run=isinstance(self._keeper, RunKeeper) or self._replicas.is_follower)
         verbose = verbosity(verbose)
         check_compiled(self.model)
         check_strategy(self.strategy)

@@ -153,12 +153,12 @@ def test_one_that_never_starts_is_named(who, missing, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["late", "stream"])
+@pytest.mark.parametrize("mode", ["late", "stream", "afresh"])
 def test_a_late_one_and_a_stream_change_nothing(mode, tmp_path, whole):
     statuses, said = ends(begin(tmp_path / "a", mode, 1))
     assert statuses == {0: 0, 1: 0}, said
     first, second = results(tmp_path / "a")
-    assert are_same(first, second) and are_same(first, whole) == (mode == "late")
+    assert are_same(first, second) and are_same(first, whole) == (mode != "stream")
 
 
 @pytest.mark.slow
