@@ -134,7 +134,7 @@ class Trainer:
         self._findings.follow(model, is_silent=bool(compiling))
         self._run_eagerly = run_eagerly
         device.grow_memory()  # before a device is used, which making a strategy may do
-        self._replicas = replicas_of(distribute)
+        self._replicas = replicas_of(distribute).check(micro_batch_size)
         self._steps_per_execution = steps_per_execution
         described = None if self._replicas.is_follower else Run.of(run)
         self._keeper: Keeper = Keeper() if described is None else RunKeeper(described)

@@ -6,7 +6,7 @@ from replicating import mirrored
 from small import assert_same, compiled, everything, regression
 
 import trainlab as tl
-from trainlab.distribution import ONE, replicas_of
+from trainlab.distribution import ONE, Replicas, replicas_of
 
 
 def refusal(distribute):
@@ -102,3 +102,10 @@ def test_another_number_is_another_program():
     assert trainer.num_traces == 1  # several replicas or one: a trace a shape
     trainer.fit(x, y, batch_size=4, epochs=3, verbose=0)
     assert trainer.num_traces == 1
+
+
+def test_workers_do_not_find_out_what_fits():
+    together = Replicas(("CPU:0",), 2, 0, link=object())
+    with pytest.raises(ValueError, match='^micro_batch_size="auto" .* several workers .*: give a number$'):
+        together.check("auto")
+    assert together.check(None) is together and together.check(8) is together and ONE.check("auto") is ONE

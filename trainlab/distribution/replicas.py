@@ -29,6 +29,19 @@ class Replicas:
     first: int = 0
     link: Link | None = None
 
+    def check(self, micro_batch_size: Any) -> Replicas:
+        """Itself, where it goes with the other settings of a Trainer.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if self.link is not None and micro_batch_size == "auto":
+            raise ValueError(
+                'micro_batch_size="auto" is found out where a batch does not fit, which several workers cannot do together: '
+                "give a number"
+            )
+        return self
+
     @property
     def are_several(self) -> bool:
         """Whether there is anything to divide, or one device that is not the usual one."""

@@ -125,7 +125,8 @@ class Link:
             WorkerLost: one does not come.
         """
         with self._lock, self._explained():
-            self._is_in_fit = self._is_meeting = True
+            self._is_meeting = True
+            self._is_in_fit = True
             for rank, why in list(self._signs.lost.items() if self._signs is not None else []):
                 self._lose(rank, why)
             self._check()
@@ -133,7 +134,11 @@ class Link:
             self._is_meeting = False
             theirs = self.collectives.broadcast(mine, 0)
             line = None if self.is_chief else differs(theirs)
-            self._agree(line)
+            try:
+                self._agree(line)
+            except Refused:
+                self._is_in_fit = False
+                raise
         self.is_stale = True
         self._is_over.clear()
         if self.is_chief:
