@@ -14,6 +14,7 @@ from trainlab.parameters import tensorflow_internals
 
 # The public name that would replace a function of ours, and where it would be; none of them is there yet.
 REPLACEMENTS = {
+    "set_input": (tf.Operation, ["update_input", "set_input"]),
     "abort_collectives": (tf.distribute, ["abort_collectives", "abort_collective_ops"]),
     "may_record": (tf, ["is_recording", "may_record_gradients"]),
     "is_stateful": (tf.Operation, ["is_stateful"]),
