@@ -11,7 +11,7 @@ ROOT = PACKAGE.parent
 INTERNALS = {  # by what is private there: the one module that may touch it
     "keras": "objective.keras_internals",
     "tensorflow": "parameters.tensorflow_internals",
-    "gin": "cli.gin_internals",
+    "gin": "cli.configs.gin_internals",
 }
 # What belongs to the language, or to named tuples, though it begins with an underscore.
 _PYTHONS = {"_replace", "_asdict", "_make", "_fields", "_exit"}

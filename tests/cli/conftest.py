@@ -3,7 +3,7 @@ import sys
 import gin
 import pytest
 
-from trainlab.cli import names
+from trainlab.cli.configs import names
 
 
 @pytest.fixture

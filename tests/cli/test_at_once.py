@@ -45,7 +45,7 @@ TYPOS = {
     "no such metric": ([*HEUN, "--set", "run.metrics = ['xyzzy']"], 1, "Keras has no metric 'xyzzy'; it has acc, accuracy"),
     "no such parameter": ([*HEUN, "--set", "mlp.xyzzy = 1"], 1, "mlp has no parameter 'xyzzy'; it has input_shape, num_classes"),
 }
-HEAVY = ("numpy", "keras", "tensorflow", "trainlab.trainer", "trainlab.cli.job")
+HEAVY = ("numpy", "keras", "tensorflow", "trainlab.trainer", "trainlab.cli.verbs.job")
 PROGRAM = f"""
 import contextlib, io, json, sys
 from trainlab.cli import main

@@ -11,7 +11,7 @@ import keras
 import pytest
 from commands import CONFIGS, HEUN, ROOT, SHORT, everything_in, ours, records, start
 
-from trainlab.cli import job
+from trainlab.cli.verbs import job
 
 RATE = "keras.optimizers.SGD.learning_rate"
 

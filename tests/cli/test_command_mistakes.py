@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from commands import CONFIGS, HEUN, SHORT, ours, records, start
 
-from trainlab.cli import job
+from trainlab.cli.verbs import job
 from trainlab.runs import Lock
 
 RATE = "keras.optimizers.SGD.learning_rate"

@@ -2,9 +2,9 @@ import gin
 import pytest
 from config_files import HEUN
 
-from trainlab.cli.checks import check_parameter
-from trainlab.cli.errors import ConfigError
-from trainlab.cli.reading import load
+from trainlab.cli.configs.checks import check_parameter
+from trainlab.cli.configs.errors import ConfigError
+from trainlab.cli.configs.reading import load
 
 pytestmark = pytest.mark.usefixtures("clean")
 

@@ -4,7 +4,7 @@ import re
 import pytest
 from sources import PACKAGE
 
-from trainlab.cli.errors import in_flags, one_line
+from trainlab.cli.configs.errors import in_flags, one_line
 
 # How Python's words are written, none of which the command line has. `--resume=never` is one of its own.
 PYTHONS = re.compile(

@@ -12,7 +12,8 @@ import pytest
 from commands import CONFIGS, everything_in, ours, records, start
 from damaging import damage
 
-from trainlab.cli import job, main
+from trainlab.cli import main
+from trainlab.cli.verbs import job
 from trainlab.loop import EvaluationLoop
 from trainlab.loop.loop import Loop
 from trainlab.loop.update import Update

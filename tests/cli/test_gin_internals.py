@@ -8,8 +8,8 @@ import pytest
 from config_files import HEUN
 
 import trainlab
-from trainlab.cli import gin_internals
-from trainlab.cli.reading import load
+from trainlab.cli.configs import gin_internals
+from trainlab.cli.configs.reading import load
 
 pytestmark = pytest.mark.usefixtures("clean")
 

@@ -4,9 +4,9 @@ import pytest
 from config_files import HEUN, write
 
 import trainlab
-from trainlab.cli import gin_internals
-from trainlab.cli.names import NotKnown, full_name, short_name
-from trainlab.cli.reading import load
+from trainlab.cli.configs import gin_internals
+from trainlab.cli.configs.names import NotKnown, full_name, short_name
+from trainlab.cli.configs.reading import load
 
 pytestmark = pytest.mark.usefixtures("clean")
 

@@ -8,7 +8,7 @@ import pytest
 from commands import CONFIGS
 from keras.src import losses, metrics
 
-from trainlab.cli import gin_internals, names, outline, reading
+from trainlab.cli.configs import gin_internals, names, outline, reading
 
 pytestmark = pytest.mark.usefixtures("clean")
 

@@ -2,7 +2,7 @@ import keras
 import pytest
 from config_files import HEUN, write
 
-from trainlab.cli.reading import load
+from trainlab.cli.configs.reading import load
 
 pytestmark = pytest.mark.usefixtures("clean")
 

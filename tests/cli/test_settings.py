@@ -4,7 +4,7 @@ import pytest
 from commands import CONFIGS
 
 from trainlab import Heun, datasets, models
-from trainlab.cli.settings import Settings
+from trainlab.cli.configs.settings import Settings
 
 
 def settings(**changed):

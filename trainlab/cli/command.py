@@ -14,9 +14,9 @@ from pathlib import Path
 
 from absl import flags
 
-from trainlab.cli import reading
-from trainlab.cli.errors import ConfigError, one_line
-from trainlab.cli.settings import Settings
+from trainlab.cli.configs import reading
+from trainlab.cli.configs.errors import ConfigError, one_line
+from trainlab.cli.configs.settings import Settings
 
 HELP = """\
 usage: python -m trainlab.train --config FILE [--set 'NAME.PARAMETER = VALUE'] [--run_dir DIR] [--resume=HOW]
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         reading.look_over(options.config, options["set"].value)
         with _quiet():
-            from trainlab.cli.job import Job  # and with it TensorFlow
+            from trainlab.cli.verbs.job import Job  # and with it TensorFlow
     except ConfigError as error:
         if options.debug:
             raise

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-_TRAINLAB = Path(__file__).parents[1]
+_TRAINLAB = Path(__file__).parents[2]
 # What stands beside those that a config may build, and is none.
 _OTHERS = ("StepStrategy", "Optimizer", "OptimizerMap", "Loss", "LearningRateSchedule", "State", "Step")
 # The names that Keras' `compile` itself gives a meaning, in capitals or not.

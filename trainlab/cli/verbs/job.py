@@ -13,11 +13,11 @@ import keras
 import tensorflow as tf
 
 from trainlab.callbacks import JsonLines, json_value
-from trainlab.cli import reading
-from trainlab.cli.config import Config
-from trainlab.cli.errors import ConfigError, in_flags, one_line
-from trainlab.cli.run_directory import RunDirectory
-from trainlab.cli.settings import Settings
+from trainlab.cli.configs import reading
+from trainlab.cli.configs.config import Config
+from trainlab.cli.configs.errors import ConfigError, in_flags, one_line
+from trainlab.cli.configs.settings import Settings
+from trainlab.cli.verbs.run_directory import RunDirectory
 from trainlab.data import device
 from trainlab.loop import NonFiniteError
 from trainlab.runs import OtherRun, Signals, compiled, write_atomically

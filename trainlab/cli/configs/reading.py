@@ -14,12 +14,12 @@ from types import ModuleType
 
 import gin
 
-from trainlab.cli import gin_internals, outline
-from trainlab.cli.checks import check_known, check_literal, check_macros, check_parameter
-from trainlab.cli.config import Binding, Config, literal
-from trainlab.cli.errors import ConfigError, one_line
-from trainlab.cli.names import RUN, NotKnown, full_name, outlined
-from trainlab.cli.settings import check_setting
+from trainlab.cli.configs import gin_internals, outline
+from trainlab.cli.configs.checks import check_known, check_literal, check_macros, check_parameter
+from trainlab.cli.configs.config import Binding, Config, literal
+from trainlab.cli.configs.errors import ConfigError, one_line
+from trainlab.cli.configs.names import RUN, NotKnown, full_name, outlined
+from trainlab.cli.configs.settings import check_setting
 
 
 def load(files: Iterable[str | os.PathLike], bindings: Iterable[str] = ()) -> Config:
@@ -69,7 +69,7 @@ def look_over(files: Iterable[str | os.PathLike], bindings: Iterable[str] = ()) 
         >>> look_over(["configs/heun.gin"], ["run.epoch = 5"])
         Traceback (most recent call last):
         ...
-        trainlab.cli.errors.ConfigError: --set 'run.epoch = 5': run has no parameter 'epoch'; did you mean epochs?
+        trainlab.cli.configs.errors.ConfigError: --set 'run.epoch = 5': run has no parameter 'epoch'; did you mean epochs?
     """
     sketch = _Sketch()
     sketch.read(files, bindings)

@@ -12,10 +12,10 @@ from typing import Any
 
 import gin
 
-from trainlab.cli import gin_internals
-from trainlab.cli.errors import ConfigError, one_line
-from trainlab.cli.names import short_name
-from trainlab.cli.settings import Settings, require_count
+from trainlab.cli.configs import gin_internals
+from trainlab.cli.configs.errors import ConfigError, one_line
+from trainlab.cli.configs.names import short_name
+from trainlab.cli.configs.settings import Settings, require_count
 
 # How messages begin that are about a setting of the run, which they do not name as a config does.
 _ABOUT = {
@@ -81,7 +81,7 @@ def literal(binding: Binding, bindings: Sequence[Binding]) -> Any:
 class Config:
     """A config that has been read: gin's state, which is global to the process, and what gin does not keep.
 
-    Made by `trainlab.cli.reading.load`.
+    Made by `trainlab.cli.configs.reading.load`.
 
     Attributes:
         bindings: The bindings in force (later ones have replaced earlier ones).
@@ -124,7 +124,7 @@ class Config:
             Exception: Whatever the functions and classes that the config names raise; `explain` makes it one line.
 
         Example:
-            >>> from trainlab.cli.reading import load
+            >>> from trainlab.cli.configs.reading import load
             >>> load(["configs/heun.gin"]).build().strategy
             Heun()
         """

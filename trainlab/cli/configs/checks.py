@@ -7,10 +7,10 @@ from typing import Any
 
 import gin
 
-from trainlab.cli import gin_internals
-from trainlab.cli.config import Binding, literal
-from trainlab.cli.errors import ConfigError
-from trainlab.cli.names import short_name
+from trainlab.cli.configs import gin_internals
+from trainlab.cli.configs.config import Binding, literal
+from trainlab.cli.configs.errors import ConfigError
+from trainlab.cli.configs.names import short_name
 
 
 def check_parameter(selector: str, argument: str, where: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainlab.callbacks import json_key
-from trainlab.cli.errors import one_line
+from trainlab.cli.configs.errors import one_line
 from trainlab.runs import Lock, Run, RunKeeper, write_atomically
 
 _FILES = ("config.gin", "metrics.jsonl", "model.keras", "result.json", "lock")

@@ -14,9 +14,9 @@ from typing import Any
 
 import gin
 
-from trainlab.cli import gin_internals, outline
-from trainlab.cli.errors import one_line
-from trainlab.cli.settings import Settings
+from trainlab.cli.configs import gin_internals, outline
+from trainlab.cli.configs.errors import one_line
+from trainlab.cli.configs.settings import Settings
 
 RUN = "trainlab.run"
 gin.external_configurable(Settings, name="run", module="trainlab")

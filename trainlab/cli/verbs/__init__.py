@@ -1,0 +1,1 @@
+"""What the command does, a verb or an option a file."""
