@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,28 +10,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainlab.data import Given, Inputs, Source, Whereabouts, checked, describe_update, device, prepared, split
+from trainlab import runs
+from trainlab.data import Given, Inputs, Source, Whereabouts, build_for, checked, describe_update, device, prepared, split
 from trainlab.distribution import replicas_of
 from trainlab.loop import Evaluations, Findings, Loop, Made, Plan, check_given, check_strategy, made_by, plan_of, recipe_of
-from trainlab.objective import build_model, check_compiled, compile_model, cutting
-from trainlab.runs import (
-    Asked,
-    Epochs,
-    Fit,
-    Found,
-    Keeper,
-    Run,
-    RunKeeper,
-    Validator,
-    callback_list,
-    evaluate_alone,
-    explain_unknown,
-    find_out,
-    manifest,
-    predict_alone,
-    verbosity,
-    workers,
-)
+from trainlab.objective import check_compiled, compile_model
+from trainlab.runs import Asked, Found, Keeper, Run, RunKeeper, manifest, workers
 from trainlab.strategies import SGD, StepStrategy
 
 
@@ -116,12 +99,9 @@ class Trainer:
         Raises:
             TypeError, ValueError: the model cannot be trained here, in one line that says why and what to do.
         """
-        if unknown:
-            known = [name for name in inspect.signature(Trainer).parameters if name != "unknown"]
-            raise TypeError(explain_unknown(unknown, known))
-        names = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
-        given = zip(names, (optimizer, loss, loss_weights, metrics, weighted_metrics), strict=True)
-        compiling = {name: value for name, value in given if value is not None}
+        runs.refuse_unknown(unknown, Trainer)
+        compiling = {"optimizer": optimizer, "loss": loss, "loss_weights": loss_weights, "metrics": metrics}
+        compiling = {k: v for k, v in (compiling | {"weighted_metrics": weighted_metrics}).items() if v is not None}
         if compiling and isinstance(model, keras.Model):
             compile_model(model, compiling, jit_compile is True, bool(run_eagerly))
         check_compiled(model)
@@ -268,7 +248,7 @@ class Trainer:
         given = split(Given(x, y, sample_weight, class_weight, batch_size, shuffle, *validation, check_data))
         asked = Asked(resume, overwrite, override)
         asked.check(has_run=isinstance(self._keeper, RunKeeper) or self._replicas.is_follower)
-        verbose = verbosity(verbose)
+        verbose = runs.verbosity(verbose)
         check_compiled(self.model)
         check_strategy(self.strategy)
         self._findings.follow(self.model)
@@ -302,14 +282,14 @@ class Trainer:
         """`keras.Model.evaluate`, with its arguments and result, many batches in a compiled call."""
         given = {"x": x, "y": y, "batch_size": batch_size, "verbose": verbose, "sample_weight": sample_weight, "steps": steps}
         given |= {"callbacks": callbacks, "return_dict": return_dict}
-        return evaluate_alone(self.model, self._evaluations, given, self._findings.jit_compile, self._is_eager)
+        return runs.evaluate_alone(self.model, self._evaluations, given, self._findings.jit_compile, self._is_eager)
 
     def predict(
         self, x: Any, batch_size: int | None = None, verbose: str | int = "auto", steps: int | None = None, callbacks: Any = None
     ) -> Any:
         """`keras.Model.predict`, with its arguments and result, many batches in a compiled call."""
         given = {"x": x, "batch_size": batch_size, "verbose": verbose, "steps": steps, "callbacks": callbacks}
-        return predict_alone(self.model, self._evaluations, given, self._is_eager)
+        return runs.predict_alone(self.model, self._evaluations, given, self._is_eager)
 
     def load_best(self) -> Path:
         """Gives the model the weights of the best checkpoint, by `keep_best` of the run.
@@ -327,13 +307,7 @@ class Trainer:
 
     def _build(self, source: Source) -> None:
         """Builds the model, its losses, metrics and optimizer for these batches; by a small real pass if it runs eagerly."""
-        size = self._findings.micro_batches.safe_size
-
-        def first_batch() -> Any:
-            batch = source.first_batch()
-            return batch if size is None else cutting.take(batch, 0, size)
-
-        build_model(self.model, source.batch_specs(), first_batch if self._is_eager else None)
+        build_for(self.model, source, self._findings.micro_batches.safe_size, self._is_eager)
 
     def _manifest(self, inputs: Inputs, plan: Plan) -> manifest.Manifest:
         own = {"on_nonfinite": self.on_nonfinite, "sum_duplicate_rows": self._sum_duplicate_rows is not False}
@@ -353,16 +327,11 @@ class Trainer:
         loop = self._loop()
         if verbose == 1 and self.strategy.batches > 1 and not self._findings.is_described:
             print(f"{self.strategy!r}: an update is {source.describe_update(self.strategy.batches)}, on {self.device}")
-        listener = callback_list(callbacks, self.model, plan, verbose)
+        listener = runs.callback_list(callbacks, self.model, plan, verbose)
         progress = found.progress(plan.initial_epoch)
         self._resumed_at = progress.updates if found.is_resuming else None
-        validator = None
-        if inputs.validation is not None:
-            validator = Validator(self.model, loop, inputs.validation, listener, self._evaluations, is_silent=verbose == 0)
-        fit = Fit(self.model, loop, source, validator, listener, progress, self._findings, verbose)
-        # What was not worth finding out may be, for a run that is made longer; but a stream would have to be read again.
-        may_find_out = not found.is_resuming or (found.is_longer and source.arrays is not None)
-        if has_found_out := may_find_out and find_out(fit, plan.updates - progress.updates):
+        fit = runs.fit_of(self.model, loop, inputs, listener, progress, self._findings, self._evaluations, verbose)
+        if has_found_out := runs.find_out(fit, found, plan.updates - progress.updates):
             self._keep_made()
         self._keeper.begin(fit, found, must_save=has_found_out)
         if found.is_over:
@@ -370,7 +339,7 @@ class Trainer:
             self._whereabouts.remember(source, data)
             return self.model.history
         try:
-            Epochs(fit, self._keeper)(plan, self._updates_per_call)
+            runs.Epochs(fit, self._keeper)(plan, self._updates_per_call)
         finally:
             self._keep_made()
             self._whereabouts.remember(source, data)

@@ -16,7 +16,7 @@ from trainlab.data.array_source import ArraySource
 from trainlab.data.arrays import as_arrays, is_stream
 from trainlab.data.kinds import class_weights, matched
 from trainlab.data.stream_source import StreamSource
-from trainlab.objective import cutting, has_own_step
+from trainlab.objective import build_model, cutting, has_own_step
 
 Arrays = tuple[Any, Any, Any]  # x, y, sample_weight
 Source = ArraySource | StreamSource
@@ -171,6 +171,26 @@ def prepared(model: keras.Model, given: Given, seed: int) -> Source:
         checks.check_batched(model, source.batch_specs())
     checks.check_targets(model, source.batch_specs()[1])
     return source
+
+
+def build_for(model: keras.Model, source: Source, size: int | None, is_eager: bool) -> None:
+    """Builds a model, its losses, metrics and optimizer for the batches of a source; by a small real pass if it runs eagerly.
+
+    Args:
+        model: compiled.
+        source: of the batches.
+        size: examples that the model may be given at once; None for whole batches.
+        is_eager: whether it runs eagerly.
+
+    Raises:
+        ValueError: it does not fit the batches, or there is nothing to train.
+    """
+
+    def first_batch() -> Any:
+        batch = source.first_batch()
+        return batch if size is None else cutting.take(batch, 0, size)
+
+    build_model(model, source.batch_specs(), first_batch if is_eager else None)
 
 
 def checked(model: keras.Model, given: Given, source: Source) -> Inputs:

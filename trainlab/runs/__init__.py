@@ -4,12 +4,12 @@ from trainlab.runs import manifest, workers
 from trainlab.runs.disk import compiled
 from trainlab.runs.disk.checkpoint import write_atomically
 from trainlab.runs.disk.lock import Lock
-from trainlab.runs.epochs import Epochs, Fit, Keeper, callback_list, find_out, verbosity
+from trainlab.runs.epochs import Epochs, Fit, Keeper, callback_list, find_out, fit_of, verbosity
 from trainlab.runs.evaluating import Validator, evaluate_alone, predict_alone
 from trainlab.runs.keeping import RunKeeper
 from trainlab.runs.manifest import OVERRIDABLE, OtherRun
 from trainlab.runs.resuming import RESUME, Asked, Found
-from trainlab.runs.run import Run, explain_unknown
+from trainlab.runs.run import Run, refuse_unknown
 from trainlab.runs.signals import Signals
 
 __all__ = [
@@ -29,10 +29,11 @@ __all__ = [
     "callback_list",
     "compiled",
     "evaluate_alone",
-    "explain_unknown",
     "find_out",
+    "fit_of",
     "manifest",
     "predict_alone",
+    "refuse_unknown",
     "verbosity",
     "workers",
     "write_atomically",

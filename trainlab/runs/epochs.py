@@ -13,8 +13,8 @@ from typing import Any
 
 import keras
 
-from trainlab.data import ArraySource, Source
-from trainlab.loop import Findings, Loop, Plan, Progress, announce, jit
+from trainlab.data import ArraySource, Inputs, Source
+from trainlab.loop import Evaluations, Findings, Loop, Plan, Progress, announce, jit
 from trainlab.objective import keras_internals
 from trainlab.runs import signals
 from trainlab.runs.evaluating import Validator
@@ -298,8 +298,28 @@ class Epochs:
         self._keeper.boundary()
 
 
-def find_out(fit: Fit, updates_ahead: int) -> bool:
+def fit_of(
+    model: keras.Model,
+    loop: Loop,
+    inputs: Inputs,
+    listener: keras.callbacks.CallbackList,
+    progress: Progress,
+    findings: Findings,
+    evaluations: Evaluations,
+    verbose: int,
+) -> Fit:
+    """The `Fit` of these inputs; `evaluations` keeps the programs of the validation."""
+    validator = None
+    if inputs.validation is not None:
+        validator = Validator(model, loop, inputs.validation, listener, evaluations, is_silent=verbose == 0)
+    return Fit(model, loop, inputs.source, validator, listener, progress, findings, verbose)
+
+
+def find_out(fit: Fit, found: Found, updates_ahead: int) -> bool:
     """Lets the loop find out whether XLA pays, where that is worth it; returns whether it is known only now."""
+    # What was not worth finding out may be, for a run that is made longer; but a stream would have to be read again.
+    if found.is_resuming and not (found.is_longer and fit.source.arrays is not None):
+        return False
     # What is timed in one process says nothing of what several do together.
     is_open = fit.loop.jit_compile is None and fit.loop.link is None
     if not is_open or not jit.is_worth_asking(fit.model, updates_ahead):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,8 +74,21 @@ class Run:
         return cls(run)
 
 
-def explain_unknown(unknown: Mapping[str, Any], known: Sequence[str]) -> str:
-    """One line on arguments of a Trainer that there are none of, those of a run in version 0.1 among them."""
+def refuse_unknown(unknown: Mapping[str, Any], trainer: type) -> None:
+    """Refuses arguments that a Trainer does not have, those of a run in version 0.1 among them.
+
+    Args:
+        unknown: by name; none is right.
+        trainer: whose constructor they were given to, as its `**unknown`.
+
+    Raises:
+        TypeError: there is one, in one line.
+    """
+    if unknown:
+        raise TypeError(_explain(unknown, [name for name in inspect.signature(trainer).parameters if name != "unknown"]))
+
+
+def _explain(unknown: Mapping[str, Any], known: Sequence[str]) -> str:
     if ours := [name for name in _BEFORE if name in unknown]:
         directory = unknown.get("run_dir")
         settings = "".join(f", {name}={unknown[name]!r}" for name in ours if name != "run_dir")
