@@ -18,6 +18,7 @@ from trainlab.cli.configs import gin_internals, outline
 from trainlab.cli.configs.checks import check_known, check_literal, check_macros, check_parameter
 from trainlab.cli.configs.config import Binding, Config, literal
 from trainlab.cli.configs.errors import ConfigError, one_line
+from trainlab.cli.configs.monitors import bind_monitor
 from trainlab.cli.configs.names import RUN, NotKnown, full_name, outlined
 from trainlab.cli.configs.settings import check_setting
 
@@ -49,6 +50,7 @@ def load(files: Iterable[str | os.PathLike], bindings: Iterable[str] = ()) -> Co
     for binding in in_force:
         check_macros(binding, in_force)
         check_literal(binding, in_force)
+    reader.bindings.update(bind_monitor(in_force))
     try:
         gin.finalize()
     except ValueError as error:

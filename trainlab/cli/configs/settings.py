@@ -34,13 +34,23 @@ class Settings:
         data: The data set, for example `@digits()`.
         model: Called as `model(input_shape, num_classes)`, returns a Keras model, for example `@mlp` (no parentheses:
             the shapes come from the data).
-        loss: A Keras loss, its name, or a function `(y_true, y_pred)`. The models of `trainlab.models` return logits.
         optimizer: A Keras optimizer, for example `@keras.optimizers.SGD()`.
         strategy: The step, for example `@Heun()`.
-        metrics: Keras metrics or their names.
+        loss: A Keras loss, its name, or a function `(y_true, y_pred)`. The models of `trainlab.models` return logits. None takes
+            the one that the data are made for.
+        metrics: Keras metrics or their names, in a list; None takes those that the data are made for.
         batch_size: Examples in a batch; under `Accumulate(n)` an update takes n batches.
         epochs: Passes over the training data.
         steps: Total number of updates, in place of `epochs` where given.
+        validation_split: The share of the training arrays that is held out to validate on, drawn by a seed of its own; of a
+            `numpy.memmap` the end. 0 for none.
+        validation_data: What to validate on instead: a function that returns `(x, y)`, `(x, y, sample_weight)`, a
+            `tf.data.Dataset` or a `Data`; `'test'` for the test data, on which then nothing must be chosen.
+        callbacks: Keras callbacks or your own, in a list, as in `[@EarlyStopping(), @TensorBoard()]`.
+        monitor: The metric that the run is judged by, such as `'val_accuracy'`, or `('max', 'NAME')`: by `keep_best = True` and by
+            the callbacks `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint` where their own `monitor` is not set.
+        tensorboard: Whether a TensorBoard writes into the run's directory.
+        overfit: Trains and validates on only so many batches, which a model that can learn fits.
         seed: Seed of everything random: initial weights, the order of the data, dropout.
         jit_compile: Whether XLA compiles the step; None finds out by timing, if the run is long enough to repay it and not
             deterministic.
@@ -49,7 +59,7 @@ class Settings:
         save_seconds: Seconds between two checkpoints; None for none by time.
         keep: How many of the last checkpoints are kept.
         keep_best: The metric, such as `'val_loss'`, whose best checkpoint is kept besides; `('max', 'NAME')` or `('min', 'NAME')`
-            where nothing says which is better.
+            where nothing says which is better; True takes `monitor`.
         micro_batch_size: Evaluates batches in pieces of at most so many examples; `'auto'` halves until they fit in memory.
         on_nonfinite: `'stop'` at an update that leaves a NaN or an infinity, or `'skip'` it.
         sum_duplicate_rows: Whether rows of an embedding that an update looks up more than once are summed before the optimizer
@@ -77,20 +87,26 @@ class Settings:
 
     data: Data
     model: Callable[[Any, int], keras.Model]
-    loss: Any
     optimizer: keras.Optimizer
     strategy: StepStrategy = dataclasses.field(default_factory=_plain)
-    metrics: Sequence[Any] = ("accuracy",)
+    loss: Any = None
+    metrics: Sequence[Any] | None = None
     batch_size: int = 32
     epochs: int = 1
     steps: int | None = None
+    validation_split: float = 0.1
+    validation_data: Any = None
+    callbacks: Sequence[Any] = ()
+    monitor: str | tuple[str, str] | None = None
+    tensorboard: bool = False
+    overfit: int | None = None
     seed: int = 0
     jit_compile: bool | None = None
     deterministic: bool = True
     save_steps: int | None = None
     save_seconds: float | None = 60.0
     keep: int = 3
-    keep_best: str | tuple[str, str] | None = None
+    keep_best: str | tuple[str, str] | bool | None = None
     on_nonfinite: str = "stop"
     micro_batch_size: int | str | None = None
     sum_duplicate_rows: bool | None = None
@@ -113,6 +129,12 @@ class Settings:
             )
         for name in _RULES:
             check_setting(name, getattr(self, name))
+        for i, callback in enumerate(self.callbacks):
+            _require_object(f"callbacks[{i}]", callback, keras.callbacks.Callback, "a Keras callback", "@EarlyStopping()")
+        for metric in self.metrics or ():
+            if isinstance(metric, keras.Loss):  # a loss and a metric of one name
+                kind = type(metric).__name__
+                raise TypeError(f"run.metrics = [..., @{kind}()]: is a loss; write @keras.metrics.{kind}() for the metric")
         rate = self.optimizer.get_config().get("learning_rate")
         if isinstance(rate, float) and not (math.isfinite(rate) and rate >= 0):  # a schedule is a dictionary here
             raise ValueError(f"{type(self.optimizer).__name__}.learning_rate = {rate:g}: must be a finite number of at least 0")
@@ -121,7 +143,8 @@ class Settings:
         """The run that these settings describe, in a directory."""
         from trainlab.runs import Run
 
-        return Run(directory, self.save_seconds, self.save_steps, self.keep, self.keep_best)
+        best = (self.monitor or "val_loss") if isinstance(self.keep_best, bool) else self.keep_best
+        return Run(directory, self.save_seconds, self.save_steps, self.keep, best)
 
 
 def check_setting(name: str, value: Any) -> None:
@@ -202,9 +225,30 @@ def _one_of(kind: type[Exception], words: str, *values: Any) -> Callable[[str, A
     return check
 
 
-def _list(name: str, value: Any) -> None:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"run.{name} = {_brief(value)}: must be a list, as in run.{name} = ['accuracy']")
+def _list(example: str, others: Sequence[Any] = ()) -> Callable[[str, Any], None]:
+    def check(name: str, value: Any) -> None:
+        if not any(value is other for other in others) and (isinstance(value, str) or not isinstance(value, Sequence)):
+            raise TypeError(f"run.{name} = {_brief(value)}: must be a list, as in run.{name} = [{example}]")
+
+    return check
+
+
+def _share(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f"run.{name} = {value!r}: must be a number of at least 0 and less than 1, as in run.{name} = 0.1")
+
+
+def _held_out(name: str, value: Any) -> None:
+    if isinstance(value, (bool, int, float)) or (isinstance(value, str) and value != "test"):
+        what = "must be 'test', or a function that returns (x, y), a tf.data.Dataset or a Data"
+        raise TypeError(f"run.{name} = {value!r}: {what}, as in run.{name} = @my_module.held_out()")
+    if callable(value) and not hasattr(value, "element_spec"):
+        raise TypeError(f"run.{name} = {_brief(value)}: must be what that returns; the parentheses are missing")
+
+
+def _best_or_true(name: str, value: Any) -> None:
+    if value is not True:
+        _best(name, value)
 
 
 def _best(name: str, value: Any) -> None:
@@ -225,9 +269,15 @@ _RULES: dict[str, Callable[[str, Any], None]] = {
     "deterministic": _one_of(TypeError, "True or False", True, False),
     "micro_batch_size": _count(1, others=(None, "auto")),
     "on_nonfinite": _one_of(ValueError, "'stop' or 'skip'", "stop", "skip"),
-    "keep_best": _best,
+    "keep_best": _best_or_true,
+    "monitor": _best,
+    "validation_split": _share,
+    "validation_data": _held_out,
+    "callbacks": _list("@EarlyStopping()"),
+    "tensorboard": _one_of(TypeError, "True or False", True, False),
+    "overfit": _count(1, others=(None,)),
     "jit_compile": _one_of(TypeError, "True, False or None", True, False, None),
     "sum_duplicate_rows": _one_of(TypeError, "True, False or None", True, False, None),
     "distribute": _one_of(ValueError, "'mirrored' or None", "mirrored", None),
-    "metrics": _list,
+    "metrics": _list("'accuracy'", others=(None,)),
 }
