@@ -1,4 +1,4 @@
-"""Makes trainlab/digits.npz from scikit-learn's copy of the UCI handwritten digits.
+"""Makes trainlab/datasets/digits.npz from scikit-learn's copy of the UCI handwritten digits.
 
 It was run once; the file is kept in the repository. To make it again:
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-PATH = Path(__file__).resolve().parents[1] / "trainlab" / "digits.npz"
+PATH = Path(__file__).resolve().parents[1] / "trainlab" / "datasets" / "digits.npz"
 
 
 def main() -> None:

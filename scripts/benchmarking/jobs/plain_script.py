@@ -13,7 +13,7 @@ import numpy as np
 def main() -> None:
     """Trains on the digits, validates each epoch, saves the model."""
     path, epochs = sys.argv[1:]
-    with np.load(Path(__file__).parents[3] / "trainlab" / "digits.npz") as arrays:
+    with np.load(Path(__file__).parents[3] / "trainlab" / "datasets" / "digits.npz") as arrays:
         x, y = arrays["images"].reshape(-1, 8, 8, 1).astype("float32") / 16, arrays["labels"].astype("int32")
     order = np.random.default_rng(0).permutation(len(x))
     held_out, rest = order[:359], order[359:]

@@ -34,7 +34,7 @@ def register() -> None:
             gin.external_configurable(item, name=name, module="trainlab")
     for module in (datasets, models):
         for name, item in vars(module).items():
-            if inspect.isfunction(item) and item.__module__ == module.__name__ and not name.startswith("_"):
+            if inspect.isfunction(item) and item.__module__.startswith(f"{module.__name__}."):
                 gin.external_configurable(item, name=name, module=module.__name__)
     for path, module, base in (
         ("keras.optimizers", keras.optimizers, keras.Optimizer),

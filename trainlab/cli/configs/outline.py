@@ -114,10 +114,9 @@ def _ours() -> Iterator[tuple[str, Place]]:
         if name not in _OTHERS:
             yield f"trainlab.{name}", place
     for module in ("datasets", "models"):
-        file = _TRAINLAB / f"{module}.py"
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-                yield f"trainlab.{module}.{node.name}", Place(file, node.name)
+        for name, place in _imported(_TRAINLAB / module / "__init__.py", _TRAINLAB).items():
+            if name[0].islower():  # the others are classes, which are no names of a config
+                yield f"trainlab.{module}.{name}", place
 
 
 def _keras_classes() -> Iterator[tuple[str, Place]]:

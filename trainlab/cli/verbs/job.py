@@ -88,7 +88,7 @@ class Job:
         settings = config.build()
         if self._use == "best" and settings.keep_best is None:
             raise ValueError("--use=best: nothing says what is best: write --set 'run.keep_best = \"val_accuracy\"'")
-        model = settings.model(settings.data.input_shape, settings.data.num_classes)
+        model = settings.model(settings.data.input_shape, settings.data.num_outputs)
         if not isinstance(model, keras.Model):
             raise TypeError(f"run.model must return a keras.Model, not a {type(model).__name__}")
         self._trainer = trainer = Trainer(
@@ -231,7 +231,7 @@ def _summary(settings: Settings, trainer: Trainer) -> str:
     lines = {
         "model": f"{model.name}, {_many(model.count_params(), 'parameter')}",
         "device": trainer.device,
-        "data": f"{data.name}: {data.described_sizes} of shape {data.input_shape}, {_many(data.num_classes, 'class', 'es')}",
+        "data": f"{data.name}: {data.described_sizes} of shape {data.input_shape}, {_many(data.num_outputs, 'class', 'es')}",
         "strategy": f"{strategy!r}, {_many(strategy.evaluations, 'evaluation')} an update",
         "update": _update(settings, trainer),
         "length": length,

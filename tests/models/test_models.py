@@ -1,5 +1,3 @@
-import doctest
-
 import keras
 import numpy as np
 import pytest
@@ -8,12 +6,6 @@ from trainlab import models
 
 SHAPES = [(8, 8, 1), (28, 28, 1), (32, 32, 3)]
 FACTORIES = [models.mlp, models.cnn, models.logistic_regression]
-
-
-def test_docstring_examples():
-    result = doctest.testmod(models)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

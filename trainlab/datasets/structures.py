@@ -1,0 +1,75 @@
+"""Examples however they are nested: dictionaries, tuples and lists of arrays, or of their specs."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+
+def x_of(element: Any) -> Any:
+    """The x of a batch `(x, y)` or `(x, y, sample_weight)`, or of its specs."""
+    return element[0] if isinstance(element, (tuple, list)) else element
+
+
+def leaves(structure: Any) -> list[Any]:
+    """What is in it that is no dictionary, tuple or list."""
+    if isinstance(structure, dict):
+        structure = tuple(structure.values())
+    return [leaf for part in structure for leaf in leaves(part)] if isinstance(structure, (tuple, list)) else [structure]
+
+
+def shapes(x: Any) -> Any:
+    """The shape of an example, of arrays or of their specs, however they are nested."""
+    if isinstance(x, dict):
+        return {name: shapes(part) for name, part in x.items()}
+    if _is_nest(x):
+        return tuple(map(shapes, x))
+    shape: Any = getattr(x, "shape", None)
+    if hasattr(shape, "rank") and shape.rank is None:
+        raise ValueError("Data.train: the shape of x is not known, not even its rank: give the data set one with tf.ensure_shape")
+    return tuple(np.shape(x) if shape is None else shape)[1:]
+
+
+def length(structure: Any) -> int:
+    """The number of examples."""
+    while isinstance(structure, dict) or _is_nest(structure):
+        structure = next(iter(structure.values())) if isinstance(structure, dict) else structure[0]
+    return structure.shape[0] if hasattr(structure, "shape") else len(structure)  # a sparse matrix has no len
+
+
+def rows(structure: Any, which: Any) -> Any:
+    """Some of the examples.
+
+    Args:
+        structure: Arrays, tensors, frames, or lists of values, however they are nested.
+        which: A slice, of which arrays give a view, or an array of indices.
+    """
+    if isinstance(structure, dict):
+        return {name: rows(part, which) for name, part in structure.items()}
+    if _is_nest(structure):
+        return type(structure)(rows(part, which) for part in structure)
+    if isinstance(structure, (list, tuple)):
+        return structure[which] if isinstance(which, slice) else [structure[i] for i in which]
+    if hasattr(structure, "iloc"):
+        return structure.iloc[which]
+    if isinstance(structure, np.ndarray) or isinstance(which, slice) or not hasattr(structure, "dtype"):
+        return structure[which]
+    return _gathered(structure, which)
+
+
+def _gathered(array: Any, which: np.ndarray) -> Any:
+    try:
+        return operator.getitem(array, which)
+    except (TypeError, ValueError, IndexError):  # a tensor takes no array of indices
+        import tensorflow as tf
+
+        return tf.gather(array, which)
+
+
+def _is_nest(structure: Any) -> bool:
+    """Whether a tuple or a list holds arrays: a list of numbers, or of lists of them, is an array itself."""
+    return isinstance(structure, (tuple, list)) and any(
+        hasattr(part, "shape") or isinstance(part, dict) for part in structure[:1]
+    )
