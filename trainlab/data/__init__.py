@@ -4,7 +4,18 @@ from trainlab.data import device
 from trainlab.data.array_source import ArraySource, Whereabouts, describe_update
 from trainlab.data.blocks import Block, Layout, TrailingLayout, may_unroll
 from trainlab.data.checks import check_count, check_labels, find_non_finite
-from trainlab.data.inputs import Given, Inputs, Source, Validation, build_for, checked, prepared, split, to_evaluate_on
+from trainlab.data.inputs import (
+    Given,
+    Inputs,
+    Source,
+    Validation,
+    build_for,
+    check_held_out,
+    checked,
+    prepared,
+    split,
+    to_evaluate_on,
+)
 from trainlab.data.stream import StopRequested, finishes, is_anything_left_behind, stoppable, waited_for
 from trainlab.data.stream_blocks import checksum_of
 from trainlab.data.stream_source import StreamSource
@@ -23,6 +34,7 @@ __all__ = [
     "Whereabouts",
     "build_for",
     "check_count",
+    "check_held_out",
     "check_labels",
     "checked",
     "checksum_of",

@@ -206,6 +206,20 @@ def checked(model: keras.Model, given: Given, source: Source) -> Inputs:
     return Inputs(source, validation)
 
 
+def check_held_out(model: keras.Model, x: Any, y: Any, sample_weight: Any, name: str) -> None:
+    """Checks data that are to be evaluated later as thoroughly as those that are trained on.
+
+    Args:
+        model: built.
+        x, y, sample_weight: arrays, or a data set as `x`, of which only the element spec is looked at.
+        name: of the data, for messages.
+
+    Raises:
+        TypeError, ValueError: they cannot be evaluated.
+    """
+    _validation(model, Given(None, validation_data=(x, y, sample_weight) if y is not None else x), name)
+
+
 def _source(model: keras.Model, given: Given, seed: int) -> Source:
     if given.x is None:
         raise ValueError("x is missing: give arrays or a tf.data.Dataset")
@@ -232,20 +246,20 @@ def _source(model: keras.Model, given: Given, seed: int) -> Source:
     return ArraySource((x, y, sample_weight), 32 if given.batch_size is None else given.batch_size, bool(given.shuffle), seed)
 
 
-def _validation(model: keras.Model, given: Given) -> Validation:
+def _validation(model: keras.Model, given: Given, name: str = "validation_data") -> Validation:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(given.validation_data)
     converted = None
     if not is_stream(x):
-        (x, y, sample_weight), converted = _checked_validation(model, (x, y, sample_weight), given.check_data)
+        (x, y, sample_weight), converted = _checked_validation(model, (x, y, sample_weight), given.check_data, name)
     elif isinstance(x, tf.data.Dataset):
         try:
             checks.check_batched(model, keras.utils.unpack_x_y_sample_weight(x.element_spec))
         except ValueError as error:
-            raise ValueError(f"validation_data: {error}") from None
+            raise ValueError(f"{name}: {error}") from None
     return Validation((x, y, sample_weight), given, converted)
 
 
-def _checked_validation(model: keras.Model, arrays: Arrays, has_values_checked: bool) -> tuple[Arrays, Arrays]:
+def _checked_validation(model: keras.Model, arrays: Arrays, has_values_checked: bool, called: str) -> tuple[Arrays, Arrays]:
     """Checks validation data as thoroughly as training data; returns them as Keras' `evaluate` takes them, and converted."""
     try:
         converted = _converted(arrays)
@@ -257,7 +271,7 @@ def _checked_validation(model: keras.Model, arrays: Arrays, has_values_checked: 
             checks.check_values(x, y, sample_weight)
             checks.check_labels(model, x, y)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"validation_data: {error}") from None
+        raise type(error)(f"{called}: {error}") from None
     are_as_given = all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in tf.nest.flatten(arrays) if leaf is not None)
     is_as_given = are_as_given and y is converted[1] and sample_weight is converted[2]
     return arrays if is_as_given else (x, y, sample_weight), (x, y, sample_weight)

@@ -49,8 +49,6 @@ def _is_bound(bindings: Sequence[Binding], scope: str, selector: str, argument: 
     """Whether a config says it, for this scope or for one round it; of a mode, whether it names its own monitor."""
     said = (argument, "monitor")
     return any(
-        other.selector == selector
-        and other.argument in said
-        and f"{scope}/".startswith(f"{other.scope}/" if other.scope else "")
+        other.selector == selector and other.argument in said and f"{scope}/".startswith(f"{other.scope}/" if other.scope else "")
         for other in bindings
     )

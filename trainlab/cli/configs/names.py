@@ -8,7 +8,7 @@ only one thing has it (`Heun`, `mlp`). `import my_module` makes everything in a 
 import difflib
 import functools
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -88,12 +88,12 @@ def full_name(name: str, imports: Mapping[str, ModuleType]) -> str:
         'trainlab.Heun'
     """
     register()
-    matches = gin_internals.matching(name)
+    matches = _preferred(gin_internals.matching(name))
     if len(matches) > 1:
         raise NotKnown(name, f"'{name}' is ambiguous: write {' or '.join(sorted(matches))}")
     if matches:
         return matches[0]
-    for path, item in _imported(name, imports):
+    for path, item in (*_of_keras(name), *_imported(name, imports)):
         module, _, last = path.rpartition(".")
         try:
             gin.external_configurable(item, name=last, module=module)
@@ -101,7 +101,7 @@ def full_name(name: str, imports: Mapping[str, ModuleType]) -> str:
             raise NotKnown(name, f"'{name}' cannot be used in a config: {one_line(error)}") from error
         return path
     own = [f"{bound}.{item}" for bound, module in imports.items() for item in vars(module)]
-    raise _unknown(name, gin_internals.registered(), own)
+    raise _unknown(name, {*outline.places(), *gin_internals.registered()}, own)
 
 
 def outlined(name: str) -> str:
@@ -121,7 +121,7 @@ def outlined(name: str) -> str:
         ('trainlab.Heun', 'keras.optimizers.Adam')
     """
     known = {*outline.places(), *gin_internals.registered()}
-    matches = [full for full in known if f".{full}".endswith(f".{name}")]
+    matches = _preferred([full for full in known if f".{full}".endswith(f".{name}")])
     if len(matches) == 1:
         return matches[0]
     if not outline.places() or matches:
@@ -144,6 +144,28 @@ def short_name(selector: str) -> str:
     known = {*outline.places(), *gin_internals.registered(), selector}
     ends = (".".join(selector.split(".")[start:]) for start in range(selector.count("."), -1, -1))
     return next(end for end in ends if sum(f".{full}".endswith(f".{end}") for full in known) == 1)
+
+
+def _preferred(names: Sequence[str]) -> Sequence[str]:
+    """Of a loss and a metric of one name the loss: a metric is then written `keras.metrics.NAME`."""
+    return [name for name in names if not name.startswith("keras.metrics.")] or names
+
+
+def _of_keras(name: str) -> Iterable[tuple[str, Any]]:
+    """What a name stands for among Keras' callbacks and metrics, which gin comes to know only as they are used.
+
+    So a loss keeps its short name in the config of a run, though there is a metric of that name.
+    """
+    import keras
+
+    *_, last = name.split(".")
+    for path, module, base in (
+        ("keras.callbacks", keras.callbacks, keras.callbacks.Callback),
+        ("keras.metrics", keras.metrics, keras.Metric),
+    ):
+        item = getattr(module, last, None)
+        if f".{path}.{last}".endswith(f".{name}") and inspect.isclass(item) and issubclass(item, base) and item is not base:
+            yield f"{path}.{last}", item
 
 
 def _imported(name: str, imports: Mapping[str, ModuleType]) -> Iterable[tuple[str, Any]]:
@@ -173,6 +195,8 @@ _KINDS = {  # what there is of a kind, by what its full names begin with
     "optimizers": "keras.optimizers",
     "losses": "keras.losses",
     "schedules": "keras.optimizers.schedules",
+    "callbacks": "keras.callbacks",
+    "metrics": "keras.metrics",
 }
 _WANTED = {
     "strategy": "strategies",
@@ -183,6 +207,8 @@ _WANTED = {
     "inner_optimizer": "optimizers",
     "loss": "losses",
     "learning_rate": "schedules",
+    "callbacks": "callbacks",
+    "metrics": "metrics",
 }
 
 
@@ -194,7 +220,8 @@ def _list_of(known: Collection[str], wanted: str) -> str:
     if kind := _WANTED.get(wanted):
         return f"the {kind} are {names(kind)}"
     ours = "; ".join(f"the {kind} are {names(kind)}" for kind in ("strategies", "data sets", "models"))
-    return f"{ours}; others are the classes of keras.optimizers, keras.optimizers.schedules and keras.losses"
+    theirs = "keras.optimizers, keras.optimizers.schedules, keras.losses, keras.metrics and keras.callbacks"
+    return f"{ours}; others are the classes of {theirs}"
 
 
 def _last(name: str) -> str:

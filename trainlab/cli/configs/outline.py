@@ -16,7 +16,10 @@ from typing import NamedTuple
 
 _TRAINLAB = Path(__file__).parents[2]
 # What stands beside those that a config may build, and is none.
-_OTHERS = ("StepStrategy", "Optimizer", "OptimizerMap", "Loss", "LearningRateSchedule", "State", "Step")
+_OTHERS = frozenset(
+    "StepStrategy State Step Optimizer OptimizerMap Loss LearningRateSchedule Metric Callback CallbackList History "
+    "ProgbarLogger".split()
+)
 # The names that Keras' `compile` itself gives a meaning, in capitals or not.
 _SHORT = {"metrics": ("accuracy", "acc"), "losses": ("crossentropy", "ce")}
 
@@ -120,7 +123,7 @@ def _ours() -> Iterator[tuple[str, Place]]:
 
 
 def _keras_classes() -> Iterator[tuple[str, Place]]:
-    for module in ("optimizers", "optimizers.schedules", "losses"):
+    for module in ("optimizers", "optimizers.schedules", "losses", "callbacks", "metrics"):
         for name, place in _imported(_keras().joinpath(*module.split("."), "__init__.py"), _keras()).items():
             if place.name[0].isupper() and name not in _OTHERS:
                 yield f"keras.{module}.{name}", place

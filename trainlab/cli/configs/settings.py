@@ -47,8 +47,8 @@ class Settings:
         validation_data: What to validate on instead: a function that returns `(x, y)`, `(x, y, sample_weight)`, a
             `tf.data.Dataset` or a `Data`; `'test'` for the test data, on which then nothing must be chosen.
         callbacks: Keras callbacks or your own, in a list, as in `[@EarlyStopping(), @TensorBoard()]`.
-        monitor: The metric that the run is judged by, such as `'val_accuracy'`, or `('max', 'NAME')`: by `keep_best = True` and by
-            the callbacks `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint` where their own `monitor` is not set.
+        monitor: The metric that the run is judged by, such as `'val_accuracy'`, or `('max', 'NAME')`: by `keep_best = True`, and
+            by the callbacks `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint` where their own `monitor` is not set.
         tensorboard: Whether a TensorBoard writes into the run's directory.
         overfit: Trains and validates on only so many batches, which a model that can learn fits.
         seed: Seed of everything random: initial weights, the order of the data, dropout.

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from trainlab.callbacks import JsonLines, json_value
 from trainlab.cli.configs import reading
 from trainlab.cli.configs.config import Config
 from trainlab.cli.configs.errors import ConfigError, in_flags, one_line
 from trainlab.cli.configs.settings import Settings
+from trainlab.cli.verbs.parts import unpacked
 from trainlab.cli.verbs.run_directory import RunDirectory
-from trainlab.data import device
+from trainlab.cli.verbs.setup import Setup, seed, set_up
+from trainlab.cli.verbs.summary import summary
+from trainlab.data import check_held_out, device
 from trainlab.loop import NonFiniteError
 from trainlab.runs import OtherRun, Signals, compiled, write_atomically
 from trainlab.trainer import Trainer
@@ -56,7 +58,7 @@ class Job:
         """
         try:
             with warnings.catch_warnings(), Signals(at_once=True):
-                warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes what that takes, and less
+                warnings.showwarning = show_warning  # type: ignore[assignment]  # it takes what that takes, and less
                 self._work()
         except (KeyboardInterrupt, SystemExit) as error:
             if self._debug:
@@ -79,57 +81,42 @@ class Job:
         device.grow_memory()
         self._config = config = reading.load(self._files, self._bindings)
         self._directory.check(self._how["resume"], self._how["overwrite"])
-        # Before anything is built: initial weights come from the seed.
-        keras.utils.set_random_seed(config.seed)
-        if config.deterministic:
-            tf.config.experimental.enable_op_determinism()
+        seed(config)
         if is_asked:
             self._compiled = compiled.Compiled(self._directory.path / "compiled")
         settings = config.build()
         if self._use == "best" and settings.keep_best is None:
             raise ValueError("--use=best: nothing says what is best: write --set 'run.keep_best = \"val_accuracy\"'")
-        model = settings.model(settings.data.input_shape, settings.data.num_outputs)
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"run.model must return a keras.Model, not a {type(model).__name__}")
-        self._trainer = trainer = Trainer(
-            model,
-            settings.strategy,
-            optimizer=settings.optimizer,
-            loss=settings.loss,
-            metrics=list(settings.metrics),
-            seed=settings.seed,
-            jit_compile=settings.jit_compile,
-            deterministic=settings.deterministic or None,
-            run=settings.run_in(self._directory.path),
-            on_nonfinite=settings.on_nonfinite,
-            micro_batch_size=settings.micro_batch_size,
-            sum_duplicate_rows=settings.sum_duplicate_rows,
-            distribute=settings.distribute,
-        )
+        setup = set_up(config, self._directory.path, settings)
+        settings, self._trainer = setup.settings, setup.trainer
+        trainer = setup.trainer
         _check_all_used(config)
-        _check_logits(settings.loss, model)
-        print(_summary(settings, trainer), flush=True)
+        _check_logits(settings.loss, trainer.model)
+        print(summary(setup), flush=True)
         start = time.monotonic()
         records = JsonLines(self._directory.metrics, restart=True)
-        history = self._train(settings, trainer, [records, _Begin(self._directory, config, self._compiled)])
+        history = self._train(setup, records)
         with self._directory.finishing():
             test = self._finish(settings, trainer, records, len(history.epoch))
         numbers = {name: math.nan if value is None else float(value) for name, value in test.items()}
-        print(f"test      {', '.join(f'{name} {value:.4f}' for name, value in numbers.items())}")
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        print(f"test      {shown or 'nothing: the data have no test part'}")
         seconds = time.monotonic() - start
         print(f"results   {self._directory.path}: model.keras, metrics.jsonl, config.gin ({seconds:.0f} s)")
         self._done = True
 
-    def _train(self, settings: Settings, trainer: Trainer, callbacks: list[Any]) -> keras.callbacks.History:
+    def _train(self, setup: Setup, records: JsonLines) -> keras.callbacks.History:
+        settings, trainer, data = setup.settings, setup.trainer, setup.settings.data
         length: dict[str, Any] = {"epochs": settings.epochs} if settings.steps is None else {"steps": settings.steps}
-        data = settings.data
-        x, y = _xy(data.train)
+        x, y, sample_weight = unpacked(data.train)
+        begin = _Begin(self._directory, setup, self._compiled)
         return trainer.fit(
             x,
             y,
+            sample_weight=sample_weight,
             batch_size=settings.batch_size if data.is_arrays else None,
-            validation_data=data.test,
-            callbacks=callbacks,
+            validation_data=data.validation,
+            callbacks=[begin, *setup.callbacks(self._directory.path), records],
             verbose=1 if sys.stdout.isatty() else 2,  # a bar that redraws itself, or a line an epoch
             **length,
             **self._how,
@@ -143,9 +130,8 @@ class Job:
         if test is not None:
             return test
         if said is not None:
-            _show_warning(said)
-        size = settings.batch_size if settings.data.is_arrays else None
-        test = trainer.evaluate(*_xy(settings.data.test), batch_size=size, verbose=0, return_dict=True)
+            show_warning(said)
+        test = _tested(settings, trainer)
         # What is tested may be of an earlier update than the run has come to.
         step = trainer.iterations if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
         records.write({"epoch": epochs, "step": step, **{f"test_{name}": value for name, value in test.items()}})
@@ -169,10 +155,14 @@ class Job:
         return f"the last checkpoint is {shown}; the same command goes on from there"
 
 
-def _xy(part: Any) -> tuple[Any, Any]:
-    """`Data.train` or `Data.test` as `fit` and `evaluate` take it: `x` and `y`, or a data set as `x`."""
-    x, y = (part, None) if hasattr(part, "element_spec") else part
-    return x, y
+def _tested(settings: Settings, trainer: Trainer) -> dict[str, Any]:
+    """What the test data say, which are looked at only here; nothing, where there are none."""
+    part = settings.data.test
+    if part is None:
+        return {}
+    x, y, sample_weight = unpacked(part)
+    size = None if hasattr(part, "element_spec") else settings.batch_size
+    return trainer.evaluate(x, y, sample_weight=sample_weight, batch_size=size, verbose=0, return_dict=True)
 
 
 def _status(code: Any) -> int:
@@ -182,13 +172,16 @@ def _status(code: Any) -> int:
 class _Begin(keras.callbacks.Callback):
     """Writes the config once it is clear that the run begins, or goes on; brings and keeps what XLA compiles."""
 
-    def __init__(self, directory: RunDirectory, config: Config, kept: compiled.Compiled | None):
+    def __init__(self, directory: RunDirectory, setup: Setup, kept: compiled.Compiled | None):
         super().__init__()
-        self._directory, self._config, self._kept = directory, config, kept
+        self._directory, self._setup, self._kept = directory, setup, kept
 
     def on_train_begin(self, logs: Any = None) -> None:
         del logs
-        self._directory.begin(self._config.text())
+        test = self._setup.settings.data.test
+        if test is not None:  # what is wrong with them is better known now than when all is done
+            check_held_out(self.model, *unpacked(test), name="test data")
+        self._directory.begin(self._setup.config.text(), is_new=self._setup.trainer.resumed_at is None)
         if self._kept is not None:
             self._kept.bring()
 
@@ -209,7 +202,7 @@ def _check_all_used(config: Config) -> None:
         line = config.explain_unused(binding)
         if binding.from_set:  # typed just now for this run: it was meant to matter
             raise ConfigError(line)
-        _show_warning(line)
+        show_warning(line)
 
 
 def _check_logits(loss: Any, model: keras.Model) -> None:
@@ -219,40 +212,13 @@ def _check_logits(loss: Any, model: keras.Model) -> None:
     else:
         name, from_logits = str(loss), not str(loss).endswith("crossentropy")
     if not from_logits and getattr(model.layers[-1], "activation", None) is keras.activations.linear:
-        _show_warning(
+        show_warning(
             f"run.loss = {name} expects probabilities, but the model returns logits: write for example "
             "run.loss = @SparseCategoricalCrossentropy() and SparseCategoricalCrossentropy.from_logits = True"
         )
 
 
-def _summary(settings: Settings, trainer: Trainer) -> str:
-    data, model, strategy = settings.data, trainer.model, settings.strategy
-    length = _many(settings.epochs, "epoch") if settings.steps is None else _many(settings.steps, "update")
-    lines = {
-        "model": f"{model.name}, {_many(model.count_params(), 'parameter')}",
-        "device": trainer.device,
-        "data": f"{data.name}: {data.described_sizes} of shape {data.input_shape}, {_many(data.num_outputs, 'class', 'es')}",
-        "strategy": f"{strategy!r}, {_many(strategy.evaluations, 'evaluation')} an update",
-        "update": _update(settings, trainer),
-        "length": length,
-    }
-    return "\n".join(f"{name:9} {text}" for name, text in lines.items())
-
-
-def _update(settings: Settings, trainer: Trainer) -> str:
-    batches = settings.strategy.batches
-    if not settings.data.is_arrays:
-        return _many(batches, "batch", "es") + " of the data set"
-    described, num_examples = trainer.describe(settings.batch_size), settings.data.num_examples
-    if num_examples < settings.batch_size * batches:
-        return f"all {_many(num_examples, 'example')}, fewer than {described}"
-    return described
-
-
-def _many(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number:,} {noun}{'' if number == 1 else plural}"
-
-
-def _show_warning(message: Warning | str, *_: Any) -> None:
+def show_warning(message: Warning | str, *_: Any) -> None:
+    """Shows a warning as a line, in the words of the command line; what it is of, and where, is left out."""
     with suppress(OSError):  # the terminal may be gone, which is no reason to stop
         print(f"trainlab: warning: {in_flags(' '.join(str(message).split()))}", file=sys.stderr)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -49,7 +50,7 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.config, self.metrics, self.model, self.result, self._lock = (self.path / name for name in _FILES)
-        self._checkpoints = self.path / "checkpoints"
+        self._checkpoints, self._board = self.path / "checkpoints", self.path / "tensorboard"
         self._created: list[Path] = []  # folders, innermost first
         self._found: set[Path] | None = None  # what was there when this process came; None as long as it has not looked
         self._made: dict[Path, Any] = {}  # what it has made since
@@ -85,13 +86,16 @@ class RunDirectory:
         except OSError as error:
             raise OSError(f"{self.path}: cannot be written ({error.strerror}); give another directory with --run_dir") from None
 
-    def begin(self, config: str) -> None:
+    def begin(self, config: str, is_new: bool = True) -> None:
         """Writes `config.gin`; a result that is there is no longer that of the run.
 
         Args:
             config: The text of the file.
+            is_new: Whether the run begins, and does not go on: what an earlier one has put on its board is dropped.
         """
         self._tidy()
+        if is_new:
+            shutil.rmtree(self._board, ignore_errors=True)
         new = [path for path in (self.config, self.metrics) if not os.path.lexists(path) and path not in (self._found or ())]
         self.result.unlink(missing_ok=True)
         write_atomically(self.config, lambda path: path.write_text(config, encoding="utf-8"))
@@ -118,6 +122,8 @@ class RunDirectory:
         if holder is not None and (holder.get("host"), holder.get("pid")) == (socket.gethostname(), os.getpid()):
             with suppress(OSError), Lock(self._lock):  # not there any more, or another run's by now
                 self._remove_made()
+        if self._board not in self._found and self._board.is_dir() and not self._board.is_symlink():
+            shutil.rmtree(self._board, ignore_errors=True)
         for folder in [*({self._checkpoints} - self._found), *self._created]:
             with suppress(OSError):  # not there, or somebody else has put something in
                 folder.rmdir()
@@ -127,7 +133,7 @@ class RunDirectory:
         if is_ours:  # nobody has begun a run here since
             for path in self._made:
                 path.unlink(missing_ok=True)
-        left = [path for path in self._paths() if os.path.lexists(path) and path != self._checkpoints]
+        left = [path for path in self._paths() if os.path.lexists(path) and path not in self._folders]
         if self._found is not None and self._lock not in self._found and left == [self._lock]:
             self._lock.unlink(missing_ok=True)
 
@@ -172,7 +178,11 @@ class RunDirectory:
         return {"sums": _digest(checkpoint / "SHA256SUMS") if checkpoint else None, "model": _digest(self.model)}
 
     def _paths(self) -> list[Path]:
-        return [*(self.path / name for name in _FILES), self._checkpoints]
+        return [*(self.path / name for name in _FILES), *self._folders]
+
+    @property
+    def _folders(self) -> tuple[Path, Path]:
+        return self._checkpoints, self._board
 
     def _tidy(self) -> None:
         """Removes what was being written when somebody killed it; call it with the lock held."""
@@ -188,10 +198,10 @@ class RunDirectory:
         is_run = bool(holder) or (self._checkpoints.is_dir() and self.has_checkpoints)
         for path in self._paths():
             what = _kind(path)
-            right = "a directory" if path == self._checkpoints else "a file"
+            right = "a directory" if path in self._folders else "a file"
             if what is None or what == right:
                 continue
-            if not (path == self._checkpoints and path.is_dir() and is_run):  # a run's checkpoints on a larger disk
+            if not (path in self._folders and path.is_dir() and is_run):  # a run's checkpoints on a larger disk
                 raise FileExistsError(f"{path}: is {what}, where a run writes {right}; {self._instead()}")
         for path in self._paths():
             if _kind(path) is not None and not self._is_of_a_run(path, is_run):
@@ -212,6 +222,8 @@ class RunDirectory:
             return all(name.startswith(".") for name in names) or any(map(_OF_CHECKPOINTS.fullmatch, names))
         if path == self.config or has_config or not is_run:
             return has_config
+        if path == self._board:
+            return True
         lines = _text(self.metrics).splitlines()
         is_of_a_model = '"checkpoint"' in _text(self.result) and '"test"' in _text(self.result)
         if path == self.metrics:

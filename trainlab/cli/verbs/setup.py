@@ -1,0 +1,98 @@
+"""From a config to the trainer that it describes: what every verb that needs one does first."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from trainlab.cli.configs.config import Config
+from trainlab.cli.configs.settings import Settings
+from trainlab.cli.verbs.parts import with_parts
+from trainlab.runs import Run
+from trainlab.trainer import Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a config describes, built.
+
+    Attributes:
+        config: The config.
+        settings: Of the run; `data` has the parts that it trains, validates and tests on.
+        trainer: With its model, compiled.
+        note: A line on the validation, where there is something to say.
+    """
+
+    config: Config
+    settings: Settings
+    trainer: Trainer
+    note: str | None
+
+    def callbacks(self, directory: Path) -> list[keras.callbacks.Callback]:
+        """Those of the config, and the TensorBoard of the run's directory if there is to be one."""
+        board = [keras.callbacks.TensorBoard(str(directory / "tensorboard"))] if self.settings.tensorboard else []
+        return [*board, *self.settings.callbacks]
+
+
+def seed(config: Config) -> None:
+    """Sets what everything random begins with, before anything is built: initial weights come from it."""
+    keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def set_up(config: Config, directory: Path | None, settings: Settings | None = None) -> Setup:
+    """Builds the data, the model and the trainer.
+
+    Args:
+        config: The config; `seed` was called for it.
+        directory: Where the run is kept; None for nowhere.
+        settings: What the config builds, where that was done.
+
+    Raises:
+        Exception: Whatever the functions and classes that the config names raise.
+    """
+    settings, note = with_parts(config.build() if settings is None else settings)
+    data = settings.data
+    model = settings.model(data.input_shape, data.num_outputs)
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"run.model must return a keras.Model, not a {type(model).__name__}")
+    if settings.loss is None or settings.metrics is None:
+        loss, metrics = _defaults(settings)
+        settings = dataclasses.replace(settings, loss=loss, metrics=metrics)
+    run: Run | None = None if directory is None else settings.run_in(directory)
+    trainer = Trainer(
+        model,
+        settings.strategy,
+        optimizer=settings.optimizer,
+        loss=settings.loss,
+        metrics=list(settings.metrics or ()),
+        seed=settings.seed,
+        jit_compile=settings.jit_compile,
+        deterministic=settings.deterministic or None,
+        run=run,
+        on_nonfinite=settings.on_nonfinite,
+        micro_batch_size=settings.micro_batch_size,
+        sum_duplicate_rows=settings.sum_duplicate_rows,
+        distribute=settings.distribute,
+    )
+    return Setup(config, settings, trainer, note)
+
+
+def _defaults(settings: Settings) -> tuple[object, Sequence[object]]:
+    """The loss and the metrics, those that the data are made for where the config names none."""
+    loss = settings.loss
+    if loss is None:
+        try:
+            loss = settings.data.default_loss()
+        except ValueError as error:
+            raise ValueError(f"run needs loss: {error}; add run.loss = ...") from None
+    metrics = settings.metrics
+    if metrics is None:
+        try:
+            metrics = settings.data.default_metrics()
+        except ValueError:  # several outputs, say: the loss alone tells how it goes
+            metrics = []
+    return loss, metrics
