@@ -1,5 +1,5 @@
 """The command line: all that knows gin and flags."""
 
-from trainlab.cli.command import main
+from trainlab.cli.command import console, main
 
-__all__ = ["main"]
+__all__ = ["console", "main"]

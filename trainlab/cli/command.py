@@ -1,63 +1,59 @@
-"""The command line: `python -m trainlab.train --config configs/heun.gin`.
+"""The command: `trainlab train --config configs/heun.gin`, and its other verbs.
 
 What is wrong with the command, and with its config as far as that can be seen in the text, is said before TensorFlow is imported.
 """
 
-import dataclasses
-import os
-import re
+import difflib
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from absl import flags
-
+import trainlab
+from trainlab.cli.completion import completion
 from trainlab.cli.configs import reading
 from trainlab.cli.configs.errors import ConfigError, one_line
-from trainlab.cli.configs.settings import Settings
+from trainlab.cli.configs.names import NotKnown
+from trainlab.cli.help import help_text
+from trainlab.cli.options import LISTED, VERBS, Given, UsageError, Verb, number, parse
+from trainlab.cli.quiet import quiet
+from trainlab.cli.verbs.listing import explained, imports_of, listed
 
-HELP = """\
-usage: python -m trainlab.train --config FILE [--set 'NAME.PARAMETER = VALUE'] [--run_dir DIR] [--resume=HOW]
-
-Trains a Keras model as gin files describe it and leaves config.gin, metrics.jsonl, model.keras, result.json and checkpoints in
-a directory. The same command again goes on where it was stopped; of a finished run it shows the result.
-
-  --config FILE     what to train; may be repeated, a later file overrides an earlier one
-  --set 'BINDING'   changes one thing without a file; may be repeated, overrides every file
-  --run_dir DIR     where the results go (runs/NAME-OF-CONFIG)
-  --resume HOW      auto: go on with the run that is there, or begin (default); must: go on or fail; never: begin, and refuse a
-                    directory that holds a run; weights: begin with the weights of the run that is there
-  --overwrite       with --resume=never: remove the run that is there
-  --use WHICH       last (default) or best, by run.keep_best: the checkpoint whose weights are tested and kept as model.keras
-  --override NAME   go on although this was changed on purpose: learning_rate, data, micro_batch_size or on_nonfinite
-  --debug           on an error, show the whole traceback
-  --help            this text
-
-examples:
-  python -m trainlab.train --config configs/heun.gin
-  python -m trainlab.train --config configs/heun.gin --set 'run.epochs = 5' --set 'mlp.hidden_sizes = (128,)'
-  python -m trainlab.train --config configs/heun.gin --set 'run.optimizer = @Adam()' --run_dir runs/heun-adam
-
-TensorFlow's own messages are kept back; TF_CPP_MIN_LOG_LEVEL=0 in the environment shows all of them.
-What a config may set: every argument of what it names (mlp, cnn, Heun, Accumulate, keras.optimizers.SGD, ...), and of
-the run itself: {settings}.
-"""
+Failure = tuple[str, int]
 
 
-_RESUME = ("auto", "must", "never", "weights")
-_OVERRIDABLE = ("learning_rate", "data", "micro_batch_size", "on_nonfinite")
-_USE = ("last", "best")
-_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
-_LOGGED = re.compile(rb"WARNING: All log messages before|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWE] |[IWE]\d{4} \d\d:\d\d:\d\d")
+def console(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command `trainlab`.
+
+    Args:
+        arguments: What follows `trainlab`: a verb, and what that takes; None takes it from `sys.argv`.
+
+    Returns:
+        The exit status, as of `main`.
+
+    Raises:
+        BaseException: Whatever went wrong, under `--debug`.
+
+    Example:
+        >>> console(["--version"])
+        trainlab 0.3.0
+        0
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in VERBS:
+        return _attempted(VERBS[given[0]], given[1:])
+    try:
+        print(_without_verb(given))
+    except (UsageError, NotKnown, ConfigError) as error:
+        return _fail(f"{error} (trainlab --help shows all verbs)", status=2)
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Runs `trainlab train`, which is `python -m trainlab.train` too.
 
     Args:
-        arguments: What follows `python -m trainlab.train`; None takes it from `sys.argv`.
+        arguments: What follows it; None takes it from `sys.argv`.
 
     Returns:
         The exit status: 0; 1 where something is wrong with the config, the data or the run; 2 where the command is; 130
@@ -70,101 +66,194 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["--config", "configs/heun.gin", "--set", "run.epochs = 5"])  # doctest: +SKIP
         0
     """
-    options = _flags()
+    return _attempted(VERBS["train"], list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _without_verb(given: Sequence[str]) -> str:
+    """What the command itself answers."""
+    flag, _, value = (given[0] if given else "").partition("=")
+    rest = [value] if value else list(given[1:])
+    if not given:
+        raise UsageError("nothing to do: give a verb, for example trainlab train --config configs/heun.gin")
+    if flag in ("--help", "-h"):
+        return _help(rest[0]) if rest else help_text().rstrip()
+    if flag == "--version" and not rest:
+        return f"trainlab {trainlab.__version__}"
+    if flag == "--list":
+        return _listed(rest[0] if rest else "")
+    if flag in ("--print-completion", "--print_completion"):
+        return completion(rest[0] if rest else "")
+    if flag.startswith("-"):
+        raise UsageError(f"{given[0]}: a verb comes first: write trainlab train {' '.join(map(_quoted, given))}")
+    close = difflib.get_close_matches(flag, VERBS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"the verbs are {', '.join(VERBS)}"
+    raise UsageError(f"unknown verb {flag!r}; {hint}")
+
+
+def _quoted(argument: str) -> str:
+    return f"'{argument}'" if " " in argument else argument
+
+
+def _help(name: str, imports: Sequence[str] = ()) -> str:
+    if name in VERBS:
+        return help_text(name).rstrip()
     try:
-        rest = options(["trainlab", *(sys.argv[1:] if arguments is None else arguments)])[1:]
-    except flags.Error as error:
-        return _fail(f"{_flag_error(error)} (--help shows all flags)", status=2)
-    if options.help:
-        print(HELP.format(settings=", ".join(field.name for field in dataclasses.fields(Settings))), end="")
-        return 0
-    if swallowed := [value for value in options.config + options["set"].value if value.startswith("--")]:
-        return _fail(f"a flag has no value: {swallowed[0]!r} follows it (--help shows all flags)", status=2)
-    if rest:
-        example = f"--config {rest[0]}" if rest[0].endswith(".gin") else f"--set '{' '.join(rest)}'"
-        return _fail(f"unexpected argument {rest[0]!r}: write {example} (--help shows all flags)", status=2)
-    if not options.config:
-        return _fail("nothing to train: give --config FILE, for example --config configs/heun.gin", status=2)
-    if options.resume not in _RESUME:
-        return _fail(f"--resume={options.resume}: must be one of {', '.join(_RESUME)}", status=2)
-    if options.overwrite and options.resume != "never":
-        return _fail("--overwrite removes the run that is there: it goes with --resume=never", status=2)
-    if unknown := set(options.override) - set(_OVERRIDABLE):
-        return _fail(f"--override={unknown.pop()}: must be one of {', '.join(_OVERRIDABLE)}", status=2)
-    if options.use not in _USE:
-        return _fail(f"--use={options.use}: must be one of {', '.join(_USE)}", status=2)
-    how = {"resume": options.resume, "overwrite": options.overwrite, "override": options.override}
+        return explained(name, imports)
+    except NotKnown as error:
+        raise UsageError(f"--help {name}: {error}") from None
+
+
+def _listed(kind: str) -> str:
+    if kind not in LISTED:
+        close = difflib.get_close_matches(kind, LISTED, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UsageError(f"--list={kind}: must be one of {', '.join(LISTED)}{hint}")
+    return listed(kind)
+
+
+def _attempted(verb: Verb, arguments: Sequence[str]) -> int:
+    """A verb, whatever is wrong with its flags or its config as one line."""
     try:
-        reading.look_over(options.config, options["set"].value)
-        with _quiet():
-            from trainlab.cli.verbs.job import Job  # and with it TensorFlow
+        is_asked, name, rest = _asked_for_help(arguments)
+        if is_asked:
+            print(_help(name, imports_of(_configs_in(rest))) if name else help_text(verb.name).rstrip())
+            return 0
+        given = parse(verb, rest)
+    except (UsageError, ConfigError) as error:
+        return _fail(f"{error} (--help shows all flags)", status=2)
+    try:
+        failure = _VERBS[verb.name](given)
+    except UsageError as error:
+        return _fail(str(error), status=2)
     except ConfigError as error:
-        if options.debug:
+        if given.values["debug"]:
             raise
         return _fail(one_line(error))
     except KeyboardInterrupt:
-        if options.debug:
+        if given.values["debug"]:
             raise
         return _fail("interrupted; nothing is saved", status=130)
-    directory = options.run_dir or Path("runs") / Path(options.config[-1]).stem
-    failure = Job(options.config, options["set"].value, directory, how, options.use, options.debug).run()
     return 0 if failure is None else _fail(*failure)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """While TensorFlow is imported, unless the user has set its log level: keeps what it logs from the terminal.
-
-    The level holds from then on, but not for what is written while its libraries are loaded: that is held back, and all but lines
-    of its log is shown afterwards.
-    """
-    if _LOG_LEVEL in os.environ or "tensorflow" in sys.modules:
-        yield
-        return
-    os.environ[_LOG_LEVEL] = "3"
-    try:
-        terminal = os.dup(2)
-    except OSError:  # there is none
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        keeps = True
-        try:
-            yield
-            keeps = False
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            held.seek(0)
-            lines = [line for line in held if keeps or not _LOGGED.match(line)]
-            with suppress(OSError):
-                os.write(2, b"".join(lines))
+def _asked_for_help(arguments: Sequence[str]) -> tuple[bool, str, list[str]]:
+    """Whether there is a `--help` among the arguments, the name that it is to explain, and the other arguments."""
+    rest = list(arguments)
+    for i, argument in enumerate(rest):
+        flag, _, name = argument.partition("=")
+        if flag in ("--help", "-h"):
+            del rest[i]
+            if not name and i < len(rest) and not rest[i].startswith("-"):
+                name = rest.pop(i)
+            return True, name, rest
+    return False, "", rest
 
 
-def _flags() -> flags.FlagValues:
-    # Our own set of flags: absl's global one holds some forty of other people's, and what an earlier call parsed.
-    values = flags.FlagValues()
-    flags.DEFINE_multi_string("config", [], "gin file", flag_values=values)
-    flags.DEFINE_multi_string("set", [], "gin binding", flag_values=values)
-    flags.DEFINE_string("run_dir", None, "directory of the results", flag_values=values)
-    flags.DEFINE_boolean("debug", False, "show tracebacks", flag_values=values)
-    flags.DEFINE_boolean("help", False, "show the help", short_name="h", flag_values=values)
-    flags.DEFINE_string("resume", "auto", "how to resume", flag_values=values)
-    flags.DEFINE_boolean("overwrite", False, "remove the run that is there", flag_values=values)
-    flags.DEFINE_string("use", "last", "which checkpoint is tested", flag_values=values)
-    flags.DEFINE_multi_string("override", [], "a setting changed on purpose", flag_values=values)
-    values.set_gnu_getopt(True)  # flags count after a stray argument too
-    return values
+def _configs_in(arguments: Sequence[str]) -> list[str]:
+    """The files that come after --config."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return [a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--config"]
 
 
-def _flag_error(error: flags.Error) -> str:
-    if isinstance(error, flags.UnrecognizedFlagError):
-        hint = str(error).partition("Did you mean: ")[2].rstrip(" ?")
-        return f"unknown flag --{error.flagname}" + (f"; did you mean --{hint}?" if hint else "")
-    message = one_line(error)
-    message = re.sub(r": \('(.*)', '.*'\)$", r": \1", message)  # absl shows what is wrong as a Python tuple
-    return message[0].lower() + message[1:]
+def _train(given: Given) -> Failure | None:
+    values = given.values
+    if values["list"] is not None:
+        print(_listed(values["list"]))
+        return None
+    _check_config_flags(given, "nothing to train")
+    if values["overwrite"] and values["resume"] != "never":
+        raise UsageError("--overwrite removes the run that is there: it goes with --resume=never")
+    if values["print_config"] and values["dry_run"]:
+        raise UsageError("--print-config and --dry-run: give one of them")
+    how = {"resume": values["resume"], "overwrite": values["overwrite"], "override": values["override"]}
+    files, bindings = values["config"], values["set"]
+    directory = Path(values["run_dir"] or Path("runs") / Path(files[-1]).stem)
+    reading.look_over(files, bindings)
+    with quiet():
+        from trainlab.cli.verbs.dry_run import DryRun
+        from trainlab.cli.verbs.job import Job  # and with it TensorFlow
+        from trainlab.cli.verbs.printing import print_config
+    if values["print_config"]:
+        return print_config(files, bindings, directory, values["debug"])
+    kind = DryRun if values["dry_run"] else Job
+    return kind(files, bindings, directory, how, values["use"], values["debug"]).run()
+
+
+def _check_config_flags(given: Given, nothing: str) -> None:
+    rest = given.rest
+    if rest:
+        example = f"--config {rest[0]}" if rest[0].endswith(".gin") else f"--set '{' '.join(rest)}'"
+        raise UsageError(f"unexpected argument {rest[0]!r}: write {example} (--help shows all flags)")
+    if not given.values["config"]:
+        raise UsageError(f"{nothing}: give --config FILE, for example --config configs/heun.gin")
+
+
+def _find_lr(given: Given) -> Failure | None:
+    values = given.values
+    _check_config_flags(given, "nothing to try")
+    smallest = number("smallest", values["smallest"], at_least=0)
+    largest = number("largest", values["largest"], at_least=smallest)
+    how = {
+        "smallest": smallest,
+        "largest": largest,
+        "num_updates": number("num_updates", values["num_updates"], at_least=2, is_whole=True),
+    }
+    output = None if values["output"] is None else _output(values["output"], (".png", ".json"))
+    reading.look_over(values["config"], values["set"])
+    with quiet():
+        from trainlab.cli.verbs.find_lr import find_lr
+    return find_lr(values["config"], values["set"], how, output, values["debug"])
+
+
+def _show(given: Given) -> Failure | None:
+    if len(given.rest) != 1:
+        what = "give the directory of a run" if not given.rest else f"one run at a time, not {len(given.rest)}"
+        raise UsageError(f"show: {what}, for example trainlab show runs/heun")
+    [directory] = map(Path, given.rest)
+    config = directory / "config.gin"
+    if not config.is_file():
+        raise ConfigError(f"{directory}: {_no_run(directory, 'config.gin')}")
+    reading.look_over([str(config)])
+    with quiet():
+        from trainlab.cli.verbs.show import show
+    return show(directory, given.values["debug"])
+
+
+def _report(given: Given) -> Failure | None:
+    if not given.rest:
+        raise UsageError("report: give the directories of runs, for example trainlab report runs/heun runs/sgd")
+    output = _output(given.values["output"], (".html", ".md", ".png", ".pdf"))
+    for run in given.rest:
+        if not (Path(run) / "metrics.jsonl").is_file() and not (Path(run) / "checkpoints").is_dir():
+            raise ConfigError(f"{run}: {_no_run(Path(run), 'metrics.jsonl')}")
+    with quiet():
+        from trainlab.cli.verbs.report import report
+    return report(given.rest, output, given.values["title"], given.values["debug"])
+
+
+def _no_run(directory: Path, file: str) -> str:
+    if not directory.exists():
+        beside = [path.name for path in directory.parent.glob("*")] if directory.parent.is_dir() else []
+        close = difflib.get_close_matches(directory.name, beside, n=1)
+        return "no such directory" + (f"; did you mean {directory.parent / close[0]}?" if close else "")
+    return f"is no directory of a run: it holds no {file}" if directory.is_dir() else "is a file; give the directory of a run"
+
+
+def _output(text: str, endings: Sequence[str]) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in endings:
+        raise UsageError(f"--output={text}: must end in {', '.join(endings[:-1])} or {endings[-1]}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--output={text}: there is no directory {path.parent}; make it first")
+    return path
+
+
+_VERBS: dict[str, Callable[[Given], Failure | None]] = {
+    "train": _train,
+    "find-lr": _find_lr,
+    "show": _show,
+    "report": _report,
+}
 
 
 def _fail(message: str, status: int = 1) -> int:

@@ -112,8 +112,8 @@ def called(value: Any) -> str | None:
     return value.selector if isinstance(value, gin_config.ConfigurableReference) and value.evaluate else None
 
 
-def references(value: Any) -> list[tuple[str, str]]:
-    """Scope and full name of all that a value refers to, without macros, however deep in lists and dictionaries.
+def references(value: Any) -> list[tuple[str, str, bool]]:
+    """What a value refers to, without macros, however deep in lists and dictionaries: scope, full name, and whether it is called.
 
     To find what a config uses before anything is built. gin has no public walk over the references in a value; one would replace
     this.
@@ -121,8 +121,8 @@ def references(value: Any) -> list[tuple[str, str]]:
     Args:
         value: The right-hand side of a binding.
     """
-    found = [(ref.scoped_selector.rpartition("/")[0], ref.selector) for ref in gin_config.iterate_references(value)]
-    return [(scope, selector) for scope, selector in found if selector != MACRO]
+    found = [(ref.scoped_selector.rpartition("/")[0], ref.selector, ref.evaluate) for ref in gin_config.iterate_references(value)]
+    return [(scope, selector, is_called) for scope, selector, is_called in found if selector != MACRO]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ def bind_monitor(bindings: Sequence[Binding]) -> dict[tuple[str, str, str], Bind
         return {}
     where = f"run.monitor, {ours['monitor'].where}"
     found = {}
-    for scope, selector in gin_internals.references(literal(ours["callbacks"], bindings)):
+    for scope, selector, _ in gin_internals.references(literal(ours["callbacks"], bindings)):
         for argument, value in (("monitor", name), ("mode", mode)):
             if value is None or not _judges(selector) or _is_bound(bindings, scope, selector, argument):
                 continue

@@ -3,13 +3,17 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from trainlab.cli.configs.config import Config
+from trainlab.cli.configs.errors import ConfigError
 from trainlab.cli.configs.settings import Settings
-from trainlab.cli.verbs.parts import with_parts
+from trainlab.cli.verbs.failing import show_warning
+from trainlab.cli.verbs.parts import unpacked, with_parts
+from trainlab.data import check_held_out
 from trainlab.runs import Run
 from trainlab.trainer import Trainer
 
@@ -34,6 +38,15 @@ class Setup:
         """Those of the config, and the TensorBoard of the run's directory if there is to be one."""
         board = [keras.callbacks.TensorBoard(str(directory / "tensorboard"))] if self.settings.tensorboard else []
         return [*board, *self.settings.callbacks]
+
+    def check_test_data(self) -> None:
+        """Finds what is wrong with the test data, which is better known before the first update than when all is done.
+
+        Raises:
+            TypeError, ValueError: They do not fit the model, which is built.
+        """
+        if self.settings.data.test is not None:
+            check_held_out(self.trainer.model, *unpacked(self.settings.data.test), name="test data")
 
 
 def seed(config: Config) -> None:
@@ -81,6 +94,16 @@ def set_up(config: Config, directory: Path | None, settings: Settings | None = N
     return Setup(config, settings, trainer, note)
 
 
+def check_config(setup: Setup) -> None:
+    """Says what of a config nothing used, and warns of a loss that takes logits for probabilities.
+
+    Raises:
+        ConfigError: Nothing used what was just typed for this run.
+    """
+    _check_all_used(setup.config)
+    _check_logits(setup.settings.loss, setup.trainer.model)
+
+
 def _defaults(settings: Settings) -> tuple[object, Sequence[object]]:
     """The loss and the metrics, those that the data are made for where the config names none."""
     loss = settings.loss
@@ -96,3 +119,24 @@ def _defaults(settings: Settings) -> tuple[object, Sequence[object]]:
         except ValueError:  # several outputs, say: the loss alone tells how it goes
             metrics = []
     return loss, metrics
+
+
+def _check_all_used(config: Config) -> None:
+    for binding in config.unused():
+        line = config.explain_unused(binding)
+        if binding.from_set:  # typed just now for this run: it was meant to matter
+            raise ConfigError(line)
+        show_warning(line)
+
+
+def _check_logits(loss: Any, model: keras.Model) -> None:
+    """Warns of the one mistake that trains without an error and learns nothing: logits taken for probabilities."""
+    if isinstance(loss, keras.Loss):
+        name, from_logits = type(loss).__name__, loss.get_config().get("from_logits", True)
+    else:
+        name, from_logits = str(loss), not str(loss).endswith("crossentropy")
+    if not from_logits and getattr(model.layers[-1], "activation", None) is keras.activations.linear:
+        show_warning(
+            f"run.loss = {name} expects probabilities, but the model returns logits: write for example "
+            "run.loss = @SparseCategoricalCrossentropy() and SparseCategoricalCrossentropy.from_logits = True"
+        )

@@ -1,0 +1,65 @@
+"""A failure of a verb as one line and an exit status, and warnings as lines."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from trainlab.cli.configs.config import Config
+from trainlab.cli.configs.errors import in_flags, one_line
+from trainlab.loop import NonFiniteError
+from trainlab.runs import OtherRun, Signals
+
+Failure = tuple[str, int]
+
+
+def attempted(
+    work: Callable[[], None], config: Callable[[], Config | None], left: Callable[[], str], debug: bool
+) -> Failure | None:
+    """Does what a verb does.
+
+    Args:
+        work: Does it.
+        config: Returns the config, as soon as there is one.
+        left: Says what is left where it was interrupted.
+        debug: Whether what goes wrong is raised.
+
+    Returns:
+        None; of a failure the line that explains it, and the exit status.
+
+    Raises:
+        BaseException: Whatever went wrong, if that is wanted.
+    """
+    try:
+        with warnings.catch_warnings(), Signals(at_once=True):
+            warnings.showwarning = show_warning  # type: ignore[assignment]  # it takes what that takes, and less
+            work()
+    except (KeyboardInterrupt, SystemExit) as error:
+        if debug:
+            raise
+        what, status = ("terminated", _status(error.code)) if isinstance(error, SystemExit) else ("interrupted", 130)
+        return f"{what}; {left()}", status
+    except Exception as error:
+        if debug:
+            raise
+        return in_flags(_explained(error, config())), 1
+    return None
+
+
+def _explained(error: Exception, config: Config | None) -> str:
+    if isinstance(error, OtherRun):
+        return str(error)
+    line = config.explain(error) if config else one_line(error)
+    expected = isinstance(error, (ValueError, TypeError, OSError, MemoryError, NonFiniteError))
+    return line if expected else f"{type(error).__name__}: {line} (--debug shows where)"
+
+
+def _status(code: Any) -> int:
+    return code if isinstance(code, int) else 1
+
+
+def show_warning(message: Warning | str, *_: Any) -> None:
+    """Shows a warning as a line, in the words of the command line; what it is of, and where, is left out."""
+    with suppress(OSError):  # the terminal may be gone, which is no reason to stop
+        print(f"trainlab: warning: {in_flags(' '.join(str(message).split()))}", file=sys.stderr)
