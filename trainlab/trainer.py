@@ -178,6 +178,28 @@ class Trainer:
         self._findings.is_described = True  # so that `fit` need not say it again
         return describe_update(batch_size, self.strategy.batches)
 
+    def describe_loop(self, x: Any = None, y: Any = None, **arguments: Any) -> str:
+        """What a `fit` with these arguments would do, in words: in which order, who is called when, and how much at once.
+
+        Args:
+            x, y, arguments: those of `fit`; any may be left out.
+
+        Raises:
+            TypeError, ValueError: `fit` has no such argument, or would have no end.
+
+        Example:
+            >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+            >>> print(Trainer(model, loss="mse").describe_loop(epochs=3, verbose=0).splitlines()[2])
+            for each of 3 epochs
+        """
+        given = runs.arguments_of(self.fit, x, y, arguments)
+        plan, update = runs.plan_described(given, self.strategy.batches)
+        told = (self.model, self.strategy, update, plan, self._keeper.run, runs.validation_described(given))
+        where = (given["validation_freq"], self.device, self._replicas.number, self.micro_batch_size)
+        how = (self._updates_per_call, self._is_eager, self.on_nonfinite, self.jit_compile)
+        listener = runs.callback_list(given["callbacks"], self.model, plan, runs.verbosity(given["verbose"]))
+        return runs.describe_loop(runs.Described(*told, *where, *how), listener)
+
     def fit(
         self,
         x: Any = None,

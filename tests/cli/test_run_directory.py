@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from trainlab.cli.verbs.run_directory import RunDirectory
+from trainlab.cli.running.run_directory import RunDirectory
 from trainlab.runs import Lock
 
 LOCK = json.dumps({"host": "a", "pid": 1, "start": "2026-11-23T02:24:26+00:00"}) + "\n"

@@ -16,8 +16,8 @@ Trains Keras models with a step that can be swapped, as gin files describe it.
   report    write one page on one or several runs
 
   trainlab VERB --help        explains a verb
-  trainlab --help NAME        explains what a config may use: Heun, mlp, Adam, EarlyStopping, run, run.epochs
-  trainlab --list KIND        strategies, models, data, optimizers, schedules, losses, metrics, callbacks
+  trainlab --help NAME        explains what a config may use: Heun, mlp, Adam, EarlyStopping, run.epochs
+  trainlab --list KIND        strategies, models, data, optimizers, losses, metrics, callbacks, ...
   trainlab --version          the version
   trainlab --print-completion bash
                               what a shell needs to complete all this: eval "$(...)" in ~/.bashrc
@@ -42,8 +42,8 @@ a finished run it shows the result.
                     never: begin, and refuse a directory that holds a run; weights: begin with the
                     weights of the run that is there
   --overwrite       with --resume=never: remove the run that is there
-  --use WHICH       last (default) or best, by run.keep_best: the checkpoint whose weights are tested
-                    and kept as model.keras
+  --use WHICH       last (default) or best, by run.keep_best: the checkpoint whose weights are
+                    tested and kept as model.keras
   --override NAME   go on although this was changed on purpose: learning_rate, data,
                     micro_batch_size or on_nonfinite
   --print-config    say what would run: every value, and where it comes from
@@ -95,8 +95,8 @@ _SHOW = """\
 usage: trainlab show RUN
 
 Says what happens in a run, and in which order: what an update is made of, how many are made at
-once and why, who is called when, when it is validated and when it is saved. Reads RUN/config.gin, builds
-what it describes and trains nothing.
+once and why, who is called when, when it is validated and when it is saved. Reads RUN/config.gin,
+builds what it describes and trains nothing.
 
   --debug  on an error, show the whole traceback
   --help   this text

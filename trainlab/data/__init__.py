@@ -2,6 +2,7 @@
 
 from trainlab.data import device
 from trainlab.data.array_source import ArraySource, Whereabouts, describe_update
+from trainlab.data.arrays import is_stream
 from trainlab.data.blocks import Block, Layout, TrailingLayout, may_unroll
 from trainlab.data.checks import check_count, check_labels, find_non_finite
 from trainlab.data.inputs import (
@@ -43,6 +44,7 @@ __all__ = [
     "find_non_finite",
     "finishes",
     "is_anything_left_behind",
+    "is_stream",
     "may_unroll",
     "prepared",
     "split",

@@ -7,6 +7,7 @@ from trainlab.runs.disk.lock import Lock
 from trainlab.runs.epochs import Epochs, Fit, Keeper, callback_list, find_out, fit_of, verbosity
 from trainlab.runs.evaluating import Validator, evaluate_alone, predict_alone
 from trainlab.runs.keeping import RunKeeper
+from trainlab.runs.listeners.describing import Described, arguments_of, describe_loop, plan_described, validation_described
 from trainlab.runs.manifest import OVERRIDABLE, OtherRun
 from trainlab.runs.resuming import RESUME, Asked, Found
 from trainlab.runs.run import Run, refuse_unknown
@@ -16,6 +17,7 @@ __all__ = [
     "OVERRIDABLE",
     "RESUME",
     "Asked",
+    "Described",
     "Epochs",
     "Fit",
     "Found",
@@ -26,14 +28,18 @@ __all__ = [
     "RunKeeper",
     "Signals",
     "Validator",
+    "arguments_of",
     "callback_list",
     "compiled",
+    "describe_loop",
     "evaluate_alone",
     "find_out",
     "fit_of",
     "manifest",
+    "plan_described",
     "predict_alone",
     "refuse_unknown",
+    "validation_described",
     "verbosity",
     "workers",
     "write_atomically",

@@ -22,6 +22,7 @@ from trainlab.runs.listeners.hearing import ANY_NUMBER, count_unheard_updates, h
 from trainlab.runs.manifest import Manifest
 from trainlab.runs.reset import Reset
 from trainlab.runs.resuming import Asked, Found
+from trainlab.runs.run import Run
 
 
 @dataclasses.dataclass
@@ -53,6 +54,7 @@ class Keeper:
     """What keeps a run safe, at the moments when it can; this one, of no run, does nothing."""
 
     last_checkpoint: Path | None = None
+    run: Run | None = None
 
     def opened(self) -> AbstractContextManager[None]:
         """Round a whole `fit`."""

@@ -54,7 +54,7 @@ class RunKeeper(Keeper):
     def __init__(self, run: Run):
         self.directory = run.path  # absolute: a callback may change the working directory
         self.fits = 0
-        self._run = run
+        self.run = self._run = run
         self._checkpoints = Checkpoints(self.directory / "checkpoints", run.keep)
         self._lock = Lock(self.directory / "lock")
         self._best = Best(run.keep_best)

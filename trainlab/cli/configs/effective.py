@@ -45,9 +45,9 @@ def effective(config: Config) -> Iterator[Value]:
         ('5', '--set', 'configs/base.gin:12', 'default')
     """
     bindings = config.bindings
-    for binding in bindings:
-        if binding.selector == gin_internals.MACRO:
-            yield Value(binding.scope, repr(binding.value), _place(binding))
+    for macro in bindings:
+        if macro.selector == gin_internals.MACRO:
+            yield Value(macro.scope, repr(macro.value), _place(macro))
     waiting, seen = [("", RUN, True)], {("", RUN)}
     used: set[int] = set()
     while waiting:
@@ -69,9 +69,9 @@ def effective(config: Config) -> Iterator[Value]:
                 if reference[:2] not in seen:
                     seen.add(reference[:2])
                     waiting.append(reference)
-    for binding in bindings:
-        if id(binding) not in used and binding.selector != gin_internals.MACRO:
-            yield Value(binding.name, repr(binding.value), f"{_place(binding)}; nothing uses it", is_binding=False)
+    for other in bindings:
+        if id(other) not in used and other.selector != gin_internals.MACRO:
+            yield Value(other.name, repr(other.value), f"{_place(other)}; nothing uses it", is_binding=False)
 
 
 def _parameters(selector: str) -> list[tuple[str, Any]]:

@@ -14,11 +14,11 @@ import numpy as np
 
 from trainlab.cli.configs import reading
 from trainlab.cli.configs.config import Config
-from trainlab.cli.verbs.failing import Failure, attempted, show_warning
+from trainlab.cli.running.failing import Failure, attempted, show_warning
+from trainlab.cli.running.run_directory import RunDirectory
+from trainlab.cli.running.setup import Setup, check_config, seed, set_up
+from trainlab.cli.running.summary import summary
 from trainlab.cli.verbs.job import fit_arguments
-from trainlab.cli.verbs.run_directory import RunDirectory
-from trainlab.cli.verbs.setup import Setup, check_config, seed, set_up
-from trainlab.cli.verbs.summary import summary
 from trainlab.data import device
 
 _UPDATES = 2
@@ -110,7 +110,7 @@ def _lines(setup: Setup, timing: _Timing, checkpoint: int) -> list[str]:
     # While it trains: all variables twice, to go back to, and a gradient for each evaluation that is alive at once.
     needed = 2 * (trained + others) + settings.strategy.evaluations * trained + sum(getattr(a, "nbytes", 0) for a in arrays)
     lines = [
-        f"memory    weights {_size(trained)}, statistics and optimizer {_size(others)}; with gradients and data about {_size(needed)}",
+        f"memory    weights {_size(trained)}, statistics and optimizer {_size(others)}; with gradients and data {_size(needed)}",
         f"          and the activations of a batch (estimate); the process had {_size(peak)} at most",
         f"disk      {_size(checkpoint)} a checkpoint, {settings.keep} are kept",
     ]

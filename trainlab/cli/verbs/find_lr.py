@@ -8,10 +8,10 @@ import numpy as np
 
 from trainlab.cli.configs import reading
 from trainlab.cli.configs.config import Config
-from trainlab.cli.verbs.failing import Failure, attempted
-from trainlab.cli.verbs.parts import unpacked
-from trainlab.cli.verbs.setup import check_config, seed, set_up
-from trainlab.cli.verbs.summary import summary
+from trainlab.cli.running.failing import Failure, attempted
+from trainlab.cli.running.parts import unpacked
+from trainlab.cli.running.setup import check_config, seed, set_up
+from trainlab.cli.running.summary import summary
 from trainlab.data import device
 
 

@@ -13,11 +13,11 @@ from trainlab.callbacks import JsonLines, json_value
 from trainlab.cli.configs import reading
 from trainlab.cli.configs.config import Config
 from trainlab.cli.configs.settings import Settings
-from trainlab.cli.verbs.failing import attempted, show_warning
-from trainlab.cli.verbs.parts import unpacked
-from trainlab.cli.verbs.run_directory import RunDirectory
-from trainlab.cli.verbs.setup import Setup, seed, set_up
-from trainlab.cli.verbs.summary import summary
+from trainlab.cli.running.failing import attempted, show_warning
+from trainlab.cli.running.parts import unpacked
+from trainlab.cli.running.run_directory import RunDirectory
+from trainlab.cli.running.setup import Setup, check_config, seed, set_up
+from trainlab.cli.running.summary import summary
 from trainlab.data import device
 from trainlab.runs import compiled, write_atomically
 from trainlab.trainer import Trainer
@@ -78,10 +78,10 @@ class Job:
         check_config(setup)
         print(summary(setup), flush=True)
         start = time.monotonic()
-        records = JsonLines(self._directory.metrics, restart=True)
-        history = self._train(setup, records)
+        callbacks = callbacks_of(setup, self._directory, self._compiled)
+        history = self._train(setup, callbacks)
         with self._directory.finishing():
-            test = self._finish(settings, trainer, records, len(history.epoch))
+            test = self._finish(settings, trainer, callbacks[-1], len(history.epoch))
         numbers = {name: math.nan if value is None else float(value) for name, value in test.items()}
         shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
         print(f"test      {shown or 'nothing: the data have no test part'}")
@@ -89,10 +89,9 @@ class Job:
         print(f"results   {self._directory.path}: model.keras, metrics.jsonl, config.gin ({seconds:.0f} s)")
         self._done = True
 
-    def _train(self, setup: Setup, records: JsonLines) -> keras.callbacks.History:
-        begin = _Begin(self._directory, setup, self._compiled)
+    def _train(self, setup: Setup, callbacks: list[Any]) -> keras.callbacks.History:
         return setup.trainer.fit(
-            callbacks=[begin, *setup.callbacks(self._directory.path), records],
+            callbacks=callbacks,
             verbose=1 if sys.stdout.isatty() else 2,  # a bar that redraws itself, or a line an epoch
             **fit_arguments(setup),
             **self._how,
@@ -122,6 +121,18 @@ class Job:
             return "nothing is saved"
         shown = self._directory.path / checkpoint.parent.name / checkpoint.name  # as --run_dir was given
         return f"the last checkpoint is {shown}; the same command goes on from there"
+
+
+def callbacks_of(setup: Setup, directory: RunDirectory, kept: compiled.Compiled | None = None) -> list[Any]:
+    """All callbacks of a run, in the order in which they are called; the last one keeps the records of the epochs.
+
+    Args:
+        setup: What the config describes.
+        directory: Where the run goes.
+        kept: What XLA compiles; None where nobody keeps it.
+    """
+    records = JsonLines(directory.metrics, restart=True)
+    return [_Begin(directory, setup, kept), *setup.callbacks(directory.path), records]
 
 
 def fit_arguments(setup: Setup) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainlab.cli.configs import reading
 from trainlab.cli.configs.effective import effective
-from trainlab.cli.verbs.failing import Failure, attempted
+from trainlab.cli.running.failing import Failure, attempted
 
 _WIDEST = 60
 

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainlab.cli.verbs.failing import Failure, attempted
+from trainlab.cli.running.failing import Failure, attempted
 
 
 def report(runs: Sequence[str], output: Path, title: str | None, debug: bool) -> Failure | None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from trainlab.cli.configs import reading
 from trainlab.cli.configs.config import Config
-from trainlab.cli.verbs.failing import Failure, attempted
-from trainlab.cli.verbs.job import fit_arguments
-from trainlab.cli.verbs.setup import seed, set_up
-from trainlab.cli.verbs.summary import summary
+from trainlab.cli.running.failing import Failure, attempted
+from trainlab.cli.running.run_directory import RunDirectory
+from trainlab.cli.running.setup import seed, set_up
+from trainlab.cli.running.summary import summary
+from trainlab.cli.verbs.job import callbacks_of, fit_arguments
 from trainlab.data import device
 
 
@@ -27,6 +28,6 @@ def show(directory: Path, debug: bool) -> Failure | None:
         seed(config)
         setup = set_up(config, directory)
         print(summary(setup), end="\n\n")
-        print(setup.trainer.describe_loop(callbacks=setup.callbacks(directory), **fit_arguments(setup)))
+        print(setup.trainer.describe_loop(callbacks=callbacks_of(setup, RunDirectory(directory)), **fit_arguments(setup)))
 
     return attempted(work, lambda: read[0] if read else None, lambda: "nothing is saved", debug)

@@ -1,7 +1,7 @@
 """What a run is, in a few lines, before it begins."""
 
 from trainlab.cli.configs.settings import Settings
-from trainlab.cli.verbs.setup import Setup
+from trainlab.cli.running.setup import Setup
 from trainlab.trainer import Trainer
 
 _OUTPUTS = {"classification": ("class", "es"), "sequence_labeling": ("class", "es"), "multilabel": ("label", "s")}

@@ -11,8 +11,8 @@ import tensorflow as tf
 from trainlab.cli.configs.config import Config
 from trainlab.cli.configs.errors import ConfigError
 from trainlab.cli.configs.settings import Settings
-from trainlab.cli.verbs.failing import show_warning
-from trainlab.cli.verbs.parts import unpacked, with_parts
+from trainlab.cli.running.failing import show_warning
+from trainlab.cli.running.parts import unpacked, with_parts
 from trainlab.data import check_held_out
 from trainlab.runs import Run
 from trainlab.trainer import Trainer
