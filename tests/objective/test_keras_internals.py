@@ -29,6 +29,7 @@ REPLACEMENTS = {
     "compile_arguments": (keras.Model, ["compile_arguments", "compile_config"]),
     "default_jit_compile": (keras.Model, ["resolve_auto_jit_compile"]),
     "batches_before_record": (keras.callbacks.TensorBoard, ["global_train_batch", "batches_before_record", "start_batch"]),
+    "flush_board": (keras.callbacks.TensorBoard, ["flush", "writers"]),
     "batches_before_save": (keras.callbacks.ModelCheckpoint, ["batches_seen_since_last_saving", "should_save_on_batch"]),
     "hears_in_threads": (keras.callbacks.CallbackList, ["async_train", "is_async"]),
     "count_batches": (keras.callbacks.Callback, ["on_train_batches_end", "on_train_batches", "count_batches"]),

@@ -111,6 +111,12 @@ def batches_before_record(board: keras.callbacks.TensorBoard) -> int:
     return min(unheard, max(board._start_batch - done - 1, 0))
 
 
+def flush_board(board: keras.callbacks.TensorBoard) -> None:
+    """Has a `TensorBoard` write to its files what it holds back: it keeps its writers to itself."""
+    for writer in board._writers.values():
+        writer.flush()
+
+
 def batches_before_save(callback: Any) -> int:
     """How many of the next batches a callback with a `save_freq` lets pass before the one it saves at; `sys.maxsize` for all.
 

@@ -7,6 +7,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ import numpy as np
 
 from trainlab.callbacks import RecordFile
 from trainlab.objective import keras_internals
+from trainlab.runs.disk import boards
 from trainlab.runs.disk.encoding import encode
 from trainlab.runs.listeners.forgetting import remembers, remembers_in_methods
 
@@ -28,11 +30,15 @@ _FORGETFUL = (
 _BY_FUNCTIONS = (keras.callbacks.LambdaCallback, keras.callbacks.LearningRateScheduler)
 # Beside the states, by name: what their callbacks were made with.
 _SETTINGS = "settings"
+# In the state of a TensorBoard: how far it has written them.
+_FILES = "files"
 _CSV_FILES: weakref.WeakKeyDictionary[keras.callbacks.CSVLogger, RecordFile] = weakref.WeakKeyDictionary()
 
 
-def get_states(callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, dict[str, Any]]:
+def get_states(callbacks: Sequence[keras.callbacks.Callback], has_files: bool = False) -> dict[str, dict[str, Any]]:
     """What each callback remembers, by class and place, and under "settings" what tells those of one class apart.
+
+    With `has_files` also how far a `TensorBoard` has written its files.
 
     A callback of one's own has `get_state()`, which returns None, numbers, text, dates, arrays, and lists, tuples and dicts of
     them, and `set_state(state)`, which takes that back. Those that remember nothing are left out.
@@ -54,16 +60,19 @@ def get_states(callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, dict[
                 states[name] = _csv_file(callback).place()
         elif names := _attributes(callback):
             states[name] = {attribute: getattr(callback, attribute) for attribute in names if hasattr(callback, attribute)}
+            if has_files and isinstance(callback, keras.callbacks.TensorBoard):
+                states[name][_FILES] = boards.places(callback)
         if name in states and (found := _settings(callback, states[name])):
             settings[name] = found
     return {**states, _SETTINGS: settings} if settings else states
 
 
-def set_states(callbacks: Sequence[keras.callbacks.Callback], states: Mapping[str, Any]) -> None:
+def set_states(callbacks: Sequence[keras.callbacks.Callback], states: Mapping[str, Any], directory: Path | None = None) -> None:
     """Puts back what `get_states` took, each state into the callback that it came from.
 
     Of several callbacks of one class that is the one of the same settings, and among equal ones the one at the same place.
-    Warns of states whose callback is not there, or not to be told from others.
+    Warns of states whose callback is not there, or not to be told from others. With the directory of a run that is gone on with,
+    the files of a `TensorBoard` go back too.
     """
     named = _named(callbacks)
     settings = states.get(_SETTINGS)
@@ -77,17 +86,20 @@ def set_states(callbacks: Sequence[keras.callbacks.Callback], states: Mapping[st
                 what = _described(kind, (settings or {}).get(name, {}))
                 warnings.warn(f"callback {what} is in the checkpoint but not among callbacks", stacklevel=2)
             else:
-                _set_state(callback, states[name])
+                _set_state(callback, states[name], directory)
 
 
-def _set_state(callback: Any, state: Any) -> None:
+def _set_state(callback: Any, state: Any, directory: Path | None) -> None:
     if _has_own(callback):
         callback.set_state(state)
     elif isinstance(callback, keras.callbacks.CSVLogger):
         _rewind_csv(callback, state)
     else:
         for attribute, value in state.items():
-            setattr(callback, attribute, value)
+            if attribute != _FILES:
+                setattr(callback, attribute, value)
+            elif directory is not None:
+                boards.go_back(callback, value, directory)
 
 
 def forgotten(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:

@@ -235,7 +235,7 @@ class RunKeeper(Keeper):
 
     def _put_back(self, fit: Fit, loaded: Loaded) -> None:
         restore_variables(fit.model, fit.loop, loaded, keeps_rate="learning_rate" in self._overridden)
-        callback_state.set_states(fit.listener.callbacks, decode(loaded.state["callbacks"], loaded.arrays))
+        callback_state.set_states(fit.listener.callbacks, decode(loaded.state["callbacks"], loaded.arrays), self.directory)
 
     def updates_to_go(self) -> int:
         """See `Keeper`."""
@@ -359,7 +359,7 @@ class RunKeeper(Keeper):
 
     def _callback_states(self) -> dict[str, Any]:
         assert self._fit is not None
-        return callback_state.get_states(self._fit.listener.callbacks)
+        return callback_state.get_states(self._fit.listener.callbacks, has_files=True)
 
     def _as_text(self, value: Any, name: str) -> Any:
         """What stands in a checkpoint for something that somebody put into the logs, and that it cannot hold."""
