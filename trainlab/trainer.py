@@ -313,6 +313,29 @@ class Trainer:
         given = {"x": x, "batch_size": batch_size, "verbose": verbose, "steps": steps, "callbacks": callbacks}
         return runs.predict_alone(self.model, self._evaluations, given, self._is_eager)
 
+    def find_learning_rate(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        batch_size: int | None = None,
+        smallest: float = 1e-7,
+        largest: float = 10.0,
+        num_updates: int = 100,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+    ) -> runs.rates.LearningRates:
+        """Makes `fit`'s updates at ever larger learning rates, suggests one, and puts everything back; see `LearningRates`."""
+        sweep = runs.rates.Sweep(smallest, largest, num_updates).check()
+        check_compiled(self.model)
+        check_strategy(self.strategy)
+        self._findings.follow(self.model)
+        made, given = self._made, Given(x, y, sample_weight, class_weight, batch_size)
+        try:
+            return runs.rates.find(sweep, given, self.model, self.strategy, self.seed, self._build, self._loop)
+        finally:
+            self._made = made or self._made  # one that was traced with another rate than a schedule is of no use
+
     def load_best(self) -> Path:
         """Gives the model the weights of the best checkpoint, by `keep_best` of the run.
 

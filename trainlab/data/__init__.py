@@ -14,6 +14,7 @@ from trainlab.data.inputs import (
     check_held_out,
     checked,
     prepared,
+    set_apart,
     split,
     to_evaluate_on,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "is_stream",
     "may_unroll",
     "prepared",
+    "set_apart",
     "split",
     "stoppable",
     "to_evaluate_on",

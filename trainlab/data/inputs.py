@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import random
 import warnings
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.data import checks
+from trainlab.data import checks, iterators
 from trainlab.data.array_source import ArraySource
-from trainlab.data.arrays import as_arrays, is_stream
+from trainlab.data.arrays import as_arrays, is_stream, note_passes, own_state, passes_begun
 from trainlab.data.kinds import class_weights, matched
 from trainlab.data.stream_source import StreamSource
 from trainlab.objective import build_model, cutting, has_own_step
@@ -137,6 +139,48 @@ class Inputs(NamedTuple):
         self.source.close()
         if self.validation is not None:
             self.validation.close()
+
+
+@contextmanager
+def set_apart(x: Any) -> Iterator[Any]:
+    """Gives data that can be read without anybody noticing afterwards: what `fit` is given then comes as if nobody had looked.
+
+    Arrays are handed on. Of a `tf.data.Dataset` it is a copy, of which no pass was begun; what keeps account of its own state
+    (`get_state()` and `set_state(state)`, or `state_dict` and `load_state_dict`) is put back; anything else is copied deeply.
+    NumPy's and Python's global generators, from which Python code may draw, are put back too.
+
+    Raises:
+        ValueError: of a generator, and of what cannot be copied: the batches would be lost.
+    """
+    drawn, drawn_by_python = np.random.get_state(), random.getstate()
+    own, passes = (own_state(x), passes_begun(x)) if is_stream(x) else (None, 0)
+    kept = own[0]() if own is not None else None
+    try:
+        yield x if own is not None or not is_stream(x) else _copied(x)
+    finally:
+        if own is not None:
+            own[1](kept)
+            note_passes(x, passes)
+        np.random.set_state(drawn)
+        random.setstate(drawn_by_python)
+
+
+def _copied(x: Any) -> Any:
+    kind = type(x).__name__
+    if isinstance(x, tf.data.Dataset):
+        if iterators.nature_of(x).is_copyable:
+            return iterators.copied(x)
+        warnings.warn(
+            "x cannot be copied, so that a shuffle in it goes on from here: its next pass has another order", stacklevel=5
+        )
+        return x
+    try:
+        return copy.deepcopy(x)
+    except Exception:  # of a generator, or of whatever holds one, or a lock
+        line = (
+            f"x is a {kind}, which cannot be copied: the batches read here would be lost to fit. Give arrays, a tf.data.Dataset"
+        )
+        raise ValueError(f"{line}, or data with a get_state() and a set_state(state)") from None
 
 
 def split(given: Given) -> Given:

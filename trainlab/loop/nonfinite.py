@@ -45,11 +45,13 @@ class NonFiniteError(ArithmeticError):
 
     Attributes:
         iteration: updates that the model's optimizer has done; all of them were good.
+        is_of_data: whether the data of the update are not finite, or hold labels out of range.
     """
 
-    def __init__(self, message: str, iteration: int = 0):
+    def __init__(self, message: str, iteration: int = 0, is_of_data: bool = False):
         super().__init__(message)
         self.iteration = iteration
+        self.is_of_data = is_of_data
 
 
 class Undo(Exception):
@@ -223,7 +225,7 @@ class Guard:
             if self.on_nonfinite == "skip":
                 where, skip = f"{MAX_SKIPS} updates before it were skipped in a row, no more are; {where}", ""
             cause = None if isinstance(problem, Undo) else problem
-            raise NonFiniteError(f"{line}; {where}. {what}{skip}", iteration) from cause
+            raise NonFiniteError(f"{line}; {where}. {what}{skip}", iteration, data is not None) from cause
         self.progress.count(1)
         self._num_in_a_row += 1
         self._num_skipped = count

@@ -274,6 +274,11 @@ def inner_optimizers(optimizer: keras.Optimizer) -> dict[int, keras.Optimizer] |
     return {id(v): inner for inner in optimizer.optimizers for v in trained_by(inner) or ()}
 
 
+def held_learning_rate(optimizer: keras.Optimizer) -> Any:
+    """A variable, a schedule or a function, as it was given: `optimizer.learning_rate` is what that comes to now."""
+    return optimizer._learning_rate
+
+
 @contextmanager
 def applying_replaced(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """While open, `make` of what every optimizer's `apply` ends in is done in its place.

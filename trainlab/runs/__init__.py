@@ -1,6 +1,6 @@
 """Runs: epochs and callbacks on the host, and a run kept safe in its directory."""
 
-from trainlab.runs import manifest, workers
+from trainlab.runs import manifest, rates, workers
 from trainlab.runs.disk import compiled
 from trainlab.runs.disk.checkpoint import write_atomically
 from trainlab.runs.disk.lock import Lock
@@ -38,6 +38,7 @@ __all__ = [
     "manifest",
     "plan_described",
     "predict_alone",
+    "rates",
     "refuse_unknown",
     "validation_described",
     "verbosity",
