@@ -100,10 +100,9 @@ class Trainer:
             TypeError, ValueError: the model cannot be trained here, in one line that says why and what to do.
         """
         runs.refuse_unknown(unknown, Trainer)
-        compiling = {"optimizer": optimizer, "loss": loss, "loss_weights": loss_weights, "metrics": metrics}
-        compiling = {k: v for k, v in (compiling | {"weighted_metrics": weighted_metrics}).items() if v is not None}
-        if compiling and isinstance(model, keras.Model):
-            compile_model(model, compiling, jit_compile is True, bool(run_eagerly))
+        given = {"optimizer": optimizer, "loss": loss, "loss_weights": loss_weights, "metrics": metrics}
+        given |= {"weighted_metrics": weighted_metrics}
+        is_compiled_here = compile_model(model, given, jit_compile is True, bool(run_eagerly))
         check_compiled(model)
         check_given(seed, jit_compile, steps_per_execution, sum_duplicate_rows, on_nonfinite)
         self.model, self.on_nonfinite = model, on_nonfinite
@@ -111,7 +110,7 @@ class Trainer:
         self.seed = int(seed) % 2**31
         self._sum_duplicate_rows = sum_duplicate_rows
         self._findings = Findings(jit_compile, micro_batch_size)
-        self._findings.follow(model, is_silent=bool(compiling))
+        self._findings.follow(model, is_silent=is_compiled_here)
         self._run_eagerly = run_eagerly
         device.grow_memory()  # before a device is used, which making a strategy may do
         self._replicas = replicas_of(distribute).check(micro_batch_size)
@@ -186,19 +185,10 @@ class Trainer:
 
         Raises:
             TypeError, ValueError: `fit` has no such argument, or would have no end.
-
-        Example:
-            >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
-            >>> print(Trainer(model, loss="mse").describe_loop(epochs=3, verbose=0).splitlines()[2])
-            for each of 3 epochs
         """
-        given = runs.arguments_of(self.fit, x, y, arguments)
-        plan, update = runs.plan_described(given, self.strategy.batches)
-        told = (self.model, self.strategy, update, plan, self._keeper.run, runs.validation_described(given))
-        where = (given["validation_freq"], self.device, self._replicas.number, self.micro_batch_size)
+        own = (self.model, self.strategy, self._keeper.run, self.device, self._replicas.number, self.micro_batch_size)
         how = (self._updates_per_call, self._is_eager, self.on_nonfinite, self.jit_compile)
-        listener = runs.callback_list(given["callbacks"], self.model, plan, runs.verbosity(given["verbose"]))
-        return runs.describe_loop(runs.Described(*told, *where, *how), listener)
+        return runs.describe_loop(runs.Described(*own, *how), self.fit, x, y, arguments)
 
     def fit(
         self,
@@ -379,16 +369,11 @@ class Trainer:
         if has_found_out := runs.find_out(fit, found, plan.updates - progress.updates):
             self._keep_made()
         self._keeper.begin(fit, found, must_save=has_found_out)
-        if found.is_over:
-            self.model.history = self._keeper.skip()
-            self._whereabouts.remember(source, data)
-            return self.model.history
         try:
-            runs.Epochs(fit, self._keeper)(plan, self._updates_per_call)
+            return runs.history_of(fit, self._keeper, found, plan, self._updates_per_call)
         finally:
             self._keep_made()
             self._whereabouts.remember(source, data)
-        return self.model.history
 
     def _loop(self) -> Loop:
         """The loop, unless it is there already, made from exactly what there is now."""

@@ -22,14 +22,22 @@ from trainlab.objective.scaling import inner_of, not_inside
 _COMPILE_ARGUMENTS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
 
 
-def compile_model(model: keras.Model, arguments: Mapping[str, Any], jit_compile: bool, run_eagerly: bool) -> None:
-    """Compiles a model; of one that is compiled already, what is not among the arguments stays."""
+def compile_model(model: keras.Model, arguments: Mapping[str, Any], jit_compile: bool, run_eagerly: bool) -> bool:
+    """Compiles a model, if any argument is not None; of one that is compiled already, what is None stays.
+
+    Returns:
+        Whether there was an argument.
+    """
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    if not arguments or not isinstance(model, keras.Model):
+        return bool(arguments)
     if model.compiled:
         before = keras_internals.compile_arguments(model)
         kept = {name: before.get(name) for name in _COMPILE_ARGUMENTS} | _scaling_of(model, before.get("optimizer"))
         arguments = kept | dict(arguments)
     steps = model.steps_per_execution
     model.compile(**arguments, jit_compile=jit_compile, run_eagerly=run_eagerly, steps_per_execution=steps)
+    return True
 
 
 def _scaling_of(model: keras.Model, optimizer: Any) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from trainlab.runs import manifest, rates, workers
 from trainlab.runs.disk import compiled
 from trainlab.runs.disk.checkpoint import write_atomically
 from trainlab.runs.disk.lock import Lock
-from trainlab.runs.epochs import Epochs, Fit, Keeper, callback_list, find_out, fit_of, verbosity
+from trainlab.runs.epochs import Fit, Keeper, callback_list, find_out, fit_of, history_of, verbosity
 from trainlab.runs.evaluating import Validator, evaluate_alone, predict_alone
 from trainlab.runs.keeping import RunKeeper
-from trainlab.runs.listeners.describing import Described, arguments_of, describe_loop, plan_described, validation_described
+from trainlab.runs.listeners.describing import Described, describe_loop
 from trainlab.runs.manifest import OVERRIDABLE, OtherRun
 from trainlab.runs.resuming import RESUME, Asked, Found
 from trainlab.runs.run import Run, refuse_unknown
@@ -18,7 +18,6 @@ __all__ = [
     "RESUME",
     "Asked",
     "Described",
-    "Epochs",
     "Fit",
     "Found",
     "Keeper",
@@ -28,19 +27,17 @@ __all__ = [
     "RunKeeper",
     "Signals",
     "Validator",
-    "arguments_of",
     "callback_list",
     "compiled",
     "describe_loop",
     "evaluate_alone",
     "find_out",
     "fit_of",
+    "history_of",
     "manifest",
-    "plan_described",
     "predict_alone",
     "rates",
     "refuse_unknown",
-    "validation_described",
     "verbosity",
     "workers",
     "write_atomically",

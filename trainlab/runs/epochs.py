@@ -317,6 +317,16 @@ def fit_of(
     return Fit(model, loop, inputs.source, validator, listener, progress, findings, verbose)
 
 
+def history_of(fit: Fit, keeper: Keeper, found: Found, plan: Plan, updates_per_call: int | None) -> keras.callbacks.History:
+    """Trains, or puts everything where a finished run has left it; returns the history."""
+    if found.is_over:
+        fit.model.history = keeper.skip()
+    else:
+        Epochs(fit, keeper)(plan, updates_per_call)
+    history: keras.callbacks.History = fit.model.history
+    return history
+
+
 def find_out(fit: Fit, found: Found, updates_ahead: int) -> bool:
     """Lets the loop find out whether XLA pays, where that is worth it; returns whether it is known only now."""
     # What was not worth finding out may be, for a run that is made longer; but a stream would have to be read again.

@@ -13,6 +13,7 @@ import keras
 
 from trainlab.data import describe_update, is_stream
 from trainlab.loop import Plan, plan_of
+from trainlab.runs.epochs import callback_list, verbosity
 from trainlab.runs.listeners.hearing import hears_every_test_batch, hears_every_update, updates_unheard
 from trainlab.runs.run import Run
 from trainlab.strategies import StepStrategy
@@ -28,11 +29,7 @@ class Described:
     Attributes:
         model: compiled.
         strategy: the step.
-        update: what an update is made of, in words; empty where nobody knows.
-        plan: how long it is; `updates_per_epoch` None where nobody knows.
         run: where it is saved; None for nowhere.
-        validation: what it is validated on, in words; empty for nothing.
-        frequency: after which epochs: a number, or those numbers.
         device: where the step runs, in words.
         num_replicas: shards that a batch is cut into.
         micro_batch_size: examples evaluated at once; None for whole batches.
@@ -44,11 +41,7 @@ class Described:
 
     model: keras.Model
     strategy: StepStrategy
-    update: str
-    plan: Plan
     run: Run | None
-    validation: str
-    frequency: Any
     device: str
     num_replicas: int
     micro_batch_size: int | None
@@ -58,13 +51,40 @@ class Described:
     jit_compile: bool | None
 
 
-def describe_loop(fit: Described, listener: keras.callbacks.CallbackList) -> str:
-    """The loop in words, a paragraph for each of its parts.
+@dataclasses.dataclass(frozen=True)
+class _Told(Described):
+    """The same, and what the arguments of the `fit` say.
+
+    Attributes:
+        plan: how long it is; `updates_per_epoch` None where nobody knows.
+        update: what an update is made of, in words; empty where nobody knows.
+        validation: what it is validated on, in words; empty for nothing.
+        frequency: after which epochs: a number, or those numbers.
+    """
+
+    plan: Plan
+    update: str
+    validation: str
+    frequency: Any
+
+
+def describe_loop(owner: Described, fit_fn: Callable[..., Any], x: Any, y: Any, others: Mapping[str, Any]) -> str:
+    """The loop of a `fit` in words, a paragraph for each of its parts.
 
     Args:
-        fit: what it works with.
-        listener: the callbacks, Keras' own `History` and progress bar among them, in the order in which they are called.
+        owner: what it works with.
+        fit_fn: the method, whose arguments the others are.
+        x, y, others: arguments of it; any may be left out.
+
+    Raises:
+        TypeError: it has no such argument.
+        ValueError: it has no length.
     """
+    given = _arguments_of(fit_fn, x, y, others)
+    plan, update = _planned(given, owner.strategy.batches)
+    told = {"plan": plan, "update": update, "validation": _validation(given), "frequency": given["validation_freq"]}
+    fit = _Told(**vars(owner), **told)
+    listener = callback_list(given["callbacks"], owner.model, plan, verbosity(given["verbose"]))
     parts = [
         ("at the beginning", _beginning(fit, listener)),
         (_epochs(fit.plan), _epoch_begin(listener)),
@@ -83,7 +103,7 @@ def describe_loop(fit: Described, listener: keras.callbacks.CallbackList) -> str
     return "\n".join(lines)
 
 
-def arguments_of(fit: Callable[..., Any], x: Any, y: Any, others: Mapping[str, Any]) -> Mapping[str, Any]:
+def _arguments_of(fit: Callable[..., Any], x: Any, y: Any, others: Mapping[str, Any]) -> Mapping[str, Any]:
     """All arguments of a `fit`, by name, with its defaults.
 
     Raises:
@@ -100,7 +120,7 @@ def arguments_of(fit: Callable[..., Any], x: Any, y: Any, others: Mapping[str, A
     return bound.arguments
 
 
-def plan_described(given: Mapping[str, Any], batches: int) -> tuple[Plan, str]:
+def _planned(given: Mapping[str, Any], batches: int) -> tuple[Plan, str]:
     """How long a `fit` with these arguments would be, as far as that can be told without its data, and an update in words.
 
     Args:
@@ -125,7 +145,7 @@ def plan_described(given: Mapping[str, Any], batches: int) -> tuple[Plan, str]:
     return plan, update
 
 
-def validation_described(given: Mapping[str, Any]) -> str:
+def _validation(given: Mapping[str, Any]) -> str:
     """What a `fit` with these arguments would be validated on, in words; empty for nothing."""
     data = given["validation_data"]
     if data is None:
@@ -136,7 +156,7 @@ def validation_described(given: Mapping[str, Any]) -> str:
     return f"{len(keras.tree.flatten(data)[0]):,} examples"
 
 
-def _beginning(fit: Described, listener: keras.callbacks.CallbackList) -> list[str]:
+def _beginning(fit: _Told, listener: keras.callbacks.CallbackList) -> list[str]:
     said = [_called("on_train_begin", listener)]
     if fit.run is not None:
         said.append(f"{fit.run.directory}: the newest good checkpoint is put back, with what callbacks remember, if there is one")
@@ -154,12 +174,12 @@ def _epoch_begin(listener: keras.callbacks.CallbackList) -> list[str]:
     return ["metrics are set back to zero", _called("on_epoch_begin", listener)]
 
 
-def _updates(fit: Described) -> str:
+def _updates(fit: _Told) -> str:
     number = fit.plan.updates_per_epoch
     return "updates, as many as the data have" if number is None else f"{number:,} update{'s' * (number != 1)}, each"
 
 
-def _update(fit: Described) -> list[str]:
+def _update(fit: _Told) -> list[str]:
     strategy = fit.strategy
     evaluations, batches = strategy.evaluations, strategy.batches
     said = [f"takes {fit.update}" if fit.update else f"takes {_many(batches, 'batch', 'es')} of the data"]
@@ -176,7 +196,7 @@ def _update(fit: Described) -> list[str]:
     return said
 
 
-def _calls(fit: Described, listener: keras.callbacks.CallbackList) -> list[str]:
+def _calls(fit: _Told, listener: keras.callbacks.CallbackList) -> list[str]:
     every = [_name(one) for one in _members(listener) if hears_every_update(one)]
     if fit.is_eager:
         return ["one: it runs eagerly"]
@@ -191,7 +211,7 @@ def _calls(fit: Described, listener: keras.callbacks.CallbackList) -> list[str]:
     return [said, *(f"{other}: a call ends there" for other in others)]
 
 
-def _between(fit: Described) -> list[str]:
+def _between(fit: _Told) -> list[str]:
     said = ["all is committed, and signals are heard"]
     action = "training stops at the update before it" if fit.on_nonfinite == "stop" else "that update is left out"
     said.append(f"if an update left a NaN or an infinity, the call is taken back, and {action}")
@@ -202,7 +222,7 @@ def _between(fit: Described) -> list[str]:
     return said
 
 
-def _epoch_end(fit: Described, listener: keras.callbacks.CallbackList) -> list[str]:
+def _epoch_end(fit: _Told, listener: keras.callbacks.CallbackList) -> list[str]:
     said = []
     if fit.validation:
         heard = [_name(one) for one in _members(listener) if hears_every_test_batch(one)]
@@ -220,7 +240,7 @@ def _epoch_end(fit: Described, listener: keras.callbacks.CallbackList) -> list[s
     return said
 
 
-def _end(fit: Described, listener: keras.callbacks.CallbackList) -> list[str]:
+def _end(fit: _Told, listener: keras.callbacks.CallbackList) -> list[str]:
     said = []
     if getattr(fit.model.optimizer, "use_ema", False):
         said.append("the optimizer's averages of the weights take their place")

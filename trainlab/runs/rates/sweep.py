@@ -19,7 +19,6 @@ from trainlab.runs.rates.swept_rate import SweptRate
 from trainlab.runs.reset import Reset
 from trainlab.strategies import StepStrategy
 
-
 # Updates at one rate that tell whether it is too large: at a tenth more than what is stable, what diverges grows 40 times.
 _PROBE = 20
 
