@@ -3,6 +3,7 @@ import sys
 import gin
 import pytest
 
+from trainlab.cli import console
 from trainlab.cli.configs import names
 
 
@@ -15,3 +16,15 @@ def clean(monkeypatch, tmp_path):
     names.register()
     yield
     gin.clear_config()
+
+
+@pytest.fixture
+def trainlab_command(command, capsys):
+    """The command `trainlab` in this process, in a directory of its own: arguments -> (status, stdout, stderr)."""
+
+    def run(*arguments):
+        status = console([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run

@@ -109,6 +109,6 @@ def test_the_module_itself_imports_nothing_either(tmp_path):
 
 def test_what_the_flags_take_is_what_runs_take():
     from trainlab import runs
-    from trainlab.cli import command
+    from trainlab.cli import options
 
-    assert command._RESUME == runs.RESUME and command._OVERRIDABLE == runs.OVERRIDABLE
+    assert options.RESUME == runs.RESUME and options.OVERRIDABLE == runs.OVERRIDABLE

@@ -37,16 +37,27 @@ def ours_and_keras(registered):
 
 
 def test_it_lists_exactly_what_can_be_built():
-    assert set(outline.places()) == ours_and_keras(gin_internals.registered())
+    classes = {
+        f"keras.{package}.{name}"
+        for package, base in (("callbacks", keras.callbacks.Callback), ("metrics", keras.Metric))
+        for name, item in vars(getattr(keras, package)).items()
+        if inspect.isclass(item) and issubclass(item, base) and item is not base
+    }
+    classes -= {f"keras.callbacks.{name}" for name in ("CallbackList", "History", "ProgbarLogger")}  # `fit` makes these itself
+    assert set(outline.places()) == ours_and_keras(gin_internals.registered()) | classes
 
 
 def test_parameters_are_those_of_the_live_objects():
     known = {selector: outline.parameters(selector) for selector in outline.places()}
+    for selector in known:  # callbacks and metrics are registered as they are used
+        assert names.full_name(selector, {}) == selector
     for selector, parameters in known.items():
         if parameters is not None:
             assert list(parameters) == [p.name for p in live(selector) if p.kind is not p.VAR_KEYWORD], selector
     assert known["trainlab.Accumulate"] == ("num_batches", "inner")
-    assert {selector for selector, parameters in known.items() if parameters is None} == {"trainlab.Heun", "trainlab.SGD"}
+    unknown = {selector for selector, parameters in known.items() if parameters is None}
+    assert {name for name in unknown if not name.startswith("keras.")} == {"trainlab.Heun", "trainlab.SGD"}
+    assert not {name for name in unknown if name.startswith(("keras.optimizers", "keras.losses"))}
     assert outline.parameters("trainlab.nosuch") is None
 
 
@@ -95,7 +106,20 @@ def test_what_is_right_is_passed(config):
     assert gin.config_str() == before  # it binds nothing
 
 
-@pytest.mark.parametrize("name", ["Heun", "trainlab.Heun", "keras.optimizers.Adam", "Adam", "optimizers.Adam", "npz"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Heun",
+        "trainlab.Heun",
+        "keras.optimizers.Adam",
+        "Adam",
+        "optimizers.Adam",
+        "npz",
+        "EarlyStopping",
+        "AUC",
+        "metrics.MeanSquaredError",
+    ],
+)
 def test_names_are_found_as_gin_finds_them(name):
     assert names.outlined(name) == names.full_name(name, {})
 

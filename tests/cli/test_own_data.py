@@ -77,13 +77,13 @@ def test_a_data_set_of_batches_trains_as_its_arrays_do(own, tmp_path, monkeypatc
     fit = Trainer.fit
     monkeypatch.setattr(Trainer, "fit", lambda self, *args, **kwargs: fit(self, *args, **kwargs, shuffle=False))
     for data in ("batches", "arrays"):
-        status, out, err = own(data, "one", flags=["--run_dir", data])
+        status, out, err = own(data, "one", "run.validation_data = 'test'", flags=["--run_dir", data])
         assert (status, ours(err)) == (0, []), err
         results[data] = records(tmp_path / data)
         said = (
-            "a data set of 5 batches to train on and a data set of 5 batches to test"
+            "a data set of 5 batches to train on, a data set of 5 batches to validate with and a data set of 5 batches to test"
             if data == "batches"
-            else "40 training and 40"
+            else "40 training, 40 validation and 40 test"
         )
         assert said in out and ("update    1 batch of the data set\n" in out) == (data == "batches")
     for ours_, theirs in zip(results["batches"], results["arrays"], strict=True):
@@ -96,7 +96,7 @@ def test_a_data_set_of_batches_trains_as_its_arrays_do(own, tmp_path, monkeypatc
 def test_several_inputs(own, tmp_path, data, model, shape):
     status, out, err = own(data, model)
     assert (status, ours(err)) == (0, []), err
-    assert f"40 training and 40 test examples of shape {shape}, 2 classes" in out
+    assert f"36 training, 4 validation and 40 test examples of shape {shape}, 2 classes" in out
     assert records(tmp_path / "runs" / "c")[-1]["step"] == 10
 
 

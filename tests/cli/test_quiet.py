@@ -11,7 +11,7 @@ import time
 import pytest
 from commands import HEUN, ROOT
 
-from trainlab.cli import command
+from trainlab.cli import quiet
 
 OWN = re.compile(r"(model|device|data|strategy|update|length|run|test|results) {2,}\S|Epoch \d+/\d+$")
 BAR = re.compile(r"\s*\d+/\d+ ")
@@ -79,7 +79,7 @@ def not_imported(monkeypatch):
 
 
 def written_inside(*lines):
-    with command._quiet():
+    with quiet.quiet():
         for line in lines:
             os.write(2, line)
 
@@ -95,7 +95,7 @@ def test_what_is_logged_while_it_is_imported_is_held_back(not_imported, capfd):
 
 
 def test_an_import_that_fails_shows_everything(not_imported, capfd):
-    with pytest.raises(ImportError), command._quiet():
+    with pytest.raises(ImportError), quiet.quiet():
         os.write(2, NOISE[0])
         raise ImportError("no libstdc++")
     assert capfd.readouterr().err == NOISE[0].decode()

@@ -151,7 +151,7 @@ def _asked_for_help(arguments: Sequence[str]) -> tuple[bool, str, list[str]]:
 
 def _configs_in(arguments: Sequence[str]) -> list[str]:
     """The files that come after --config."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = zip(arguments, [*arguments, ""][1:], strict=True)
     return [a.partition("=")[2] or b for a, b in pairs if a.partition("=")[0] == "--config"]
 
 

@@ -16,7 +16,7 @@ Trains Keras models with a step that can be swapped, as gin files describe it.
   report    write one page on one or several runs
 
   trainlab VERB --help        explains a verb
-  trainlab --help NAME        explains what a config may use: Heun, mlp, Adam, EarlyStopping, run.epochs
+  trainlab --help NAME        explains what a config may use: Heun, mlp, Adam, run.epochs
   trainlab --list KIND        strategies, models, data, optimizers, losses, metrics, callbacks, ...
   trainlab --version          the version
   trainlab --print-completion bash

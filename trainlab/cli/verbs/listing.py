@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainlab.cli.configs import outline
+from trainlab.cli.configs.checks import check_known
 from trainlab.cli.configs.descriptions import Description, looked_at, read_off
 from trainlab.cli.configs.errors import ConfigError, one_line
 from trainlab.cli.configs.names import RUN, NotKnown, outlined, short_name
@@ -61,6 +61,7 @@ def explained(name: str, imports: Sequence[str] = ()) -> str:
 
     Raises:
         NotKnown: It stands for nothing, or for several things.
+        ConfigError: It is no parameter of something that is known, or a module cannot be imported.
 
     Example:
         >>> print(explained("Heun").splitlines()[0])
@@ -71,7 +72,8 @@ def explained(name: str, imports: Sequence[str] = ()) -> str:
     if found is None:
         owner, _, parameter = name.rpartition(".")
         found = _found(owner, imports) if owner else None
-        if found is not None and parameter in found[1].parameters:
+        if found is not None:
+            check_known(RUN if found[0] == "run" else found[0], parameter, list(found[1].parameters), f"--help {name}")
             return _of_parameter(found, parameter)
     if found is None:
         outlined(name)  # which says what may have been meant
@@ -107,7 +109,7 @@ def _of_modules(name: str, imports: Sequence[str]) -> list[tuple[str, Any]]:
             path = bound
             for part in rest.split("."):
                 path = f"{path}.{part}"
-                is_module = inspect.ismodule(item) and not hasattr(item, part) and importlib.util.find_spec(path) is not None
+                is_module = hasattr(item, "__path__") and not hasattr(item, part) and importlib.util.find_spec(path) is not None
                 item = _imported(path) if is_module else getattr(item, part, None)
         items.append((path, item))
     return items
