@@ -12,6 +12,9 @@ from trainlab.cli.configs.config import Binding, literal
 from trainlab.cli.configs.errors import ConfigError
 from trainlab.cli.configs.names import short_name
 
+# Of Keras' callbacks: "epoch" or a number of batches, a number or "10,20".
+_WORD_OR_NUMBER = ("save_freq", "update_freq", "profile_batch")
+
 
 def check_parameter(selector: str, argument: str, where: str) -> None:
     """Checks that something has a parameter of that name.
@@ -95,6 +98,8 @@ def check_literal(binding: Binding, bindings: Sequence[Binding]) -> None:
     """
     value = literal(binding, bindings)
     if binding.selector == gin_internals.MACRO or binding.selector == "trainlab.run":  # `Settings` checks its own
+        return
+    if binding.argument in _WORD_OR_NUMBER:
         return
     try:
         default = inspect.signature(gin_internals.original(binding.selector)).parameters[binding.argument].default

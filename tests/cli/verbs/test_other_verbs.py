@@ -1,0 +1,114 @@
+"""`find-lr`, `report` and `show`: what they hand on, and what they print."""
+
+import json
+import sys
+import types
+
+import pytest
+from commands import HEUN, SHORT, everything_in, ours
+
+from trainlab import Trainer
+
+RATES = types.SimpleNamespace(
+    suggestion=0.0321,
+    why="the loss falls fastest there",
+    learning_rates=[1e-3, 1.0],
+    losses=[2.0, float("nan")],
+    smoothed=[2.0, 2.0],
+)
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """A stand-in for `Trainer.find_learning_rate`, and what it was given."""
+    given = []
+
+    def find(self, x, y=None, **how):
+        given.append((len(x), how))
+        return RATES
+
+    monkeypatch.setattr(Trainer, "find_learning_rate", find, raising=False)
+    return given
+
+
+def test_find_lr_says_which_and_why(trainlab_command, tmp_path, tried):
+    status, out, err = trainlab_command("find-lr", *HEUN, "--num-updates", "20", "--largest=2", "-o", "lr.json")
+    assert (status, ours(err)) == (0, []), err
+    assert tried == [
+        (1294, {"smallest": 1e-7, "largest": 2.0, "num_updates": 20, "batch_size": 64, "sample_weight": None}),
+    ]
+    assert "why       the loss falls fastest there\nrate      0.0321\ncurve     lr.json\n" in out
+    written = json.loads((tmp_path / "lr.json").read_text())
+    assert written["suggestion"] == 0.0321 and written["losses"] == [2.0, None] and written["learning_rates"] == [0.001, 1.0]
+    assert [path.name for path in tmp_path.iterdir()] == ["lr.json"]
+
+
+def test_find_lr_draws(trainlab_command, tmp_path, tried, monkeypatch):
+    monkeypatch.setattr(RATES, "plot", lambda path: path.write_bytes(b"drawn"), raising=False)
+    assert trainlab_command("find-lr", *HEUN, "--output", "lr.png")[0] == 0
+    assert (tmp_path / "lr.png").read_bytes() == b"drawn"
+
+
+@pytest.mark.slow
+def test_find_lr_really_tries(trainlab_command, tmp_path):
+    status, out, err = trainlab_command("find-lr", *HEUN, "-o", "lr.json", "--num_updates=30")
+    assert (status, ours(err)) == (0, []), err
+    written = json.loads((tmp_path / "lr.json").read_text())
+    assert 1e-7 < written["suggestion"] < 10 and len(written["losses"]) == len(written["learning_rates"]) <= 30
+    assert [path.name for path in tmp_path.iterdir()] == ["lr.json"]
+
+
+def test_report_hands_on_what_it_was_given(trainlab_command, tmp_path, monkeypatch):
+    given = []
+
+    def write(runs, output, title=None):
+        given.append(([str(run) for run in runs], str(output), title))
+        return output
+
+    monkeypatch.setitem(sys.modules, "trainlab.reports", types.SimpleNamespace(write=write))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").touch()
+    assert trainlab_command("report", "a", "b") == (0, "report    report.html\n", "")
+    assert trainlab_command("report", "a", "-o", "a.MD", "--title", "A run")[0] == 0
+    assert given == [(["a", "b"], "report.html", None), (["a"], "a.MD", "A run")]
+
+
+def test_what_a_report_cannot_do_is_one_line(trainlab_command, tmp_path, monkeypatch):
+    def write(*args, **kwargs):
+        raise ImportError("a picture needs matplotlib: pip install 'trainlab[report]'")
+
+    monkeypatch.setitem(sys.modules, "trainlab.reports", types.SimpleNamespace(write=write))
+    (tmp_path / "metrics.jsonl").touch()
+    status, out, err = trainlab_command("report", ".", "-o", "a.png")
+    assert (status, out) == (1, "") and err.count("\n") == 1 and "pip install 'trainlab[report]'" in err
+
+
+def test_show_says_what_happens_in_this_very_run(trainlab_command, tmp_path):
+    more = ["--set", "run.callbacks = [@EarlyStopping(), @ModelCheckpoint()]", "--set", "ModelCheckpoint.filepath = 'best.keras'"]
+    more += ["--set", "ModelCheckpoint.save_freq = 50", "--set", "run.monitor = 'val_accuracy'", "--set", "run.keep_best = True"]
+    assert trainlab_command("train", *SHORT, *more, "--run_dir", "a")[0] == 0
+    before = everything_in(tmp_path)
+    status, out, err = trainlab_command("show", "a")
+    assert (status, ours(err)) == (0, []), err
+    said = " ".join(out.split())
+    for words in (
+        "9,610 parameters",
+        "for one epoch",
+        "21 updates, each takes 64 examples Heun(): 2 evaluations",
+        "ModelCheckpoint hears of every 50th",
+        "validation on 144 examples, after every epoch",
+        "on_epoch_end: Begin, EarlyStopping (val_accuracy), ModelCheckpoint (val_accuracy), JsonLines, History",
+        "a checkpoint, if the epoch was the best so far by val_accuracy",
+        "a checkpoint is written every 60 seconds",
+    ):
+        assert words in said, words
+    assert everything_in(tmp_path) == before  # it only reads
+
+
+def test_a_config_that_does_not_load_any_more_is_one_line(trainlab_command, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.gin").write_text("import own_that_is_gone\n\nrun.epochs = 1\n")
+    status, out, err = trainlab_command("show", "a")
+    assert (status, out) == (1, "") and err.count("\n") == 1
+    assert "a/config.gin:1: cannot import own_that_is_gone" in err
