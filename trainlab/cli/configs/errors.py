@@ -42,6 +42,7 @@ def in_flags(text: str) -> str:
 
 # Each is what the library says, and what that is called here. A test takes all its messages and finds no other word of Python's.
 _WORDS = (
+    (r"call it where the Trainer has no distribute=join_workers\(\)", "set run.distribute = None"),
     (r"override=\[\W?(\w+)\W?\]", r"--override=\1"),
     (r"resume=never with overwrite", "--resume=never --overwrite"),
     (r"by overwrite=True", "by --resume=never --overwrite"),

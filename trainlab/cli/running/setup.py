@@ -11,6 +11,7 @@ import tensorflow as tf
 from trainlab.cli.configs.config import Config
 from trainlab.cli.configs.errors import ConfigError
 from trainlab.cli.configs.settings import Settings
+from trainlab.cli.running.board import TensorBoard
 from trainlab.cli.running.failing import show_warning
 from trainlab.cli.running.parts import unpacked, with_parts
 from trainlab.data import check_held_out
@@ -36,7 +37,7 @@ class Setup:
 
     def callbacks(self, directory: Path) -> list[keras.callbacks.Callback]:
         """Those of the config, and the TensorBoard of the run's directory if there is to be one."""
-        board = [keras.callbacks.TensorBoard(str(directory / "tensorboard"))] if self.settings.tensorboard else []
+        board = [TensorBoard(str(directory / "tensorboard"))] if self.settings.tensorboard else []
         return [*board, *self.settings.callbacks]
 
     def check_test_data(self) -> None:
