@@ -1,6 +1,7 @@
 """The wheel, installed away from the clone, trains from Python and from the command line."""
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -97,6 +98,38 @@ def test_it_trains_from_the_command_line_with_a_config_of_ones_own(site, tmp_pat
     result = run(site, ["-m", "trainlab.train", "--config", "mine.gin"], tmp_path)
     assert result.returncode == 0, result.stderr
     assert "strategy  Half()" in result.stdout and (tmp_path / "runs" / "mine" / "model.keras").exists()
+
+
+def verb(site, arguments, cwd):
+    """The command as a wheel installs it."""
+    result = run(site, [str(site / "bin" / "trainlab"), *arguments], cwd)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_command_is_installed(site, tmp_path):
+    version = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version"))
+    assert verb(site, ["--version"], tmp_path) == "trainlab " + version.split('"')[1] + "\n"
+    assert "mlp" in verb(site, ["--list", "models"], tmp_path)
+    assert verb(site, ["--help", "Heun"], tmp_path).startswith("trainlab.Heun()\n")
+    wrong = run(site, [str(site / "bin" / "trainlab"), "trian"], tmp_path)
+    assert wrong.returncode == 2 and "did you mean train?" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_every_verb_works_as_installed(site, tmp_path):
+    (tmp_path / "mine.gin").write_text(CONFIG)
+    (tmp_path / "mine.py").write_text(MINE)
+    config = ["--config", "mine.gin"]
+    assert "run.epochs = 1 " in verb(site, ["train", "--print-config", *config], tmp_path)
+    assert "dry run" in verb(site, ["train", "--dry-run", *config], tmp_path) and not (tmp_path / "runs").exists()
+    assert "results   runs/mine" in verb(site, ["train", *config], tmp_path)
+    assert "Half(): 1 evaluation" in verb(site, ["show", "runs/mine"], tmp_path)
+    assert "rate      " in verb(site, ["find-lr", *config, "--num_updates", "20"], tmp_path)
+    if (PACKAGE / "reports").is_dir():
+        assert "report    a.md" in verb(site, ["report", "runs/mine", "-o", "a.md"], tmp_path) and (tmp_path / "a.md").exists()
+    if importlib.util.find_spec("shtab"):
+        assert "_shtab_trainlab" in verb(site, ["--print-completion", "bash"], tmp_path)
 
 
 def test_importing_warns_of_nothing(site, tmp_path):
