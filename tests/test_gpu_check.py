@@ -27,7 +27,16 @@ def test_the_laws(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [("laws-float32", "laws-tf32"), ("resume", "memory", "signals"), ("kill",), ("speed-mlp",)])
+def test_scaling_and_replicas(tmp_path):
+    ended, found = short(tmp_path, ["laws-float16", "replicas"])
+    assert ended.returncode == 0, ended.stdout[-3000:]
+    checked = [one["check"] for one in found if one["ok"] is True]
+    for what in ("plain is Keras' fit", "a real skip", "control: no skip", "two replicas are one device", "stopped twice"):
+        assert any(what in check for check in checked), what
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [("laws-float32", "laws-tf32"), ("resume", "memory", "signals"), ("kill",), ("speed-cnn",)])
 def test_the_other_parts(tmp_path, parts):
     ended, found = short(tmp_path, parts)
     assert ended.returncode == 0, ended.stdout[-3000:]

@@ -33,6 +33,18 @@ def _laws(precision: str, tensor_float_32: bool) -> Callable[[bool], None]:
     return run
 
 
+def _scaled(is_short: bool) -> None:
+    from gpu_checking import scaled
+
+    scaled.check(is_short)
+
+
+def _replicas(is_short: bool) -> None:
+    from gpu_checking import replicas
+
+    replicas.check(is_short)
+
+
 def _going_on(name: str) -> Callable[[bool], None]:
     def run(is_short: bool) -> None:
         from gpu_checking import going_on
@@ -56,6 +68,8 @@ PARTS = {
     "laws-float32": Part(_laws("float32", False), 170),
     "laws-float64": Part(_laws("float64", False), 170),
     "laws-tf32": Part(_laws("float32", True), 170),
+    "laws-float16": Part(_scaled, 150),
+    "replicas": Part(_replicas, 150),
     "resume": Part(_going_on("resume"), 170),
     "kill": Part(_going_on("kill"), 170),
     "signals": Part(_going_on("signals"), 90),
@@ -65,4 +79,5 @@ PARTS = {
     "speed-transformer": Part(_speed("transformer"), 120),
     "speed-embedding": Part(_speed("embedding"), 90),
 }
-TOGETHER = ("laws-float32", "laws-float64", "laws-tf32", "resume", "kill", "signals", "memory")  # where time is not measured
+# Where time is not measured.
+TOGETHER = ("laws-float32", "laws-float64", "laws-tf32", "laws-float16", "replicas", "resume", "kill", "signals", "memory")

@@ -28,7 +28,19 @@ def check() -> None:
     with guarded("kernels"), tf.device(name):
         product = a.astype("float64") @ b
         within("matmul", np.abs((tf.constant(a) @ tf.constant(b)).numpy() - product).max() / np.abs(product).max(), 1e-5)
+        _tensor_float_32(tf.constant(a), tf.constant(b), product, bool(gpus))
         found = tf.nn.conv2d(tf.constant(images), tf.constant(kernels), 1, "SAME").numpy()
         within("convolution", np.abs(found - convolved).max() / np.abs(convolved).max(), 1e-5)
         compiled = tf.function(lambda x, y: tf.tanh(x @ y), jit_compile=True)
         within("XLA", np.abs(compiled(tf.constant(a), tf.constant(b)).numpy() - np.tanh(product)).max(), 1e-3)
+
+
+def _tensor_float_32(a: tf.Tensor, b: tf.Tensor, product: np.ndarray, is_gpu: bool) -> None:
+    """What the switch does: of a product's 24 bits TensorFloat-32 leaves 11."""
+    errors = []
+    for is_on in (False, True):
+        tf.config.experimental.enable_tensor_float_32_execution(is_on)
+        errors.append(float(np.abs((a @ b).numpy() - product).max() / np.abs(product).max()))
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    is_ok = errors[1] < 1e-2 if is_gpu else errors[0] == errors[1]
+    tell("TensorFloat-32 off and on", is_ok, f"a matmul's error {errors[0]:.2g} and {errors[1]:.2g}")

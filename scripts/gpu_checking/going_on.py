@@ -10,8 +10,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -20,6 +23,7 @@ import tensorflow as tf
 import trainlab as tl
 from gpu_checking.models import Case, noisy
 from gpu_checking.telling import guarded, tell
+from trainlab.loop import Loop
 
 SCRIPTS = Path(__file__).parents[1]
 
@@ -32,14 +36,26 @@ def resume(is_short: bool) -> None:
             for jit in (False, True) if name != "lstm" else (False,):
                 title = f"resume, {name}, {what}{', XLA' if jit else ''}"
                 with guarded(title):
-                    _resume(title, case, strategy, jit)
+                    stopped_twice(title, case, strategy, jit)
 
 
-def _resume(title: str, case: Case, strategy: Any, jit: bool) -> None:
+def stopped_twice(
+    title: str, case: Case, strategy: Any, jit: bool, optimizer: Any = lambda: keras.optimizers.Adam(0.01), **settings: Any
+) -> None:
+    """Compares the bits of a run, of the same again, and of one that was stopped twice, under op determinism.
+
+    Args:
+        title: of the findings.
+        case: what is trained.
+        strategy, optimizer: make one.
+        jit: whether XLA compiles.
+        settings: more of the Trainer's.
+    """
+
     def train(directory: str, *stops: int) -> list[np.ndarray]:
         for steps in stops:
-            model = case.compiled(keras.optimizers.Adam(0.01))
-            trainer = tl.Trainer(model, strategy(), run=directory, jit_compile=jit, deterministic=True)
+            model = case.compiled(optimizer())
+            trainer = tl.Trainer(model, strategy(), run=directory, jit_compile=jit, deterministic=True, **settings)
             trainer.fit(case.x, case.y, batch_size=7, steps=steps, verbose=0)
         return [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
 
@@ -75,37 +91,54 @@ def signals(is_short: bool) -> None:
         title = f"SIGTERM to the end of fit, {name}{', XLA' if jit else ''}"
         with guarded(title), tempfile.TemporaryDirectory() as folder:
             case = noisy(size)[name]
-            sent: list[float] = []
-
-            def send(sent: list[float] = sent) -> None:
-                sent.append(time.monotonic())
-                os.kill(os.getpid(), signal.SIGTERM)
-
-            class Arm(keras.callbacks.Callback):
-                def on_epoch_begin(self, epoch, logs=None, send=send):
-                    if epoch == 2:
-                        threading.Timer(1.0, send).start()
-
             trainer = tl.Trainer(case.compiled(keras.optimizers.SGD(0.01)), run=folder, jit_compile=jit)
-            try:
-                trainer.fit(case.x, case.y, steps_per_epoch=200_000, epochs=20, verbose=0, callbacks=[_Few(Arm())])
-                tell(title, False, "fit ended by itself")
-            except SystemExit as end:
-                seconds = time.monotonic() - sent[0]
-                saved = trainer.last_checkpoint is not None
-                tell(title, end.code == 143 and saved and seconds < 5, f"{seconds:.2f} s, status {end.code}, saved {saved}")
+            sent: list[float] = []
+            with _timed_calls() as calls:
+                threading.Thread(target=_send, args=(calls, sent), daemon=True).start()
+                try:
+                    trainer.fit(case.x, case.y, steps_per_epoch=200_000, epochs=20, verbose=0)
+                    tell(title, False, "fit ended by itself")
+                    continue
+                except SystemExit as end:
+                    seconds, status = time.monotonic() - sent[0], end.code
+            saved = trainer.last_checkpoint
+            until_saved = "" if saved is None else f", {max(map(_written, saved.iterdir())) - sent[1]:.2f} s to saved"
+            is_ok = status == 143 and saved is not None and seconds < 5
+            tell(title, is_ok, f"{seconds:.2f} s{until_saved}, status {status}, saved {saved is not None}")
+            # The first of all traces and compiles; how many updates a call makes is found out in some more.
+            rest = sorted(calls[1:])
+            told = f"{rest[-1]:.3f} s of {len(rest)}, the median {rest[len(rest) // 2]:.3f} s" if rest else "none but the first"
+            tell(f"the longest call of many updates, {title.partition(', ')[2]}", bool(rest) and rest[-1] < 3, told)
 
 
-class _Few(keras.callbacks.Callback):
-    """Short epochs first, so that all is compiled; then a long one."""
+def _send(calls: list[float], sent: list[float]) -> None:
+    """Sends the signal once all is compiled, and calls are as long as they get; notes both clocks."""
+    while len(calls) < 6:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    sent.extend((time.monotonic(), time.time()))
+    os.kill(os.getpid(), signal.SIGTERM)
 
-    def __init__(self, then: keras.callbacks.Callback):
-        super().__init__()
-        self._then = then
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Arms in the first epoch that is long."""
-        self._then.on_epoch_begin(epoch + 2, logs)
+def _written(file: Path) -> float:
+    return file.stat().st_mtime
+
+
+@contextmanager
+def _timed_calls() -> Iterator[list[float]]:
+    """The seconds of each call of the loop, in which Python hears nothing."""
+    seconds: list[float] = []
+    own = Loop.run
+
+    def run(*args: Any, **kwargs: Any) -> int:
+        started = time.monotonic()
+        try:
+            return own(*args, **kwargs)
+        finally:
+            seconds.append(time.monotonic() - started)
+
+    with mock.patch.object(Loop, "run", run):
+        yield seconds
 
 
 def memory(is_short: bool) -> None:

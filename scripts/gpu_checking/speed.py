@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -23,7 +24,25 @@ WORKLOADS_HERE = {
     "embedding": WORKLOADS["embedding"],
 }
 
-_ENOUGH = 45.0  # seconds, after which no further round begins
+_HALVED = ("cnn_256", "transformer")  # also trained under mixed_float16
+_ENOUGH = 40.0  # seconds, after which no further round begins
+
+
+def _mixed(make: Callable[[], tuple[contestants.Run, str]]) -> Callable[[], tuple[contestants.Run, str]]:
+    """A contestant that is made, and runs, under mixed_float16: to change the policy between would have it traced anew."""
+
+    def under(call: Callable[[], Any]) -> Any:
+        keras.config.set_dtype_policy("mixed_float16")
+        try:
+            return call()
+        finally:
+            keras.config.set_dtype_policy("float32")
+
+    def made() -> tuple[contestants.Run, str]:
+        run, chosen = under(make)
+        return lambda: under(run), chosen
+
+    return made
 
 
 def compare(name: str, is_short: bool) -> None:
@@ -41,10 +60,15 @@ def compare(name: str, is_short: bool) -> None:
         "trainlab Heun": lambda: contestants.ours(workload, tl.Heun()),
         "trainlab Accumulate(4)": lambda: contestants.ours(workload, tl.Accumulate(4)),
     }
+    if name in _HALVED:
+        makers |= {
+            "Keras fit, 50 a call, mixed_float16": _mixed(lambda: (contestants.keras_fit(workload, 50), "")),
+            "trainlab, mixed_float16": _mixed(lambda: contestants.ours(workload, tl.SGD())),
+        }
     if not name.startswith("mlp"):  # where both are near, the choice tells enough
         makers = {key: maker for key, maker in makers.items() if key not in ("trainlab, no XLA", "trainlab, XLA")}
     if is_short:
-        makers = {key: makers[key] for key in ("Keras fit, defaults", "trainlab")}
+        makers = {key: makers[key] for key in makers if key in ("Keras fit, defaults", "trainlab") or "mixed" in key}
     runs, chosen, begun = {}, {}, time.monotonic()
     for who, make in makers.items():
         with guarded(f"{name}, {who}"):
@@ -65,9 +89,9 @@ def compare(name: str, is_short: bool) -> None:
         tell(f"{name}, {who}", None, f"{sorted(values)[len(values) // 2] * 1e6:,.1f} us a batch {chosen[who]}")
     for a in seconds:
         if not a.startswith("trainlab"):
-            ours = "trainlab Heun" if a.startswith("Heun") else "trainlab"
+            ours = "trainlab Heun" if a.startswith("Heun") else f"trainlab{', mixed_float16' if 'mixed' in a else ''}"
             tell(f"{name}, {a} / {ours}", None, "{:.2f} ({:.2f} to {:.2f})".format(*ratio(seconds, a, ours)))
-    for a in ("trainlab Heun", "trainlab Accumulate(4)"):
+    for a in ("trainlab Heun", "trainlab Accumulate(4)", "trainlab, mixed_float16"):
         if a in seconds:
             tell(f"{name}, {a} / trainlab", None, "{:.2f} ({:.2f} to {:.2f})".format(*ratio(seconds, a, "trainlab")))
     if tf.config.list_physical_devices("GPU"):

@@ -1,11 +1,17 @@
 """Runs with several replicas: stopped, gone on with as many or others, bad updates, callbacks."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
+import elastic
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from elastic import STRATEGIES, X, Y, fit, told, trainer
 from fragile import bad_at, examples, fragile_model, state
 from replicating import mirrored
 from resuming import Stopping
@@ -13,19 +19,10 @@ from small import assert_same, compiled, dense_model, everything, regression, we
 
 import trainlab as tl
 
-X, Y = regression(24)
+HERE = Path(elastic.__file__).parent
+sys.path.insert(0, str(HERE.parent / "scripts"))
 
-
-def trainer(directory, replicas, strategy=None, dropout=0.0, **settings):
-    layers = [lambda: keras.layers.Dense(5, "tanh"), lambda: keras.layers.Dropout(dropout, seed=3), lambda: keras.layers.Dense(1)]
-    optimizer = keras.optimizers.Adam(0.02, global_clipnorm=0.5, use_ema=True, ema_overwrite_frequency=4)
-    model = compiled(dense_model(*layers), optimizer, metrics=["mae"])
-    settings = {"jit_compile": False, "seed": 5, **settings}
-    return tl.Trainer(model, strategy, run=directory, distribute=mirrored(replicas), **settings)
-
-
-def fit(trainer, **kwargs):
-    return trainer.fit(X, Y, **{"batch_size": 5, "verbose": 0, **kwargs})
+from workers import start  # noqa: E402
 
 
 def relative(a, b):
@@ -33,24 +30,53 @@ def relative(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(a)
 
 
-@pytest.mark.parametrize("strategy", [tl.Heun(), tl.Accumulate(2)], ids=repr)
-def test_elastic(strategy, tmp_path):
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_elastic(name, tmp_path):
     """2 replicas, then 4, then one device, each from the checkpoint before; and an unbroken run on one."""
-    for replicas, steps in ((2, 7), (4, 15), (None, 22)):
-        part = trainer(tmp_path / "run", replicas, strategy)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            fit(part, steps=steps)
-        lines = [str(w.message) for w in caught if "replicas" in str(w.message)]
-        assert len(lines) == (replicas != 2)
-        assert all("\n" not in line and "in spite of a difference: replicas: saved" in line for line in lines)
-        assert part.iterations == steps
+    strategy = STRATEGIES[name]
+    part = go_through(strategy, tmp_path / "run")
     unbroken = trainer(None, None, strategy)
     fit(unbroken, steps=22)
     assert relative(weights(unbroken.model), weights(part.model)) < 1e-6
     other = trainer(None, None, strategy, seed=6)
     fit(other, steps=22)
     assert relative(weights(unbroken.model), weights(other.model)) > 1e-3  # the order of the data counts
+
+
+def go_through(strategy, directory):
+    """The last of the trainers of a run that goes on with other numbers of replicas."""
+    for replicas, steps in ((2, 7), (4, 15), (None, 22)):
+        part = trainer(directory, replicas, strategy)
+        lines = told(part, steps=steps)
+        assert len(lines) == (replicas != 2)
+        assert all("\n" not in line and "in spite of a difference: replicas: saved" in line for line in lines)
+        assert part.iterations == steps
+    return part
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_elastic_to_several_processes_and_back(name, tmp_path):
+    """The same, then two processes, which both end with the same bits, then one device again."""
+    strategy = STRATEGIES[name]
+    go_through(strategy, tmp_path / "run")
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    command = [sys.executable, str(HERE / "elastic.py"), str(tmp_path), name, "29"]
+    processes = start(2, command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    found = [np.load(tmp_path / f"{rank}.npz") for rank in range(2)]
+    arrays = [[each[f"arr_{i}"] for i in range(4)] for each in found]
+    assert_same(*arrays)
+    assert str(found[0]["resumed_at"]) == "22" and ["replicas: saved 1, now 2" in line for line in found[0]["lines"]] == [True]
+    unbroken = trainer(None, None, strategy)
+    fit(unbroken, steps=29)
+    assert relative(weights(unbroken.model), arrays[0]) < 1e-6
+    again = trainer(tmp_path / "run", None, strategy)
+    assert ["replicas: saved 2, now 1" in line for line in told(again, steps=33)] == [True]
+    unbroken = trainer(None, None, strategy)
+    fit(unbroken, steps=33)
+    assert again.resumed_at == 29 and relative(weights(unbroken.model), weights(again.model)) < 1e-6
 
 
 @pytest.mark.parametrize("replicas", [2, 4])

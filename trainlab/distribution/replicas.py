@@ -66,7 +66,10 @@ class Replicas:
         return tf.device(_home())
 
     def __str__(self) -> str:
-        return f"{self.number} replicas: {', '.join(map(_short, self.devices))}"
+        devices = ", ".join(map(_short, self.devices))
+        if self.link is None:
+            return f"{self.number} replicas: {devices}"
+        return f"{self.number} replicas: {devices} at each of {self.link.cluster.size} workers"
 
 
 ONE = Replicas()

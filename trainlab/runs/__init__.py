@@ -12,11 +12,13 @@ from trainlab.runs.manifest import OVERRIDABLE, OtherRun
 from trainlab.runs.resuming import RESUME, Asked, Found
 from trainlab.runs.run import Run, refuse_unknown
 from trainlab.runs.signals import Signals
+from trainlab.runs.workers import ChiefEnded
 
 __all__ = [
     "OVERRIDABLE",
     "RESUME",
     "Asked",
+    "ChiefEnded",
     "Described",
     "Fit",
     "Found",

@@ -302,7 +302,7 @@ class RunKeeper(Keeper):
 
     def hear(self, signum: int) -> None:
         """See `Keeper`."""
-        self._signals.received = self._signals.received or signum
+        self._signals.received, self._must_save = self._signals.received or signum, True  # so that it is said where
 
     def should_stop(self) -> bool:
         """See `Keeper`."""

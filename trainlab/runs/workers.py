@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,10 @@ from trainlab.runs.epochs import Keeper
 # Rows in which workers may differ: what a machine has, and what is the chief's business.
 _MAY_DIFFER = ("threads", "initial_epoch")
 _MOST = 3  # differences that are shown
+
+
+class ChiefEnded(RuntimeError):
+    """The chief has ended the fit by an error of its own, which it tells; the model is at a committed update."""
 
 
 def meet(link: Link, rows: manifest.Manifest) -> bool:
@@ -65,6 +70,8 @@ def led(link: Link | None, loop: Loop, source: Source, model: keras.Model, keepe
         with heard:
             loop.prepare(source)  # so that all know the same variables
             yield
+            if link.lost is not None:
+                warnings.warn(f"training is complete here, but not at all workers: {link.lost}", stacklevel=2)
         message = {"history": model.history.history, "epoch": model.history.epoch}
     except StopAsked as asked:
         message = _why(SystemExit(128 + asked.signum) if asked.signum != signal.SIGINT else KeyboardInterrupt())
@@ -87,7 +94,8 @@ def follow(link: Link, loop: Loop, inputs: Inputs, model: keras.Model) -> keras.
         NonFiniteError: as at the chief.
         KeyboardInterrupt, SystemExit: training was stopped, here or elsewhere.
         Refused: its data are not those of the chief.
-        RuntimeError: the chief has ended it by an error; or, a `WorkerLost`, was lost.
+        ChiefEnded: the chief has ended it by an error.
+        WorkerLost: one was lost.
     """
 
     def variables() -> list[tf.Variable]:
@@ -142,7 +150,7 @@ def _raise_as(message: Mapping[str, Any], link: Link) -> None:
         raise KeyboardInterrupt
     if kind == "SystemExit":
         raise SystemExit(message["status"])
-    raise RuntimeError(f"{link.cluster.name(0)}, the chief, ended the fit: {kind}: {message['text']}")
+    raise ChiefEnded(f"{link.cluster.name(0)}, the chief, ended the fit: {kind}: {message['text']}")
 
 
 def _plain(value: Any) -> Any:

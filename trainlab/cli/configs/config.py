@@ -108,6 +108,16 @@ class Config:
         """The value of `run.deterministic`, known before anything is built; `Settings` checks it."""
         return bool(self._early("deterministic", Settings.deterministic))
 
+    @property
+    def distribute(self) -> Any:
+        """The value of `run.distribute`, known before anything is built; `Settings` checks it."""
+        return self._early("distribute", Settings.distribute)
+
+    @property
+    def micro_batch_size(self) -> Any:
+        """The value of `run.micro_batch_size`, known before anything is built; `Settings` checks it."""
+        return self._early("micro_batch_size", Settings.micro_batch_size)
+
     def _early(self, name: str, value: Any) -> Any:
         for binding in self.bindings:
             if (binding.scope, binding.selector, binding.argument) == ("", "trainlab.run", name):

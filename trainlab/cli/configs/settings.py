@@ -64,8 +64,8 @@ class Settings:
         on_nonfinite: `'stop'` at an update that leaves a NaN or an infinity, or `'skip'` it.
         sum_duplicate_rows: Whether rows of an embedding that an update looks up more than once are summed before the optimizer
             sees them; False hands them on one by one, as Keras does. None sums them, and says so where it matters.
-        distribute: `'mirrored'` cuts every batch into one shard for each GPU of the machine, which are evaluated at once; None
-            trains on one.
+        distribute: `'mirrored'` cuts every batch into one shard for each GPU of the machine, which are evaluated at once;
+            `'workers'` into those of all processes that TF_CONFIG names, each of which is given this command; None trains on one.
 
     Raises:
         TypeError: A value is of the wrong kind.
@@ -278,6 +278,6 @@ _RULES: dict[str, Callable[[str, Any], None]] = {
     "overfit": _count(1, others=(None,)),
     "jit_compile": _one_of(TypeError, "True, False or None", True, False, None),
     "sum_duplicate_rows": _one_of(TypeError, "True, False or None", True, False, None),
-    "distribute": _one_of(ValueError, "'mirrored' or None", "mirrored", None),
+    "distribute": _one_of(ValueError, "'mirrored', 'workers' or None", "mirrored", "workers", None),
     "metrics": _list("'accuracy'", others=(None,)),
 }

@@ -8,14 +8,20 @@ from typing import Any
 
 from trainlab.cli.configs.config import Config
 from trainlab.cli.configs.errors import in_flags, one_line
+from trainlab.distribution import WorkerLost
 from trainlab.loop import NonFiniteError
-from trainlab.runs import OtherRun, Signals
+from trainlab.runs import ChiefEnded, OtherRun, Signals
 
 Failure = tuple[str, int]
+_EXPECTED = (ValueError, TypeError, OSError, MemoryError, NonFiniteError, WorkerLost, ChiefEnded)
 
 
 def attempted(
-    work: Callable[[], None], config: Callable[[], Config | None], left: Callable[[], str], debug: bool
+    work: Callable[[], None],
+    config: Callable[[], Config | None],
+    left: Callable[[], str],
+    debug: bool,
+    warn: Callable[..., None] | None = None,
 ) -> Failure | None:
     """Does what a verb does.
 
@@ -24,6 +30,7 @@ def attempted(
         config: Returns the config, as soon as there is one.
         left: Says what is left where it was interrupted.
         debug: Whether what goes wrong is raised.
+        warn: Takes warnings; None shows them.
 
     Returns:
         None; of a failure the line that explains it, and the exit status.
@@ -33,7 +40,7 @@ def attempted(
     """
     try:
         with warnings.catch_warnings(), Signals(at_once=True):
-            warnings.showwarning = show_warning  # type: ignore[assignment]  # it takes what that takes, and less
+            warnings.showwarning = warn or show_warning  # type: ignore[assignment]  # it takes what that takes, and less
             work()
     except (KeyboardInterrupt, SystemExit) as error:
         if debug:
@@ -51,7 +58,7 @@ def _explained(error: Exception, config: Config | None) -> str:
     if isinstance(error, OtherRun):
         return str(error)
     line = config.explain(error) if config else one_line(error)
-    expected = isinstance(error, (ValueError, TypeError, OSError, MemoryError, NonFiniteError))
+    expected = isinstance(error, _EXPECTED)
     return line if expected else f"{type(error).__name__}: {line} (--debug shows where)"
 
 

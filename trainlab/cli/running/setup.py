@@ -1,7 +1,7 @@
 """From a config to the trainer that it describes: what every verb that needs one does first."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,16 @@ def seed(config: Config) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def set_up(config: Config, directory: Path | None, settings: Settings | None = None) -> Setup:
+def set_up(
+    config: Config, directory: Path | None, settings: Settings | None = None, workers: tf.distribute.Strategy | None = None
+) -> Setup:
     """Builds the data, the model and the trainer.
 
     Args:
         config: The config; `seed` was called for it.
         directory: Where the run is kept; None for nowhere.
         settings: What the config builds, where that was done.
+        workers: That this process has joined; None for one that does it alone.
 
     Raises:
         Exception: Whatever the functions and classes that the config names raise.
@@ -90,19 +93,23 @@ def set_up(config: Config, directory: Path | None, settings: Settings | None = N
         on_nonfinite=settings.on_nonfinite,
         micro_batch_size=settings.micro_batch_size,
         sum_duplicate_rows=settings.sum_duplicate_rows,
-        distribute=settings.distribute,
+        distribute=workers if settings.distribute == "workers" else settings.distribute,
     )
     return Setup(config, settings, trainer, note)
 
 
-def check_config(setup: Setup) -> None:
+def check_config(setup: Setup, warn: Callable[[str], None] = show_warning) -> None:
     """Says what of a config nothing used, and warns of a loss that takes logits for probabilities.
+
+    Args:
+        setup: Of the config.
+        warn: Takes warnings.
 
     Raises:
         ConfigError: Nothing used what was just typed for this run.
     """
-    _check_all_used(setup.config)
-    _check_logits(setup.settings.loss, setup.trainer.model)
+    _check_all_used(setup.config, warn)
+    _check_logits(setup.settings.loss, setup.trainer.model, warn)
 
 
 def _defaults(settings: Settings) -> tuple[object, Sequence[object]]:
@@ -122,22 +129,22 @@ def _defaults(settings: Settings) -> tuple[object, Sequence[object]]:
     return loss, metrics
 
 
-def _check_all_used(config: Config) -> None:
+def _check_all_used(config: Config, warn: Callable[[str], None]) -> None:
     for binding in config.unused():
         line = config.explain_unused(binding)
         if binding.from_set:  # typed just now for this run: it was meant to matter
             raise ConfigError(line)
-        show_warning(line)
+        warn(line)
 
 
-def _check_logits(loss: Any, model: keras.Model) -> None:
+def _check_logits(loss: Any, model: keras.Model, warn: Callable[[str], None]) -> None:
     """Warns of the one mistake that trains without an error and learns nothing: logits taken for probabilities."""
     if isinstance(loss, keras.Loss):
         name, from_logits = type(loss).__name__, loss.get_config().get("from_logits", True)
     else:
         name, from_logits = str(loss), not str(loss).endswith("crossentropy")
     if not from_logits and getattr(model.layers[-1], "activation", None) is keras.activations.linear:
-        show_warning(
+        warn(
             f"run.loss = {name} expects probabilities, but the model returns logits: write for example "
             "run.loss = @SparseCategoricalCrossentropy() and SparseCategoricalCrossentropy.from_logits = True"
         )

@@ -18,7 +18,9 @@ from trainlab.cli.running.parts import unpacked
 from trainlab.cli.running.run_directory import RunDirectory
 from trainlab.cli.running.setup import Setup, check_config, seed, set_up
 from trainlab.cli.running.summary import summary
+from trainlab.cli.running.workers import joined, place_of
 from trainlab.data import device
+from trainlab.distribution import Cluster
 from trainlab.runs import compiled, write_atomically
 from trainlab.trainer import Trainer
 
@@ -41,6 +43,7 @@ class Job:
         self._directory = RunDirectory(directory)
         self._config: Config | None = None
         self._trainer: Trainer | None = None
+        self._follows: Cluster | None = None  # whose first worker does what is to be seen
         self._done = False
         self._compiled: compiled.Compiled | None = None  # where TensorFlow is asked for it
 
@@ -54,7 +57,7 @@ class Job:
             BaseException: Whatever went wrong, if that is wanted.
         """
         try:
-            return attempted(self._work, lambda: self._config, self._what_is_left, self._debug)
+            return attempted(self._work, lambda: self._config, self._what_is_left, self._debug, self._warn)
         finally:
             if self._compiled is not None and self._trainer is not None and self._trainer.last_checkpoint is not None:
                 self._compiled.keep()
@@ -65,17 +68,25 @@ class Job:
         is_asked = compiled.ask()
         device.grow_memory()
         self._config = config = reading.load(self._files, self._bindings)
-        self._directory.check(self._how["resume"], self._how["overwrite"])
+        place = place_of(config)
+        self._follows = None if place is None or place.is_chief else place
+        workers = joined(config)
+        if self._follows is None:
+            self._directory.check(self._how["resume"], self._how["overwrite"])
         seed(config)
-        if is_asked:
+        if is_asked and self._follows is None:
             self._compiled = compiled.Compiled(self._directory.path / "compiled")
         settings = config.build()
         if self._use == "best" and settings.keep_best is None:
             raise ValueError("--use=best: nothing says what is best: write --set 'run.keep_best = \"val_accuracy\"'")
-        setup = set_up(config, self._directory.path, settings)
+        setup = set_up(config, self._directory.path, settings, workers)
         settings, self._trainer = setup.settings, setup.trainer
         trainer = setup.trainer
-        check_config(setup)
+        check_config(setup, self._warn)
+        if self._follows is not None:
+            self._train(setup, [], verbose=0)
+            self._done = True
+            return
         print(summary(setup), flush=True)
         start = time.monotonic()
         callbacks = callbacks_of(setup, self._directory, self._compiled)
@@ -89,10 +100,11 @@ class Job:
         print(f"results   {self._directory.path}: model.keras, metrics.jsonl, config.gin ({seconds:.0f} s)")
         self._done = True
 
-    def _train(self, setup: Setup, callbacks: list[Any]) -> keras.callbacks.History:
+    def _train(self, setup: Setup, callbacks: list[Any], verbose: int | None = None) -> keras.callbacks.History:
         return setup.trainer.fit(
             callbacks=callbacks,
-            verbose=1 if sys.stdout.isatty() else 2,  # a bar that redraws itself, or a line an epoch
+            # A bar that redraws itself, or a line an epoch.
+            verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
             **fit_arguments(setup),
             **self._how,
         )
@@ -105,7 +117,7 @@ class Job:
         if test is not None:
             return test
         if said is not None:
-            show_warning(said)
+            self._warn(said)
         test = _tested(settings, trainer)
         # What is tested may be of an earlier update than the run has come to.
         step = trainer.iterations if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
@@ -115,7 +127,13 @@ class Job:
         write_atomically(directory.result, lambda path: path.write_text(text, encoding="utf-8"))
         return test
 
+    def _warn(self, message: Warning | str, *_: Any) -> None:
+        if self._follows is None:  # otherwise the chief says it
+            show_warning(message)
+
     def _what_is_left(self) -> str:
+        if self._follows is not None:
+            return f"{self._follows.name(0)}, the chief, says what is saved"
         checkpoint = self._trainer.last_checkpoint if self._trainer else None
         if checkpoint is None:
             return "nothing is saved"

@@ -64,6 +64,16 @@ def cluster_of(config: str | None) -> Cluster | None:
         >>> cluster_of('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}')
         Cluster(addresses=('a:1', 'b:1'), rank=1)
     """
+    described = described_by(config)
+    return None if described is None or described.size == 1 else described
+
+
+def described_by(config: str | None) -> Cluster | None:
+    """The same, with those of a single worker, as a launcher describes them that was asked for one.
+
+    Raises:
+        ValueError: as there.
+    """
     if not config:
         return None
     try:
@@ -79,7 +89,7 @@ def cluster_of(config: str | None) -> Cluster | None:
     return _placed(jobs, task)
 
 
-def _placed(jobs: Mapping[str, list[Any]], task: Mapping[str, Any]) -> Cluster | None:
+def _placed(jobs: Mapping[str, list[Any]], task: Mapping[str, Any]) -> Cluster:
     addresses = tuple(str(address) for job in ("chief", "worker") for address in jobs.get(job, []))
     job, index = task.get("type", "worker"), task.get("index", 0)
     if job not in jobs or isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(jobs[job]):
@@ -90,7 +100,7 @@ def _placed(jobs: Mapping[str, list[Any]], task: Mapping[str, Any]) -> Cluster |
         if not address.rpartition(":")[2].isdigit():
             raise ValueError(f"{_RULE}; {address!r} is no host:port")
     rank = index + (len(jobs.get("chief", [])) if job == "worker" else 0)
-    return None if len(addresses) == 1 else Cluster(addresses, rank)
+    return Cluster(addresses, rank)
 
 
 def join(cluster: Cluster, seconds: float) -> tuple[tf.distribute.MultiWorkerMirroredStrategy, dict[int, socket.socket]]:

@@ -6,12 +6,12 @@ import os
 
 import tensorflow as tf
 
-from trainlab.distribution.workers.cluster import cluster_of, join, no_workers
+from trainlab.distribution.workers.cluster import described_by, join, no_workers
 from trainlab.distribution.workers.link import link_of
 from trainlab.distribution.workers.signs import Signs
 
 
-def join_workers(seconds: float = 300.0, answer_seconds: float = 60.0) -> tf.distribute.MultiWorkerMirroredStrategy:
+def join_workers(seconds: float = 300.0, answer_seconds: float = 60.0) -> tf.distribute.Strategy:
     """Joins the workers that TF_CONFIG names: call it first of all, before a model, a tensor or a data set is made.
 
     `tf.distribute.MultiWorkerMirroredStrategy()` by itself waits for ever for a worker that never starts, and says nothing;
@@ -23,7 +23,7 @@ def join_workers(seconds: float = 300.0, answer_seconds: float = 60.0) -> tf.dis
           is lost.
 
     Returns:
-        What `Trainer(..., distribute=...)` takes.
+        What `Trainer(..., distribute=...)` takes; of one worker alone, which has nobody to wait for, all devices of this machine.
 
     Raises:
         ValueError: TF_CONFIG is missing or names no workers.
@@ -39,12 +39,14 @@ def join_workers(seconds: float = 300.0, answer_seconds: float = 60.0) -> tf.dis
         ...     print(str(error)[:38])
         TF_CONFIG names no workers to join. TF
     """
-    cluster = cluster_of(os.environ.get("TF_CONFIG"))
+    cluster = described_by(os.environ.get("TF_CONFIG"))
     if cluster is None:
         raise no_workers()
     for name, value in (("seconds", seconds), ("answer_seconds", answer_seconds)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+    if cluster.size == 1:
+        return tf.distribute.MirroredStrategy()
     strategy, connections = join(cluster, seconds)
     link_of(cluster, Signs(cluster.rank, connections, float(answer_seconds)))
     return strategy

@@ -7,7 +7,6 @@ checkpoint or an epoch's end does to variables is done at the chief, whose value
 from __future__ import annotations
 
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -296,8 +295,7 @@ class Link:
                 try:
                     with self._explained():
                         self._tell(WAIT, heeds=False)
-                except WorkerLost as error:
-                    print(str(error), file=sys.stderr, flush=True)
+                except WorkerLost:  # the next call says so; or, if there is none, whoever ends the fit
                     return
 
     @contextmanager
