@@ -76,7 +76,14 @@ def test_it_holds_every_module_and_the_data_and_no_tests(site):
     [wheel] = site.parent.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
-    assert modules | {f"trainlab/{name}" for name in ("py.typed", "datasets/digits.npz", "datasets/digits.txt")} <= names
+    assert (
+        modules
+        | {
+            f"trainlab/{name}"
+            for name in ("py.typed", *(f"datasets/{name}.{kind}" for name in ("digits", "abalone") for kind in ("npz", "txt")))
+        }
+        <= names
+    )
     assert not [name for name in names if name.startswith(("tests", "scripts", "configs"))]
 
 

@@ -38,8 +38,16 @@ TYPOS = {
     # Where nothing is alike, there is a list of what there is.
     "no such strategy": ([*HEUN, "--set", "run.strategy = @Xyzzy()"], 1, "the strategies are Accumulate, Heun, trainlab.SGD"),
     "no such inner one": ([*HEUN, "--set", "Accumulate.inner = @Xyzzy()"], 1, "the strategies are Accumulate, Heun"),
-    "no such model": ([*HEUN, "--set", "run.model = @Xyzzy"], 1, "the models are cnn, logistic_regression, mlp;"),
-    "no such data": ([*HEUN, "--set", "run.data = @Xyzzy()"], 1, "the data sets are cifar10, digits, fashion_mnist, mnist, npz"),
+    "no such model": (
+        [*HEUN, "--set", "run.model = @Xyzzy"],
+        1,
+        "the models are cnn, logistic_regression, lstm, mlp, tabular, text_transformer;",
+    ),
+    "no such data": (
+        [*HEUN, "--set", "run.data = @Xyzzy()"],
+        1,
+        "the data sets are abalone, cifar10, csv, digits, fashion_mnist, grain,",
+    ),
     "no such optimizer": ([*HEUN, "--set", "run.optimizer = @Xyzzy()"], 1, "Muon, Nadam, RMSprop, SGD"),
     "no such loss": ([*HEUN, "--set", "run.loss = @Xyzzy()"], 1, "the losses are BinaryCrossentropy"),
     "no such thing": ([*HEUN, "--set", "Xyzzy.a = 1"], 1, "the models are cnn"),

@@ -10,7 +10,8 @@ import tensorflow as tf
 from small import regression
 
 from trainlab.data import arrays
-from trainlab.data.arrays import Feed, SameData, as_arrays, as_json, from_json, is_stream
+from trainlab.data.arrays import Feed, SameData, as_arrays, is_stream
+from trainlab.data.kinds import as_json, from_json
 
 
 class TestConversion:

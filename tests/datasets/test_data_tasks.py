@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from trainlab import Trainer
 from trainlab.datasets import Data
+from trainlab.models import lstm
 
 X = np.arange(24, dtype="float32").reshape(6, 4)
 TOKENS = np.array([[0, 3, -1], [2, 2, -1], [1, 0, 4]] * 2)
@@ -117,6 +119,24 @@ def test_positions_without_a_class_do_not_count():
     exact = -np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))[valid, TOKENS[valid]]
     ours = float(Data("own", (X, TOKENS)).default_loss()(TOKENS, logits))
     assert ours == pytest.approx(exact.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_positions_are_trained_and_counted(weighted):
+    x = np.array([[1, 2, 0], [4, 5, 0], [3, 2, 5]] * 2, "int32")
+    weight = np.arange(1.0, 19, dtype="float32").reshape(6, 3)
+    data = Data("own", (x, TOKENS, weight) if weighted else (x, TOKENS), vocabularies={"x": [""] * 6})
+    model = lstm(data.input_shape, data.num_outputs, units=(8,), return_sequences=True)
+    kind = "weighted_metrics" if weighted else "metrics"
+    model.compile(keras.optimizers.Adam(0.05), data.default_loss(), **{kind: data.default_metrics()})
+    trainer = Trainer(model, seed=0, jit_compile=False)
+    history = trainer.fit(*data.train[:2], sample_weight=weight if weighted else None, batch_size=4, epochs=25, verbose=0).history
+    assert history["loss"][-1] < 0.6 * history["loss"][0]
+    given = {"sample_weight": weight} if weighted else {}
+    found = trainer.evaluate(x, TOKENS, batch_size=4, verbose=0, return_dict=True, **given)["accuracy"]
+    right, valid = model.predict(x, verbose=0).argmax(-1) == TOKENS, TOKENS >= 0
+    assert found == pytest.approx(np.average(right, weights=valid * (weight if weighted else 1)), rel=1e-5)
+    assert 0 < right.sum() < right.size  # the control: not all alike
 
 
 def test_parts_are_counted():

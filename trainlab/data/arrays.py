@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import random
 import threading
+import types
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +15,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.data.kinds import Composite, as_sparse, from_objects, from_table, is_sparse_matrix, is_table
+from trainlab.data.kinds import (
+    Composite,
+    Loader,
+    as_sparse,
+    from_objects,
+    from_table,
+    is_loader,
+    is_sparse_matrix,
+    is_table,
+)
 
 
 def as_arrays(data: Any) -> Any:
@@ -35,7 +44,7 @@ def is_stream(x: Any) -> bool:
     """Whether `x` is something that hands out batches, rather than arrays."""
     if isinstance(x, (tf.data.Dataset, keras.utils.PyDataset)) or hasattr(x, "__next__"):
         return True
-    return type(x).__module__.split(".")[0] in ("torch", "grain") and not hasattr(x, "shape")
+    return is_loader(x) or (type(x).__module__.split(".")[0] == "torch" and not hasattr(x, "shape"))
 
 
 class SameData:
@@ -118,6 +127,13 @@ class Feed:
         """Whether it is known that it gives no more, and all that it gave was used."""
         return self._kept.is_over and self._kept.num_used == self._kept.num_read
 
+    def begin(self) -> None:
+        """Nothing: it goes on where it stands."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs of it."""
+        return {"generator": self.num_used}
+
     def first(self) -> Iterator[Any]:
         """The first two that it ever gave, which tell what all are."""
         for _, batch in zip(range(2 - len(self._kept.first)), self(), strict=False):
@@ -197,6 +213,13 @@ class Ordered(keras.utils.PyDataset):
         random.Random(f"{self.root} {number}").shuffle(self._order)
 
 
+def feed_of(data: Any) -> Feed | Loader | None:
+    """What gives the batches of a generator, or of a loader of Grain's; None for all other data."""
+    if isinstance(data, types.GeneratorType):
+        return Feed(data)
+    return Loader(data) if is_loader(data) else None
+
+
 _OWN_STATE = (("get_state", "set_state"), ("state_dict", "load_state_dict"))
 
 
@@ -207,51 +230,6 @@ def own_state(data: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | Non
         if callable(get) and callable(put):
             return get, put
     return None
-
-
-def as_json(value: Any) -> Any:
-    """A state as JSON can hold it; `from_json` makes the same of it again, of the same types.
-
-    Args:
-        value: None, booleans, numbers, text, bytes, NumPy arrays and scalars; lists, tuples and dictionaries of them.
-
-    Raises:
-        TypeError: something else is in it.
-
-    Example:
-        >>> from_json(as_json({"random": (3, b"x"), "order": np.arange(3)}))
-        {'random': (3, b'x'), 'order': array([0, 1, 2])}
-    """
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if type(value) is list:
-        return [as_json(item) for item in value]
-    if type(value) is tuple:
-        return {"tuple": [as_json(item) for item in value]}
-    if isinstance(value, Mapping):
-        return {"dict": [[as_json(key), as_json(item)] for key, item in value.items()]}
-    if type(value) is bytes:
-        return {"bytes": base64.b64encode(value).decode()}
-    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
-        kind = "array" if isinstance(value, np.ndarray) else "scalar"
-        return {kind: value.tolist(), "dtype": str(value.dtype), "shape": list(value.shape)}
-    raise TypeError(f"a {type(value).__name__}, which a checkpoint of data cannot hold")
-
-
-def from_json(value: Any) -> Any:
-    """What `as_json` was given."""
-    if isinstance(value, list):
-        return [from_json(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "tuple" in value:
-        return tuple(from_json(item) for item in value["tuple"])
-    if "dict" in value:
-        return {from_json(key): from_json(item) for key, item in value["dict"]}
-    if "bytes" in value:
-        return base64.b64decode(value["bytes"])
-    array = np.array(value.get("array", value.get("scalar")), value["dtype"]).reshape(value["shape"])
-    return array if "array" in value else array[()]
 
 
 def _reference(leaf: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import types
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +14,7 @@ import tensorflow as tf
 
 from trainlab.data import arrays, iterators
 from trainlab.data.blocks import Block, Layout
-from trainlab.data.kinds import weighing
+from trainlab.data.kinds import Loader, as_json, from_json, weighing
 from trainlab.data.stream import StopRequested, Stream, in_thread, leaves_of, unpack, waited_for
 from trainlab.data.stream_blocks import checksum_at
 from trainlab.objective import Batch, keras_internals
@@ -55,16 +54,14 @@ class StreamSource:
         self._data, self._before = data, arrays.passes_begun(data)
         is_ordered = shuffle and isinstance(data, keras.utils.PyDataset) and data.num_batches is not None
         self._ordered = arrays.Ordered(data) if is_ordered else None
-        self._feed = arrays.Feed(data) if isinstance(data, types.GeneratorType) else None
-        given = self._ordered or (self._feed.first() if self._feed is not None else data)
-        self._adapter = keras_internals.data_adapter(given, None, False)
+        self._feed = arrays.feed_of(data)
+        self._adapter = keras_internals.data_adapter(self._ordered or (self._feed.first() if self._feed else data), None, False)
         if self._feed is not None:
+            self._feed.remembers = keeps_place
             self._adapter.generator = self._feed  # in place of one that gives its first batches again in each pass
         self._dataset = self._adapter.get_tf_dataset()
         self._dataset = self._dataset.map(weighing(class_weight, are_labels)) if class_weight else self._dataset
         self._dataset = self._dataset.prefetch(tf.data.AUTOTUNE)
-        if self._feed is not None:
-            self._feed.remembers = keeps_place
         self._num_batches = self._adapter.num_batches
         self.is_endless = self._num_batches is None and (
             isinstance(data, keras.utils.PyDataset) or self._dataset.cardinality() == tf.data.INFINITE_CARDINALITY
@@ -203,7 +200,7 @@ class StreamSource:
             if self._ordered is not None:
                 state["order"] = self._ordered.root
             if self._feed is not None:
-                state["generator"] = self._feed.num_used
+                state |= self._feed.state()
             if self.is_to_be_saved:
                 state["seeds"] = [list(pair) for pair in self._nature.seeds if pair is not None]
             state["own"] = self._own if self._stream.is_open else self._own_state()
@@ -218,7 +215,7 @@ class StreamSource:
         Raises:
             ValueError: it cannot be saved, or not so that it would go on exactly; the line says why.
         """
-        if self._passes == 0 or self._own is not None:
+        if self._passes == 0 or self._own is not None or isinstance(self._feed, Loader):
             return {}
         try:
             if self._start is None:
@@ -252,7 +249,9 @@ class StreamSource:
         with iterators.explained():
             if state.get("own") is not None and arrays.own_state(self._data) is not None:
                 self._take_back(state)
-            elif self._feed is not None:
+            elif isinstance(self._feed, Loader) and self._feed.go_to(state):
+                self._open()
+            elif isinstance(self._feed, arrays.Feed):
                 self._read_on(state)
             elif serialized and not self._nature.why_not_saved:
                 self._deserialize(state, serialized)
@@ -266,7 +265,7 @@ class StreamSource:
         """Gives the data their own state."""
         own = arrays.own_state(self._data)
         assert own is not None
-        own[1](arrays.from_json(state["own"]))
+        own[1](from_json(state["own"]))
         if state["is_open"]:
             self._passes = state["passes"] - 1
             self._open()
@@ -274,7 +273,7 @@ class StreamSource:
 
     def _read_on(self, state: Mapping[str, Any]) -> None:
         """Reads a generator up to where training stands, if it is not past that."""
-        assert self._feed is not None
+        assert isinstance(self._feed, arrays.Feed)
         older = state["batches"] if state["passes"] == 1 else math.inf
         to, at = state.get("generator", older), self._feed.num_used
         if at > to:
@@ -361,6 +360,8 @@ class StreamSource:
         if self._ordered is not None:
             self._ordered.shuffle(self._passes)
         self._adapter.on_epoch_begin()
+        if self._feed is not None:
+            self._feed.begin()
         self._stream.open(iter(self._dataset))
         self._start = None
         if self.is_to_be_saved and self._own is None:
@@ -374,7 +375,7 @@ class StreamSource:
         """Of data that keep account of it, as JSON holds it; None of all others."""
         own = arrays.own_state(self._data)
         try:
-            return None if own is None else arrays.as_json(own[0]())
+            return None if own is None else as_json(own[0]())
         except TypeError as error:
             self._why_not = f"its own state holds {error}"
             return None

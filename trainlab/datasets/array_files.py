@@ -10,6 +10,8 @@ import numpy as np
 from trainlab.datasets.checks import is_integer
 from trainlab.datasets.data import Data
 
+PathLike = str | os.PathLike[str]
+
 
 def npz(path: str | os.PathLike, num_classes: int | None = None) -> Data:
     """A file of your own, written by `np.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)`.
@@ -45,6 +47,65 @@ def npz(path: str | os.PathLike, num_classes: int | None = None) -> Data:
         (arrays["x_test"], arrays["y_test"]),
         _num_classes(file, (arrays["y_train"], arrays["y_test"]), num_classes),
     )
+
+
+def npy(
+    x_train: PathLike,
+    y_train: PathLike,
+    x_test: PathLike | None = None,
+    y_test: PathLike | None = None,
+    num_classes: int | None = None,
+    task: str | None = None,
+) -> Data:
+    """Files of your own, one for each array, written by `np.save`; they are not read whole, but as training needs them.
+
+    Args:
+        x_train, y_train: The files of the training part; a leading `~` is expanded.
+        x_test, y_test: Those of the test part; None for none.
+        num_classes, task: As in `Data`.
+
+    Returns:
+        The arrays with their stored shapes and dtypes, in the files (`np.memmap`), named after that of `x_train`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A file cannot be read or the arrays do not fit together.
+
+    Example:
+        >>> np.save("x.npy", np.ones([6, 4])), np.save("y.npy", np.arange(6.0))
+        (None, None)
+        >>> data = npy("x.npy", "y.npy")
+        >>> data.task, data.described_sizes
+        ('regression', '6 training examples')
+    """
+    if (x_test is None) != (y_test is None):
+        raise ValueError("x_test and y_test: give both or none")
+    files = [(x_train, y_train)] + ([] if x_test is None or y_test is None else [(x_test, y_test)])
+    parts = []
+    for split, (x_path, y_path) in zip(("train", "test"), files, strict=False):
+        file = Path(x_path).expanduser()
+        x, y = _mapped(file), _mapped(Path(y_path).expanduser())
+        _check_split(file, split, x, y)
+        parts.append((x, y))
+    if len(parts) > 1 and parts[0][0].shape[1:] != parts[1][0].shape[1:]:
+        shapes = " and ".join(str(x.shape[1:]) for x, _ in parts)
+        raise ValueError(f"{x_test}: x_train and x_test have examples of shape {shapes}; both must be alike")
+    test = parts[1] if len(parts) > 1 else None
+    return Data(Path(x_train).expanduser().stem, parts[0], test, num_classes=num_classes, task=task)
+
+
+def _mapped(file: Path) -> np.ndarray:
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: no such file; write one with np.save(path, array)")
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{file}: cannot be read as a .npy file ({reason}); write it again with np.save") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError(f"{file}: holds several arrays (.npz); use npz(path)")
+    return array
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """What the functions of this package check of their arguments: fractions, seeds, counts."""
 
+import importlib
 import operator
 from typing import Any
 
@@ -31,6 +32,13 @@ def checked_seed(seed: int) -> int:
     return seed
 
 
+def checked_count(name: str, value: Any, at_least: int = 1) -> int:
+    """An integer of at least so much, or ValueError."""
+    if not is_integer(value) or value < at_least:
+        raise ValueError(f"{name}={value!r}: must be an integer >= {at_least}")
+    return operator.index(value)
+
+
 def is_integer(value: Any) -> bool:
     """Whether it is one, and no boolean."""
     if isinstance(value, bool):
@@ -40,3 +48,22 @@ def is_integer(value: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def library(name: str, function: str, extra: str) -> Any:
+    """An optional library, imported where it is used.
+
+    Args:
+        name: Of the module.
+        function: Who needs it.
+        extra: Of trainlab, which installs it.
+
+    Raises:
+        ModuleNotFoundError: It is not there; the line says what to install.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != name.partition(".")[0]:
+            raise  # it is there, and something that it needs is not
+        raise ModuleNotFoundError(f"{function}() needs {name}: pip install 'trainlab[{extra}]'", name=name) from None

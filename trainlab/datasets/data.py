@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from trainlab.datasets import tasks
 from trainlab.datasets.checks import checked_seed, num_drawn
-from trainlab.datasets.structures import leaves, length, rows, shapes, x_of
+from trainlab.datasets.structures import Batches, leaves, length, rows, shapes, x_of
+
+
+class Integers(tuple[int, ...]):
+    """The shape of an input of integers that stand for something, a category or a word: a tuple that says how many there are.
+
+    Args:
+        shape: Of an example.
+        num_values: The integers are smaller than this.
+
+    Example:
+        >>> shape = Integers((20,), 5000)
+        >>> shape, shape == (20,), shape.num_values
+        ((20,) of 5000, True, 5000)
+    """
+
+    num_values: int
+
+    def __new__(cls, shape: Sequence[int], num_values: int) -> Integers:
+        """The tuple."""
+        made = super().__new__(cls, shape)
+        made.num_values = num_values
+        return made
+
+    def __repr__(self) -> str:
+        return f"{tuple(self)} of {self.num_values}" if self else f"one of {self.num_values}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value, so `==` could only fail
@@ -19,8 +45,8 @@ class Data:
     Attributes:
         name: The name of the data set.
         train: `(x, y)` or `(x, y, sample_weight)`, examples `(num_train, *input_shape)` and their labels; for a model of several
-            inputs or outputs dictionaries, tuples or lists of them. Or a `tf.data.Dataset`, or another collection that says its
-            `element_spec`, of batches of these.
+            inputs or outputs dictionaries, tuples or lists of them. Or a `tf.data.Dataset`, or a loader or data set of Grain's,
+            of batches of these.
         test: The same of the test examples, which are looked at once, at the end; None where there are none, and then there is
             nothing to test.
         num_classes: Number of classes; labels of type integer lie in `[0, num_classes)`. Of a task without classes the number of
@@ -39,6 +65,7 @@ class Data:
             numbers to regress on. Of data sets of batches only the dtype and the shape can be seen: rows of as many floats as
             there are `num_classes` are taken for one-hot ones. It stays None for several outputs, and for labels that are
             nothing of that.
+        vocabularies: What the integers of an input stand for, by its name, or by `"x"` where there is one; of classes by `"y"`.
 
     Raises:
         TypeError, ValueError: A part is neither arrays nor batches, or `task` is no such word.
@@ -57,10 +84,14 @@ class Data:
     _: dataclasses.KW_ONLY
     validation: Any = None
     task: str | None = None
+    vocabularies: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("train", "test", "validation"):
             part = getattr(self, name)
+            if type(part).__module__.partition(".")[0] == "grain":
+                part = Batches(part)
+                object.__setattr__(self, name, part)
             if hasattr(part, "element_spec"):
                 _check_batches(f"Data.{name}", part.element_spec)
             elif name == "train" or part is not None:
@@ -76,8 +107,15 @@ class Data:
 
     @property
     def input_shape(self) -> Any:
-        """Shape of one example, without the batch axis; of several inputs in the structure that x has."""
-        return shapes(self.train[0] if self.is_arrays else x_of(self.train.element_spec))
+        """Shape of one example, without the batch axis; of several inputs in the structure that x has.
+
+        Where the input has a vocabulary, the shape says how large that is: see `Integers`.
+        """
+        shape = shapes(self.train[0] if self.is_arrays else x_of(self.train.element_spec))
+        sizes = {name: len(vocabulary) for name, vocabulary in self.vocabularies.items()}
+        if isinstance(shape, dict):
+            return {name: Integers(part, sizes[name]) if name in sizes else part for name, part in shape.items()}
+        return Integers(shape, sizes["x"]) if "x" in sizes else shape
 
     @property
     def num_examples(self) -> int:
@@ -125,7 +163,7 @@ class Data:
             >>> Data("a line", (np.zeros([6, 4]), np.arange(6.0))).default_metrics()
             ['mae']
         """
-        return tasks.metrics(self.task, self._labels)
+        return tasks.metrics(self.task)
 
     def split_off(self, fraction: float, seed: int = 0) -> Data:
         """The same data with a validation part that is drawn from the training part.

@@ -1,4 +1,4 @@
-"""Data sets by name: the digits are shipped; MNIST, Fashion-MNIST and CIFAR-10 are fetched once by `keras.datasets`."""
+"""Data sets by name: digits and abalones are shipped; MNIST, Fashion-MNIST and CIFAR-10 are fetched once by `keras.datasets`."""
 
 from importlib import resources
 
@@ -36,6 +36,43 @@ def digits(test_fraction: float = 0.2, seed: int = 0) -> Data:
     order = np.random.default_rng(checked_seed(seed)).permutation(len(labels))
     x, y = _images(images, 16)[order], _labels(labels)[order]
     return Data("digits", (x[first:], y[first:]), (x[:first], y[:first]), 10)
+
+
+def abalone(test_fraction: float = 0.2, seed: int = 0) -> Data:
+    """4,177 abalones, shipped with the package: the number of their rings, which is their age, from what was measured.
+
+    Source, licence and what was done to them: `abalone.txt` beside this file.
+
+    Args:
+        test_fraction: Fraction of the examples that form the test set, in (0, 1).
+        seed: Seed of the shuffle before the split; the same seed gives the same split.
+
+    Returns:
+        `x` a dictionary of `"numbers"` float32 `(n, 7)` (length, diameter, height; whole, shucked, viscera and shell weight), of
+        mean 0 and standard deviation 1 in the training part, and `"sex"` int32 `(n,)`, 1 to 3 for F, I and M, as `csv` makes
+        them; `y` float32 `(n,)`, the rings. The model `tabular` takes them.
+
+    Raises:
+        ValueError: `test_fraction` is outside (0, 1) or leaves no example on one side, or `seed` is no
+            integer >= 0.
+
+    Example:
+        >>> data = abalone()
+        >>> data.task, data.input_shape, data.described_sizes
+        ('regression', {'numbers': (7,), 'sex': one of 4}, '3,342 training and 835 test examples')
+    """
+    with resources.files(__package__).joinpath("abalone.npz").open("rb") as file:
+        with np.load(file, allow_pickle=False) as arrays:
+            sexes, measures, rings = arrays["sexes"], arrays["measures"] / 2000, arrays["rings"]
+    first = num_drawn("test_fraction", test_fraction, len(rings), "test")
+    order = np.random.default_rng(checked_seed(seed)).permutation(len(rings))
+    sexes, measures, rings = sexes[order], measures[order], rings[order].astype(np.float32)
+    numbers = ((measures - measures[first:].mean(axis=0)) / measures[first:].std(axis=0)).astype(np.float32)
+    x = {"numbers": numbers, "sex": (sexes + 1).astype(np.int32)}
+    train, test = (
+        ({name: part[which] for name, part in x.items()}, rings[which]) for which in (slice(first, None), slice(first))
+    )
+    return Data("abalone", train, test, 1, vocabularies={"sex": ("[unknown]", "F", "I", "M")})
 
 
 def mnist() -> Data:

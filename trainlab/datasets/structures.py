@@ -8,6 +8,77 @@ from typing import Any
 import numpy as np
 
 
+class Batches:
+    """Batches of a loader whose iterators say where they stand, such as Grain's, with the specs that it does not tell.
+
+    Args:
+        loader: Of batches `(x, y)` or `(x, y, sample_weight)`; each iterator begins anew, and has a `get_state()` and a
+            `set_state(state)`.
+
+    Attributes:
+        element_spec: `tf.TensorSpec`s of a batch, by the first one.
+
+    Raises:
+        ValueError: It has no batch.
+    """
+
+    def __init__(self, loader: Any):
+        import tensorflow as tf
+
+        self._loader = loader
+        first = next(iter(loader), None)
+        if first is None:
+            raise ValueError(f"a {type(loader).__name__} of no batches: there is nothing to train on")
+        self.element_spec = _specs(tuple(first) if isinstance(first, list) else first, tf.TensorSpec)
+
+    def __iter__(self) -> Any:
+        return iter(self._loader)
+
+    def take(self, num_batches: int) -> Batches:
+        """The first batches alone, as `tf.data.Dataset.take` has it."""
+        return Batches(_First(self._loader, num_batches))
+
+
+class _First:
+    """The first batches of a loader."""
+
+    def __init__(self, loader: Any, num_batches: int):
+        self._loader, self._num_batches = loader, num_batches
+
+    def __iter__(self) -> Any:
+        return _FirstIterator(iter(self._loader), self._num_batches)
+
+
+class _FirstIterator:
+    def __init__(self, iterator: Any, num_left: int):
+        self._iterator, self._num_left = iterator, num_left
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        if self._num_left <= 0:
+            raise StopIteration
+        self._num_left -= 1
+        return next(self._iterator)
+
+    def get_state(self) -> Any:
+        return {"left": self._num_left, "of": self._iterator.get_state()}
+
+    def set_state(self, state: Any) -> None:
+        self._num_left = state["left"]
+        self._iterator.set_state(state["of"])
+
+
+def _specs(part: Any, spec: Any) -> Any:
+    if isinstance(part, dict):
+        return {name: _specs(inner, spec) for name, inner in part.items()}
+    if isinstance(part, (tuple, list)):
+        return tuple(_specs(inner, spec) for inner in part)
+    array = np.asarray(part)
+    return spec([None, *array.shape[1:]] if array.ndim else [], array.dtype)
+
+
 def x_of(element: Any) -> Any:
     """The x of a batch `(x, y)` or `(x, y, sample_weight)`, or of its specs."""
     return element[0] if isinstance(element, (tuple, list)) else element

@@ -84,7 +84,7 @@ def loss(task: str | None, labels: Any) -> Any:
     raise ValueError(_unknown("loss"))
 
 
-def metrics(task: str | None, labels: Any) -> list[Any]:
+def metrics(task: str | None) -> list[Any]:
     """The metrics."""
     import keras
 
@@ -93,7 +93,11 @@ def metrics(task: str | None, labels: Any) -> list[Any]:
             keras.metrics.BinaryAccuracy(threshold=0.0),
             keras.metrics.AUC(from_logits=True),
         ]
-    if task in ("classification", "sequence_labeling"):
+    if task == "sequence_labeling":
+        from trainlab.datasets.metrics import PositionAccuracy
+
+        return [PositionAccuracy()]
+    if task == "classification":
         return ["accuracy"]
     if task == "regression":
         return ["mae"]

@@ -2,5 +2,7 @@
 
 from trainlab.models.convolutional import cnn
 from trainlab.models.dense import logistic_regression, mlp
+from trainlab.models.sequences import lstm, text_transformer
+from trainlab.models.tables import tabular
 
-__all__ = ["cnn", "logistic_regression", "mlp"]
+__all__ = ["cnn", "logistic_regression", "lstm", "mlp", "tabular", "text_transformer"]

@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -76,3 +77,45 @@ def checked_activation(value):
         raise ValueError(
             f'activation={value!r}: must be a Keras activation or a function, for example activation="relu"'
         ) from None
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """A boolean, or ValueError."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: must be True or False")
+    return value
+
+
+def num_values_of(shape: Any, given: Any, name: str = "num_values") -> int | None:
+    """How many values the integers of an input may have: as given, or as its shape says; None where it holds numbers.
+
+    Args:
+        shape: Of an example; `trainlab.datasets.Integers` says it.
+        given: None leaves it to the shape.
+        name: What it is called.
+    """
+    number = getattr(shape, "num_values", None) if given is None else given
+    return None if number is None else checked_count(name, number)
+
+
+def checked_sequence(input_shape: Any, num_values: int | None, model: str) -> tuple[int | None, ...]:
+    """The shape of a sequence, `(length,)` of integers or `(length, features)` of numbers, or ValueError.
+
+    Args:
+        input_shape: The length may be None where it differs from batch to batch.
+        num_values: Of the integers; None for numbers.
+        model: Who needs it.
+    """
+    is_shape = isinstance(input_shape, (tuple, list)) and input_shape
+    shape = (
+        (input_shape[0], *checked_counts("input_shape", input_shape[1:], ""))
+        if is_shape and len(input_shape) > 1
+        else input_shape
+    )
+    if not is_shape or len(shape) != (2 if num_values is None else 1):
+        raise ValueError(
+            f"input_shape={input_shape!r}: {model} needs (length, features) of numbers, or (length,) of integers that stand for "
+            "words: say how many there are, num_values=1000"
+        )
+    length = None if shape[0] is None else checked_count("input_shape[0]", shape[0])
+    return (length, *shape[1:])

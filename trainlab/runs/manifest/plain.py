@@ -25,6 +25,7 @@ import tensorflow as tf
 from trainlab.loop import code
 from trainlab.objective import keras_internals
 from trainlab.parameters import Vector
+from trainlab.runs.manifest.operations import first_names
 from trainlab.strategies import StepStrategy
 
 ROUTINES, digest, is_generator, is_installed = code.ROUTINES, code.digest, code.is_generator, code.is_installed
@@ -170,7 +171,7 @@ class Reader:
 
     def _other_layer(self, value: keras.Layer) -> Any:
         layers = keras_internals.layers_of(value)
-        names = {layer.name: f"layer {i}" for i, layer in enumerate(layers)}  # Keras counts names up
+        names = first_names(value) | {layer.name: f"layer {i}" for i, layer in enumerate(layers)}  # Keras counts names up
         parts = {"layers": [self.held(layer) for layer in layers], "variables": [self._array(v.value) for v in value.variables]}
         return renamed(self._config(value), names) | parts
 

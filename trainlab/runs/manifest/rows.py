@@ -22,6 +22,7 @@ from trainlab.data import Inputs
 from trainlab.loop import Findings, Plan, code
 from trainlab.objective import inner_of, keras_internals
 from trainlab.parameters import tensorflow_internals
+from trainlab.runs.manifest.operations import first_names
 from trainlab.runs.manifest.optimizers import config_of, learning_rate, of_optimizer
 from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, fingerprint, plain, renamed
 from trainlab.strategies import StepStrategy
@@ -127,7 +128,7 @@ def of_model(model: keras.Model, reader: Reader | None = None) -> Manifest:
     names = layer_names(model)
     held = {renumbered(layer.name, names): _numbered(reader.held(layer)) for layer in keras_internals.layers_of(model)}
     return {
-        "model": renumbered(plain(_architecture(model, reader)), names),
+        "model": renamed(renumbered(plain(_architecture(model, reader)), names), first_names(model)),
         "variables": [[renumbered(v.path, names), list(v.shape), str(v.dtype)] for v in model.variables],
         "layers' code": {name: record for name, record in held.items() if record},
         "loss and metrics": _numbered(reader.read(compiled)),

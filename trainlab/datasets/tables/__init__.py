@@ -1,0 +1,1 @@
+"""Tables: files of named columns, and what becomes of their numbers, categories and gaps."""
