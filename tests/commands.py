@@ -40,7 +40,6 @@ def ours(stderr):
 
 
 def everything_in(directory):
-    """The bytes of every file but the lock, which names its last holder."""
-    return {
-        path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != "lock"
-    }
+    """The bytes of every file but the lock, which names its last holder, and the timeline, which holds times."""
+    paths = [path for path in directory.rglob("*") if path.is_file() and path.name not in ("lock", "timeline.jsonl")]
+    return {path.relative_to(directory): path.read_bytes() for path in paths}

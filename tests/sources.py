@@ -13,8 +13,8 @@ INTERNALS = {  # by what is private there: the one module that may touch it
     "tensorflow": "parameters.tensorflow_internals",
     "gin": "cli.configs.gin_internals",
 }
-# What belongs to the language, or to named tuples, though it begins with an underscore.
-_PYTHONS = {"_replace", "_asdict", "_make", "_fields", "_exit"}
+# What belongs to the language, to named tuples or to notebooks, though it begins with an underscore.
+_PYTHONS = {"_repr_html_", "_replace", "_asdict", "_make", "_fields", "_exit"}
 _PRIVATE = re.compile(r"_[A-Za-z]\w*")
 
 

@@ -60,6 +60,7 @@ def test_the_public_names():
         "Run",
         "WorkerLost",
         "join_workers",
+        "report",
     }
     assert set(trainlab.__all__) == names
     assert all(getattr(trainlab, name) for name in names)

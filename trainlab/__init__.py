@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from trainlab.loop import NonFiniteError
     from trainlab.objective import Evaluation
     from trainlab.parameters import Vector
+    from trainlab.reports import report
     from trainlab.runs import Run
     from trainlab.strategies import SGD, Accumulate, Heun, State, Step, StepStrategy
     from trainlab.trainer import Trainer
@@ -30,6 +31,7 @@ __all__ = [
     "Vector",
     "WorkerLost",
     "join_workers",
+    "report",
 ]
 __version__ = "0.3.0"
 
@@ -38,6 +40,7 @@ _HOMES = {
     "loop": ("NonFiniteError",),
     "objective": ("Evaluation",),
     "parameters": ("Vector",),
+    "reports": ("report",),
     "runs": ("Run",),
     "strategies": ("SGD", "Accumulate", "Heun", "State", "Step", "StepStrategy"),
     "trainer": ("Trainer",),

@@ -15,6 +15,7 @@ from trainlab.data import Given, Inputs, Source, Whereabouts, build_for, checked
 from trainlab.distribution import replicas_of
 from trainlab.loop import Evaluations, Findings, Loop, Made, Plan, check_given, check_strategy, made_by, plan_of, recipe_of
 from trainlab.objective import check_compiled, compile_model
+from trainlab.reports import notebook
 from trainlab.runs import Asked, Found, Keeper, Run, RunKeeper, manifest, workers
 from trainlab.strategies import SGD, StepStrategy
 
@@ -276,7 +277,7 @@ class Trainer:
         with workers.led(link, loop, source, self.model, self._keeper), self._keeper.opened():
             found = self._keeper.find(asked, plan, lambda: self._manifest(inputs, plan))
             try:
-                return self._train(inputs, (x, y), plan, found, callbacks, verbose)
+                return notebook.shown(self._train(inputs, (x, y), plan, found, callbacks, verbose))
             finally:
                 inputs.close()
 
@@ -326,6 +327,15 @@ class Trainer:
         finally:
             self._made = made or self._made  # one that was traced with another rate than a schedule is of no use
 
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """The curves of the last `fit`, as a `matplotlib.figure.Figure`; written to `path` (.png, .pdf, .svg) if there is one.
+
+        Raises:
+            ValueError: nothing was trained yet, or the suffix is none of these.
+            ModuleNotFoundError: matplotlib is missing.
+        """
+        return notebook.plot_history(getattr(self.model, "history", None), path, self.model.name)
+
     def load_best(self) -> Path:
         """Gives the model the weights of the best checkpoint, by `keep_best` of the run.
 
@@ -339,6 +349,10 @@ class Trainer:
         if not isinstance(self._keeper, RunKeeper):
             raise FileNotFoundError("there is no run whose best checkpoint could be loaded: Trainer(..., run='runs/a')")
         return self._keeper.load_best(self.model)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        return notebook.trainer_html(self)
 
     def _build(self, source: Source) -> None:
         """Builds the model, its losses, metrics and optimizer for these batches; by a small real pass if it runs eagerly."""

@@ -21,7 +21,7 @@ def test_heun_from_a_shell_in_any_directory(tmp_path):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     directory = tmp_path / "runs" / "heun"
-    files = ["checkpoints", "config.gin", "lock", "metrics.jsonl", "model.keras", "result.json"]
+    files = ["checkpoints", "config.gin", "lock", "metrics.jsonl", "model.keras", "result.json", "timeline.jsonl"]
     assert sorted(file.name for file in directory.iterdir()) == files
     for line in (
         "Heun(), 2 evaluations an update",

@@ -69,6 +69,7 @@ FOREIGN = {
     "metrics.jsonl": '{"epoch": 1, "step": 2, "loss": 0.1}\n',
     "model.keras": "my model",
     "result.json": RESULT,
+    "timeline.jsonl": '{"event": "concert", "time": "20:00"}\n',
     "lock": "locked by me",
     "checkpoints/ckpt-1.index": "of tf.train",
     "checkpoints/epoch_3/weights.bin": "of somebody",
@@ -94,6 +95,7 @@ def test_a_file_of_our_names_that_no_run_has_written_is_refused_and_left_alone(t
     [
         {"lock": LOCK, "config.gin": "run.epochs = 3\n"},  # the directory is a run's of Python, the config is its user's
         {"lock": LOCK, "metrics.jsonl": '{"loss": 0.5}\n'},
+        {"lock": LOCK, CHECKPOINT: "", "timeline.jsonl": "1066 Hastings"},
         {"lock": LOCK, CHECKPOINT: "", "model.keras": "model.save"},
         {"lock": LOCK, CHECKPOINT: "", "result.json": '{"accuracy": 1}'},
         {"lock": LOCK, "checkpoints/mine.h5": "weights"},
@@ -118,6 +120,8 @@ def test_a_run_of_ours_makes_nothing_else_there_ours(tmp_path, contents):
         {"lock": "", "config.gin": CONFIG, "metrics.jsonl": RECORD},  # killed when a second start took it over
         {"lock": "\0\0\0", "config.gin": CONFIG.replace("\n", "\r\n")},
         {"lock": LOCK, "config.gin": CONFIG, "metrics.jsonl": "\0garbage"},  # damaged
+        {"lock": LOCK, "config.gin": CONFIG, "timeline.jsonl": "\0garbage"},
+        {"lock": LOCK, CHECKPOINT: "", "timeline.jsonl": '{"event": "begin", "fit": 0, "update": 0}\n{"event": "epo'},
         {"lock": LOCK, "checkpoints/.writing-00000001-step-5/state.json": ""},
         {"lock": "garbage", "config.gin": CONFIG, CHECKPOINT: ""},
         {"lock": LOCK, "config.gin": CONFIG, "checkpoints/best.json": "{}"},

@@ -157,6 +157,7 @@ class Guard:
         watch: tells whether a call left everything finite.
         on_nonfinite: "stop" or "skip".
         progress: of the fit; counts what is committed or skipped.
+        num_skipped: updates that were left out since the fit began, or went on.
     """
 
     def __init__(self, update: Update):
@@ -164,7 +165,7 @@ class Guard:
         self.watch = Watch(update)
         self.on_nonfinite = "stop"
         self.progress = Progress()
-        self._num_skipped = self._num_in_a_row = 0
+        self.num_skipped = self._num_in_a_row = 0
 
     def start(self, progress: Progress) -> None:
         """Begins a fit, or goes on with one.
@@ -173,7 +174,7 @@ class Guard:
             NonFiniteError: a trained variable holds NaN.
         """
         self.watch.start()
-        self._num_skipped = self._num_in_a_row = 0
+        self.num_skipped = self._num_in_a_row = 0
         self.progress = progress
 
     def accept(self, num_updates: int) -> None:
@@ -206,7 +207,7 @@ class Guard:
             Exception: `problem` itself, if it is an error that bad data do not explain.
         """
         is_last = self.on_nonfinite == "stop" or self._num_in_a_row == MAX_SKIPS
-        count = self._num_skipped + 1
+        count = self.num_skipped + 1
         is_told = is_last or str(count).strip("0") == "1"
         iteration = int(self._update.function.model.optimizer.iterations)
         # Looking costs as much as many updates: not for every one that is skipped.
@@ -228,7 +229,7 @@ class Guard:
             raise NonFiniteError(f"{line}; {where}. {what}{skip}", iteration, data is not None) from cause
         self.progress.count(1)
         self._num_in_a_row += 1
-        self._num_skipped = count
+        self.num_skipped = count
         if is_told:
             so_far = f"{count} so far" if count > 1 else "the 10th, the 100th and so on will be reported too"
             warnings.warn(f"{line}; skipped ({so_far})", stacklevel=2)

@@ -25,6 +25,7 @@ from trainlab.runs.disk.checkpoint import Checkpoints, Loaded
 from trainlab.runs.disk.encoding import decode, encode, refuse
 from trainlab.runs.disk.lock import Lock
 from trainlab.runs.epochs import Fit, Keeper
+from trainlab.runs.listeners.timeline import Timeline
 from trainlab.runs.remembered import Remembered, is_history
 from trainlab.runs.resuming import (
     Asked,
@@ -57,6 +58,7 @@ class RunKeeper(Keeper):
         self.run = self._run = run
         self._checkpoints = Checkpoints(self.directory / "checkpoints", run.keep)
         self._lock = Lock(self.directory / "lock")
+        self._timeline = Timeline(self.directory, may_write=lambda: self._lock.is_held)
         self._best = Best(run.keep_best)
         self._checkpoints.on_written = functools.partial(note_best, self._checkpoints)
         self._remembered: tuple[Remembered, Mapping[str, Any]] | None = None
@@ -99,7 +101,7 @@ class RunKeeper(Keeper):
             if is_file:
                 raise NotADirectoryError(f"{where} is a file: give a directory") from None
             raise type(error)(f"{where} cannot be written ({error.strerror})") from None
-        with held, self._signals, stoppable(self.should_stop):
+        with held, self._signals, self._timeline.session(self._signals), stoppable(self.should_stop):
             self._checkpoints.tidy()
             try:
                 yield
@@ -159,7 +161,7 @@ class RunKeeper(Keeper):
                     "overwrite=True, or give another directory"
                 )
             self._checkpoints.clear()
-            self._best.metric = None
+            self._timeline.is_anew, self._best.metric = True, None
             return None
         if not paths:
             if resume in ("must", "weights"):
@@ -217,9 +219,11 @@ class RunKeeper(Keeper):
 
     def resume(self) -> None:
         """See `Keeper`."""
-        loaded, self._loaded = self._loaded, None
-        if loaded is not None and self._fit is not None:
-            self._restore(self._fit, loaded)
+        (loaded, self._loaded), fit = (self._loaded, None), self._fit
+        assert fit is not None
+        if loaded is not None:
+            self._restore(fit, loaded)
+        self._timeline.begin(fit, self.fits, loaded is not None, self._manifest)
         if self._must_save:
             self._save(self.capture(), is_finished=False)
             self._checkpoints.wait()
@@ -245,7 +249,7 @@ class RunKeeper(Keeper):
 
     def boundary(self) -> None:
         """See `Keeper`."""
-        self._check_lock()
+        self._lock.check(self._run.directory)
         self._checkpoints.raise_problem()
         fit, signum = self._fit, self._signals.received
         assert fit is not None
@@ -277,6 +281,7 @@ class RunKeeper(Keeper):
         """Saves what is committed, while the main thread is in a call that may never end."""
         if (fit := self._fit) is not None and fit.loop.committed is not None and fit.progress.updates:
             self._save_and_say(self.capture(fit.loop.committed), "a signal")
+            self._timeline.end("a signal")
 
     def _save_and_say(self, captured: Mapping[str, Any], reason: str) -> None:
         assert self._fit is not None
@@ -292,7 +297,8 @@ class RunKeeper(Keeper):
         """See `Keeper`."""
         assert self._fit is not None
         self._remembered = Remembered(self._callback_states()), self._fit.loop.snapshot()
-        yield
+        with self._timeline.epoch():
+            yield
         self._remembered = None
 
     def load_best(self, model: keras.Model) -> Path:
@@ -322,6 +328,7 @@ class RunKeeper(Keeper):
         self._save(after, is_finished=True, extends=not changed)
         self._manifests = [*self._manifests[: self.fits], self._manifest]
         self._checkpoints.wait()
+        self._timeline.finish()
         self.fits += 1
 
     def capture(self, values: Mapping[str, tf.Tensor] | None = None) -> Mapping[str, Any]:
@@ -376,15 +383,8 @@ class RunKeeper(Keeper):
         state = {**captured["state"], "histories": histories, "finished": is_finished, "extends": extends}
         tensors = {**captured["tensors"], **arrays}
         self._saved_at, self._must_save = (fit.progress.updates, time.monotonic()), False
-        self._check_lock()
+        self._lock.check(self._run.directory)
         self._checkpoints.save(fit.progress.updates, tensors, state, captured["iterators"])
-
-    def _check_lock(self) -> None:
-        if not self._lock.is_held:
-            raise OSError(
-                f"{self._run.directory}: was removed, or its lock was, while this run was writing there: another run may have it "
-                "now, and nothing more is written"
-            )
 
     def _serialized(self) -> Mapping[str, tf.Tensor]:
         assert self._fit is not None

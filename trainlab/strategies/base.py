@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from trainlab.objective import Evaluation
 from trainlab.parameters import Vector
+from trainlab.reports import notebook
 
 Objective = Callable[[Vector], Evaluation]
 
@@ -155,3 +156,10 @@ class StepStrategy:
         except AttributeError:
             return f"{type(self).__name__}(...)"
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        steps = [self]
+        while isinstance(inner := getattr(steps[-1], "inner", None), StepStrategy) and inner not in steps:
+            steps.append(inner)
+        return notebook.strategy_html(self, has_memory=type(steps[-1]).init is not StepStrategy.init)

@@ -14,9 +14,10 @@ from typing import Any
 
 from trainlab.callbacks import json_key
 from trainlab.cli.configs.errors import one_line
+from trainlab.reports import TIMELINE, is_timeline
 from trainlab.runs import Lock, Run, RunKeeper, write_atomically
 
-_FILES = ("config.gin", "metrics.jsonl", "model.keras", "result.json", "lock")
+_FILES = ("config.gin", "metrics.jsonl", "model.keras", "result.json", "lock", TIMELINE)
 # What `write_atomically` leaves of these if it is killed.
 _ASIDE = re.compile(r"\.writing-([0-9a-f]+-)?(config\.gin|model\.keras|result\.json)")
 _OF_CHECKPOINTS = re.compile(r"\..*|best\.json|\d{8,}-step-\d+.*")
@@ -24,7 +25,7 @@ _OF_CONFIGS = re.compile(r"^# Parameters for run:", re.MULTILINE)
 
 
 class RunDirectory:
-    r"""Where a run writes: `config.gin`, `metrics.jsonl`, `model.keras`, `result.json`, beside its `checkpoints`.
+    r"""Where a run writes: `config.gin`, `metrics.jsonl`, `model.keras`, `result.json`, beside `checkpoints`, `timeline.jsonl`.
 
     `check` finds out before any work whether the run may go there: files of these names that no run has written are refused.
     `begin` writes the config when training starts; `release` removes what this process has put there if it made not one update,
@@ -49,7 +50,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.config, self.metrics, self.model, self.result, self._lock = (self.path / name for name in _FILES)
+        self.config, self.metrics, self.model, self.result, self._lock, self._timeline = (self.path / name for name in _FILES)
         self._checkpoints, self._board = self.path / "checkpoints", self.path / "tensorboard"
         self._created: list[Path] = []  # folders, innermost first
         self._found: set[Path] | None = None  # what was there when this process came; None as long as it has not looked
@@ -96,7 +97,8 @@ class RunDirectory:
         self._tidy()
         if is_new:
             shutil.rmtree(self._board, ignore_errors=True)
-        new = [path for path in (self.config, self.metrics) if not os.path.lexists(path) and path not in (self._found or ())]
+        grow = (self.config, self.metrics, self._timeline)
+        new = [path for path in grow if not os.path.lexists(path) and path not in (self._found or ())]
         self.result.unlink(missing_ok=True)
         write_atomically(self.config, lambda path: path.write_text(config, encoding="utf-8"))
         self._made = dict.fromkeys(new)
@@ -217,6 +219,8 @@ class RunDirectory:
         has_config = (is_run or is_locked_empty) and bool(_OF_CONFIGS.search(_text(self.config)))
         if path == self._lock:  # one that is damaged, beside checkpoints, was a run's
             return is_locked_empty or is_run
+        if path == self._timeline:
+            return has_config or is_timeline(path)
         if path == self._checkpoints:
             names = [entry.name for entry in path.iterdir()]
             return all(name.startswith(".") for name in names) or any(map(_OF_CHECKPOINTS.fullmatch, names))

@@ -93,6 +93,21 @@ class Lock:
             return False
         return os.path.samestat(there, os.fstat(self._descriptor))
 
+    def check(self, name: object) -> None:
+        """Makes sure that it is held still.
+
+        Args:
+            name: of the directory, as its owner has given it.
+
+        Raises:
+            OSError: it is not.
+        """
+        if not self.is_held:
+            raise OSError(
+                f"{name}: was removed, or its lock was, while this run was writing there: another run may have it "
+                "now, and nothing more is written"
+            )
+
     def _open(self) -> int:
         try:
             # Not through a link: what it leads to is somebody's, and would be overwritten.

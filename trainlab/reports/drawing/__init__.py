@@ -1,0 +1,1 @@
+"""Curves: which points are drawn, on which scales, as SVG or by matplotlib."""
