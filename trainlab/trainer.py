@@ -243,8 +243,7 @@ class Trainer:
               it; "must" goes on or fails; "never" begins, and refuses a directory that holds a run; "weights" takes nothing
               but the model's weights from there and begins a new run.
             overwrite: with resume="never", removes the checkpoints of the run that is there.
-            override: names of what was changed on purpose since the checkpoint: "learning_rate", "data", "micro_batch_size",
-              "on_nonfinite".
+            override: what was changed on purpose: "learning_rate", "data", "micro_batch_size", "on_nonfinite".
             check_data: whether arrays are looked through for NaN, infinity and labels out of range before training; False for a
               loss, or a model, that masks or maps such values itself.
 
@@ -346,8 +345,6 @@ class Trainer:
             FileNotFoundError: there is none.
             ValueError: it is of another model, or damaged; nothing is touched.
         """
-        if not isinstance(self._keeper, RunKeeper):
-            raise FileNotFoundError("there is no run whose best checkpoint could be loaded: Trainer(..., run='runs/a')")
         return self._keeper.load_best(self.model)
 
     def _repr_html_(self) -> str:
@@ -399,8 +396,7 @@ class Trainer:
 
     def _keep_made(self) -> None:
         """Keeps the loop for the next `fit`, though running set some attributes, or XLA was decided on."""
-        if self._made is not None:
-            self._made = self._made.keep(self._findings)
+        self._made = self._made and self._made.keep(self._findings)
 
     @property
     def _is_eager(self) -> bool:
@@ -408,6 +404,5 @@ class Trainer:
 
     @property
     def _updates_per_call(self) -> int | None:
-        if self._steps_per_execution is not None:
-            return self._steps_per_execution
-        return self.model.steps_per_execution if self.model.steps_per_execution != 1 else None
+        said, of_model = self._steps_per_execution, self.model.steps_per_execution
+        return said if said is not None else of_model if of_model != 1 else None

@@ -302,6 +302,7 @@ def test_a_signal_that_is_ignored_stays_so(command, monkeypatch):
             signal.signal(number, handler)
 
 
+@pytest.mark.slow  # that signals are heard and saved at, other tests show in one process
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals are POSIX's")
 @pytest.mark.parametrize("nohup", [False, True])
 def test_a_terminal_that_is_closed(tmp_path, nohup):

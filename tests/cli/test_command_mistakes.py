@@ -239,6 +239,7 @@ def test_an_unwritable_run_directory_is_found_before_training(command, tmp_path)
     assert status == 1 and "file/run: cannot be written" in line and out == ""
 
 
+@pytest.mark.slow  # what is said, and how fast, test_at_once shows
 def test_a_bad_config_from_a_shell(tmp_path):
     process = start(*HEUN, "--set", "run.epochs = -1", cwd=tmp_path)
     out, err = process.communicate(timeout=60)

@@ -72,6 +72,10 @@ class Keeper:
         """Puts everything where a finished `fit`, which was found, has left it; returns its history."""
         raise NotImplementedError
 
+    def load_best(self, model: keras.Model) -> Path:
+        """Gives a model the weights of the best checkpoint, and returns that."""
+        raise FileNotFoundError("there is no run whose best checkpoint could be loaded: Trainer(..., run='runs/a')")
+
     def resume(self) -> None:
         """Called once, after the hooks of the beginning: puts the state of a checkpoint in place of theirs."""
 
