@@ -30,6 +30,7 @@ def settings(**changed):
         {"metrics": ()},
         {"sum_duplicate_rows": False},
         {"distribute": "mirrored"},
+        {"distribute": "workers"},
     ],
 )
 def test_what_is_allowed(changed):
@@ -55,8 +56,8 @@ def test_what_is_allowed(changed):
         ({"seed": 2**32}, "run.seed = 4294967296: .* at most 4294967295"),
         ({"jit_compile": "yes"}, "run.jit_compile = 'yes': must be True, False or None"),
         ({"sum_duplicate_rows": 0}, "run.sum_duplicate_rows = 0: must be True, False or None"),
-        ({"distribute": "all"}, "run.distribute = 'all': must be 'mirrored' or None"),
-        ({"distribute": 2}, "run.distribute = 2: must be 'mirrored' or None"),
+        ({"distribute": "all"}, "run.distribute = 'all': must be 'mirrored', 'workers' or None"),
+        ({"distribute": 2}, "run.distribute = 2: must be 'mirrored', 'workers' or None"),
         ({"metrics": "accuracy"}, r"run.metrics = 'accuracy': must be a list"),
         ({"optimizer": keras.optimizers.SGD(-0.1)}, "SGD.learning_rate = -0.1: must be a finite number of at least 0"),
         ({"optimizer": keras.optimizers.Adam(float("inf"))}, "Adam.learning_rate = inf"),

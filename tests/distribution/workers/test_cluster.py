@@ -7,7 +7,9 @@ import threading
 import time
 
 import pytest
+import tensorflow as tf
 
+import trainlab as tl
 from trainlab.distribution.workers import cluster as clusters
 from trainlab.distribution.workers.cluster import Cluster, cluster_of
 
@@ -156,3 +158,23 @@ def test_whose_process_has_ended_is_seen_by_its_address():
         here.listen()
         addresses = (f"localhost:{here.getsockname()[1]}", "localhost:1", "localhost:2")
         assert Cluster(addresses, 2).unreachable() == [1]
+
+
+def test_one_worker_alone_has_nobody_to_wait_for(monkeypatch):
+    """A launcher that was asked for one: all devices of this machine, and no cluster."""
+    alone = config({"worker": ["localhost:1"]}, type="worker", index=0)
+    monkeypatch.setenv("TF_CONFIG", alone)
+    assert (cluster_of(alone), clusters.described_by(alone)) == (None, Cluster(("localhost:1",), 0))
+    strategy = tl.join_workers()
+    assert type(strategy) is tf.distribute.MirroredStrategy
+    assert strategy.num_replicas_in_sync == len(tf.config.list_logical_devices("CPU"))
+
+
+@pytest.mark.parametrize("given", [None, "", "{}", '{"task": {"type": "worker", "index": 0}}'])
+def test_where_there_are_no_workers_that_is_a_line(given, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if given is not None:
+        monkeypatch.setenv("TF_CONFIG", given)
+    with pytest.raises(ValueError, match="^TF_CONFIG names no workers to join") as raised:
+        tl.join_workers()
+    assert "\n" not in str(raised.value)

@@ -160,7 +160,7 @@ def test_what_cannot_be_is_a_line_at_each(tmp_path):
         ("run.seed = 1", "seed is 1, at the chief 0"),
         ("run.batch_size = 8", "batch_size is 8, at the chief 16"),
         ("mlp.hidden_sizes = (3,)", "units is 3"),
-        ("Accumulate.inner = @SGD()", "strategy"),
+        ("Accumulate.num_batches = 2", "num_batches is 2, at the chief 4"),
     ],
 )
 def test_workers_of_other_settings_are_refused_everywhere(setting, says, tmp_path):
