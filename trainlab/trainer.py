@@ -216,7 +216,7 @@ class Trainer:
         override: Collection[str] = (),
         check_data: bool = True,
     ) -> keras.callbacks.History:
-        """Trains; arguments, names and meanings are those of `keras.Model.fit`, with the following said precisely.
+        """Trains; arguments, result and meanings are those of `keras.Model.fit`, with the following said precisely.
 
         A "batch" of callbacks and of `steps_per_epoch` is an update. Array data are shuffled by (seed, epoch, position): a
         further `fit` on the same arrays goes on where the last one stopped, in the middle of an epoch if it was
@@ -246,9 +246,6 @@ class Trainer:
             override: what was changed on purpose: "learning_rate", "data", "micro_batch_size", "on_nonfinite".
             check_data: whether arrays are looked through for NaN, infinity and labels out of range before training; False for a
               loss, or a model, that masks or maps such values itself.
-
-        Returns:
-            The `keras.callbacks.History`.
 
         Raises:
             TypeError, ValueError: bad input, in one line.
@@ -315,7 +312,15 @@ class Trainer:
         sample_weight: Any = None,
         class_weight: Mapping[int, float] | None = None,
     ) -> runs.rates.LearningRates:
-        """Makes `fit`'s updates at ever larger learning rates, suggests one, and puts everything back; see `LearningRates`."""
+        """Makes `fit`'s updates at ever larger learning rates, puts everything back bit for bit, and suggests one.
+
+        Args:
+            x, y, batch_size, sample_weight, class_weight: as for `fit`; data that end begin again.
+            smallest, largest, num_updates: of the rates, each by one factor larger than the one before it; one update each.
+
+        Returns:
+            The suggestion, why, and the curve; `help(trainlab.runs.rates.LearningRates)` says how it is chosen.
+        """
         sweep = runs.rates.Sweep(smallest, largest, num_updates).check()
         check_compiled(self.model)
         check_strategy(self.strategy)
@@ -327,12 +332,7 @@ class Trainer:
             self._made = made or self._made  # one that was traced with another rate than a schedule is of no use
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """The curves of the last `fit`, as a `matplotlib.figure.Figure`; written to `path` (.png, .pdf, .svg) if there is one.
-
-        Raises:
-            ValueError: nothing was trained yet, or the suffix is none of these.
-            ModuleNotFoundError: matplotlib is missing.
-        """
+        """The curves of the last `fit`, as a `matplotlib.figure.Figure`; written to `path` (.png, .pdf, .svg) if there is one."""
         return notebook.plot_history(getattr(self.model, "history", None), path, self.model.name)
 
     def load_best(self) -> Path:

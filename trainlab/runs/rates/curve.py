@@ -10,9 +10,9 @@ import numpy as np
 
 # How often as large as the lowest a loss must be to have diverged: fastai and Lightning take the same.
 RISE = 4.0
-# Losses at the smallest rates, which hardly move a weight, tell how far batches differ by themselves.
-_FIRST = 0.1
+# What is taken for chance at most: more is growth, at a smallest rate that is too large already.
 _MOST_NOISE = math.log(16.0)
+_MOST_NOISE_WATCHED = math.log(1000.0)
 # Less is no rise: sums of many numbers are rounded.
 _ROUNDING = 1e-3
 # The width of the kernel that smooths, in decades of the rate; and the least, in updates.
@@ -47,52 +47,84 @@ class Reading(NamedTuple):
 class Watch:
     """Tells during a sweep when the loss has diverged: the median of three in a row is four times the lowest so far.
 
-    The median leaves out a single bad batch, and does not lag behind as a running mean does. Where batches differ much at the
-    smallest rates, that much more is asked for. Losses that may be negative must rise by three times what they fell.
+    The median leaves out a single bad batch, and does not lag behind as a running mean does. Where batches differ much by
+    themselves, that much more is asked for. Losses that may be negative must rise by three times what they fell. It is an alarm
+    only: `stays` tells, by more batches, whether it was a false one.
 
     Args:
-        num_updates: of the whole sweep.
+        still: `[m]` losses at weights that hardly move, which tell how far batches differ.
 
     Example:
-        >>> watch = Watch(num_updates=10)
+        >>> watch = Watch(still=[1.0, 1.0, 1.0])
         >>> [watch.add(loss) for loss in (1.0, 0.5, 0.25, 3.0, 0.25, 2.0, 3.0)]
         [False, False, False, False, False, False, True]
+        >>> watch.stays([0.3, 0.2, 4.0, 0.4, 0.3]), watch.stays([2.0, 3.0, 3.0, 0.2, 4.0])
+        (False, True)
     """
 
-    def __init__(self, num_updates: int):
-        self._num_first = max(int(_FIRST * num_updates), 3)
+    def __init__(self, still: Sequence[float]):
+        self._still = list(still)
         self._losses: list[float] = []
+        self._least = -math.inf  # a rise that was no divergence
 
     def add(self, loss: float) -> bool:
-        """Takes the loss of the next update; returns whether it has diverged."""
+        """Takes the loss of the next update; returns whether it seems to have diverged."""
         self._losses.append(loss)
-        if len(self._losses) <= self._num_first:
+        if len(self._losses) < 3:
             return False
-        values, is_log = _values(self._losses)
-        medians = _medians(values)[:-1]  # the last one is of two alone
-        return bool(medians[-1] > np.min(medians) + _margin(medians[: self._num_first - 1], np.min(medians), is_log))
+        medians, _ = self._medians([])
+        return bool(medians[-1] - np.min(medians) > max(self._rise([]), self._least))
+
+    def stays(self, now: Sequence[float]) -> bool:
+        """Whether it has diverged, by losses at the weights as they are now; if not, the next alarm takes more."""
+        medians, values = self._medians(now)
+        if np.median(values) - np.min(medians) > self._rise(now):
+            return True
+        self._least = float(medians[-1] - np.min(medians))
+        return False
+
+    def is_lost(self, now: Sequence[float]) -> bool:
+        """Whether all that the loss had fallen is lost again, at the end of a sweep: a dead network's loss rises no further."""
+        values, is_log = _values([*self._still, *self._losses, *now])
+        still, lowest = values[: len(self._still)], float(np.min(self._medians(now)[0]))
+        start, end = float(np.median(still)), float(np.median(values[len(values) - len(now) :]))
+        least = 2 * _noise(_medians(still)) + (math.log(2) if is_log else _ROUNDING * abs(start))
+        return start - lowest > least and end > (start + lowest) / 2
+
+    def _medians(self, now: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        values, _ = _values([*self._still, *self._losses, *now])
+        until = len(values) - len(now)
+        return _medians(values[len(self._still) : until])[:-1], values[until:]
+
+    def _rise(self, now: Sequence[float]) -> float:
+        """How far above the lowest is too far."""
+        values, is_log = _values([*self._still, *self._losses, *now])
+        still = _medians(values[: len(self._still)])
+        if is_log:
+            return math.log(RISE) + _noise(still, _MOST_NOISE_WATCHED)
+        lowest = float(np.min(_medians(values[len(self._still) : len(values) - len(now)])[:-1]))
+        return (RISE - 1) * (float(np.max(still)) - lowest) + _noise(still)
 
 
-def read(rates: Sequence[float], losses: Sequence[float], has_diverged: bool, num_updates: int) -> Reading:
+def read(rates: Sequence[float], losses: Sequence[float], has_diverged: bool, still: Sequence[float]) -> Reading:
     """Reads a curve.
 
     Args:
         rates: `[n]`, growing by one factor.
         losses: `[n]`, all finite; each before the update at its rate.
         has_diverged: whether the sweep ended since the loss diverged, or an update was not finite.
-        num_updates: of the whole sweep.
+        still: `[m]` losses at weights that hardly move.
     """
-    smoothed = _smoothed(np.asarray(losses), rates)
-    num_first = max(int(_FIRST * num_updates), 3)
-    values, is_log = _values(losses)
+    values, is_log = _values([*still, *losses])
+    noise = _noise(_medians(values[: len(still)]), _MOST_NOISE if is_log else math.inf)
+    values = values[len(still) :]
     medians = _medians(values)
-    noise = _noise(medians[:num_first], is_log)
     diverged_at = None
     if has_diverged:
         low = np.flatnonzero(medians <= np.min(medians) + noise)
         near = np.arange(max(low[-1] - 1, 0), min(low[-1] + 2, len(values)))
         diverged_at = int(near[np.argmin(values[near])])
-    return Reading(smoothed, diverged_at, noise, is_log)
+    return Reading(_smoothed(np.asarray(losses), rates), diverged_at, noise, is_log)
 
 
 def _values(losses: Sequence[float]) -> tuple[np.ndarray, bool]:
@@ -109,14 +141,9 @@ def _medians(values: np.ndarray) -> np.ndarray:
     return np.concatenate([[min(values[:2])], middle, [min(values[-2:])]])
 
 
-def _noise(first: np.ndarray, is_log: bool) -> float:
-    """The largest rise among the first: such small rates do not make it, unless they are too large already."""
-    rise = float(np.max(first - np.minimum.accumulate(first), initial=0.0))
-    return min(rise, _MOST_NOISE) if is_log else rise
-
-
-def _margin(first: np.ndarray, lowest: float, is_log: bool) -> float:
-    return (math.log(RISE) if is_log else (RISE - 1) * (float(np.max(first)) - lowest)) + _noise(first, is_log)
+def _noise(still: np.ndarray, most: float = math.inf) -> float:
+    """The largest rise among these."""
+    return min(float(np.max(still - np.minimum.accumulate(still), initial=0.0)), most)
 
 
 def _smoothed(losses: np.ndarray, rates: Sequence[float]) -> np.ndarray:
@@ -127,18 +154,15 @@ def _smoothed(losses: np.ndarray, rates: Sequence[float]) -> np.ndarray:
     return np.asarray(kernel @ losses / kernel.sum(axis=1))
 
 
-def steepest(rates: Sequence[float], losses: Sequence[float], smoothed: np.ndarray, num_updates: int) -> int | None:
+def steepest(rates: Sequence[float], losses: Sequence[float], smoothed: np.ndarray, still: Sequence[float]) -> int | None:
     """The index at which the smoothed loss falls fastest, per decade of the rate; None if it does not fall by more than chance.
 
     Args:
         rates, losses, smoothed: `[n]`, up to where it diverges.
-        num_updates: of the whole sweep.
+        still: `[m]` losses at weights that hardly move.
     """
     if len(losses) < 2:
         return None
-    first = np.asarray(losses[: max(int(_FIRST * num_updates), 3)])
     slopes = np.gradient(smoothed, np.log10(np.asarray(rates, np.float64)))
-    fallen = smoothed[0] - np.min(smoothed)
-    if not fallen > 3 * np.std(first) / math.sqrt(len(first)) or not np.min(slopes) < 0:
-        return None
-    return int(np.argmin(slopes))
+    is_chance = smoothed[0] - np.min(smoothed) <= 2 * np.std(still) + _ROUNDING * abs(float(smoothed[0]))
+    return None if is_chance or not np.min(slopes) < 0 else int(np.argmin(slopes))

@@ -21,6 +21,8 @@ from trainlab.strategies import StepStrategy
 
 # Updates at one rate that tell whether it is too large: at a tenth more than what is stable, what diverges grows 40 times.
 _PROBE = 20
+# Updates at the smallest rate, whose losses tell how far batches differ by themselves.
+_STILL = 20
 
 
 class Sweep(NamedTuple):
@@ -102,12 +104,27 @@ class _Runner:
             )
         return logs[names[0]]
 
+    def agrees(self, is_so: Callable[[Sequence[float]], bool], smallest: float) -> bool:
+        """Whether something is so, by the losses of more batches at these weights; it is if they are not finite."""
+        with suppress(NonFiniteError), _taken_back(self._loop):
+            now = [self(smallest) for _ in range(_STILL)]
+            return not np.all(np.isfinite(now)) or is_so(now)
+        return True
+
     def moved(self, rate: float) -> float:
         """How far an update at this rate moves the weights: the norm of the difference."""
         before = [native(v).numpy() for v in self._model.trainable_variables]
         self(rate)
         after = [native(v).numpy() for v in self._model.trainable_variables]
         return math.sqrt(sum(float(np.sum(np.square(a.astype(np.float64) - b))) for a, b in zip(after, before, strict=True)))
+
+
+@contextmanager
+def _taken_back(loop: Loop) -> Iterator[None]:
+    with suppress(_Over), loop.transaction():
+        loop.guard.start(Progress())
+        yield
+        raise _Over
 
 
 def find(
@@ -160,9 +177,11 @@ def _swept(sweep: Sweep, make_loop: Callable[[], Loop], source: Source, model: k
         on_nonfinite, loop.guard.on_nonfinite = loop.guard.on_nonfinite, "stop"
         try:
             with _taken_back(loop):
-                end = _run(runner, sweep, losses)
+                still = _stand_still(runner, sweep)
+            with _taken_back(loop):
+                end = _run(runner, sweep, still, losses)
             rates = sweep.rates[: len(losses)]
-            reading = read(rates, losses, bool(end), sweep.num_updates)
+            reading = read(rates, losses, bool(end), still)
             if end:
                 reading = reading._replace(diverged_at=_earliest(runner, loop, rates, reading))
             else:
@@ -171,7 +190,7 @@ def _swept(sweep: Sweep, make_loop: Callable[[], Loop], source: Source, model: k
         finally:
             loop.guard.on_nonfinite = on_nonfinite
             loop.rest()
-    return suggested(rates, losses, reading, sweep, end, rate, is_moot)
+    return suggested(rates, losses, still, reading, sweep, end, rate, is_moot)
 
 
 def _earliest(runner: _Runner, loop: Loop, rates: Sequence[float], reading: Reading) -> int:
@@ -201,37 +220,55 @@ def _earliest(runner: _Runner, loop: Loop, rates: Sequence[float], reading: Read
     return high
 
 
-@contextmanager
-def _taken_back(loop: Loop) -> Iterator[None]:
-    with suppress(_Over), loop.transaction():
-        loop.guard.start(Progress())
-        yield
-        raise _Over
+def _stand_still(runner: _Runner, sweep: Sweep) -> list[float]:
+    """The losses of updates at the smallest rate."""
+    try:
+        losses = [runner(sweep.smallest) for _ in range(_STILL)]
+    except NonFiniteError as error:
+        advice = "" if error.is_of_data else f". If it is not the data, take less than smallest={sweep.smallest:g}"
+        raise _refused(sweep.smallest, error, advice) from None
+    if not np.all(np.isfinite(losses)):
+        bad = next(loss for loss in losses if not math.isfinite(loss))
+        raise NonFiniteError(f"the loss is {bad} at the smallest learning rate already; everything is as it was")
+    return losses
 
 
-def _run(runner: _Runner, sweep: Sweep, losses: list[float]) -> str:
+def _run(runner: _Runner, sweep: Sweep, still: Sequence[float], losses: list[float]) -> str:
     """Makes the updates and adds their losses; returns why it ended before the last rate, in words."""
-    watch = Watch(sweep.num_updates)
+    watch = Watch(still)
     for rate in sweep.rates:
         try:
             loss = runner(rate)
         except NonFiniteError as error:
-            reason = str(error).partition("; the model is at")[0].partition("): ")[2]
             if error.is_of_data or not losses:
+<<<<<<< HEAD
                 line = f"the update at a learning rate of {rate:g} is not finite: {reason}; everything is as it was"
                 advice = (
                     "" if error.is_of_data else f". If it is not the data, take a smaller one than smallest={sweep.smallest:g}"
                 )
                 raise NonFiniteError(f"{line}{advice}", error.iteration, error.is_of_data) from None
             return f"an update was not finite at {rate:.2g}: {reason}"
+=======
+                raise _refused(rate, error) from None
+            return f"an update was not finite at {rate:.2g}: {_reason(error)}"
+>>>>>>> 054e21adfffdf7cd60ba032381460ff7851683ae
         if not math.isfinite(loss):
-            if not losses:
-                raise NonFiniteError(f"the loss is {loss} at the first update; everything is as it was. Clean the data", 0)
             return f"the loss was {loss} at {rate:.2g}"
         losses.append(loss)
-        if watch.add(loss):
+        if watch.add(loss) and runner.agrees(watch.stays, sweep.smallest):
             return f"the loss had risen to {loss:.3g} at {rate:.2g}"
+    if len(losses) > 2 and runner.agrees(watch.is_lost, sweep.smallest):
+        return f"the loss had risen to {losses[-1]:.3g} at {sweep.largest:.2g}"
     return ""
+
+
+def _reason(error: NonFiniteError) -> str:
+    return str(error).partition("; the model is at")[0].partition("): ")[2]
+
+
+def _refused(rate: float, error: NonFiniteError, advice: str = "") -> NonFiniteError:
+    line = f"the update at a learning rate of {rate:.3g} is not finite: {_reason(error)}; everything is as it was{advice}"
+    return NonFiniteError(line, error.iteration, error.is_of_data)
 
 
 def _is_moot(runner: _Runner, sweep: Sweep) -> bool:

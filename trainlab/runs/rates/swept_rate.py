@@ -19,7 +19,7 @@ class SweptRate:
     of a `MultiOptimizer` keep their ratios: the largest of them is what is set.
 
     Args:
-        optimizer: of a compiled model.
+        optimizer: of a model that is compiled and built.
 
     Attributes:
         now: the rate as the optimizer has it.
@@ -38,7 +38,8 @@ class SweptRate:
     def __init__(self, optimizer: keras.Optimizer):
         inner = inner_of(optimizer)
         of_several = isinstance(inner, keras.optimizers.MultiOptimizer)
-        self._optimizers = list({id(one): one for one in (inner.optimizers if of_several else [inner])}.values())
+        found = [inner_of(one) for one in inner.optimizers] if of_several else [inner]
+        self._optimizers = list({id(one): one for one in found}.values())
         rates = [float(one.learning_rate) for one in self._optimizers]
         self.now = max(rates)
         self._shares = [rate / self.now if self.now > 0 else 1.0 for rate in rates]
