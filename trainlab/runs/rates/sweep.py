@@ -241,17 +241,8 @@ def _run(runner: _Runner, sweep: Sweep, still: Sequence[float], losses: list[flo
             loss = runner(rate)
         except NonFiniteError as error:
             if error.is_of_data or not losses:
-<<<<<<< HEAD
-                line = f"the update at a learning rate of {rate:g} is not finite: {reason}; everything is as it was"
-                advice = (
-                    "" if error.is_of_data else f". If it is not the data, take a smaller one than smallest={sweep.smallest:g}"
-                )
-                raise NonFiniteError(f"{line}{advice}", error.iteration, error.is_of_data) from None
-            return f"an update was not finite at {rate:.2g}: {reason}"
-=======
                 raise _refused(rate, error) from None
             return f"an update was not finite at {rate:.2g}: {_reason(error)}"
->>>>>>> 054e21adfffdf7cd60ba032381460ff7851683ae
         if not math.isfinite(loss):
             return f"the loss was {loss} at {rate:.2g}"
         losses.append(loss)
