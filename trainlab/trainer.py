@@ -152,13 +152,7 @@ class Trainer:
 
     @property
     def micro_batch_size(self) -> int | None:
-        """Examples evaluated at once, at most; None if batches are evaluated whole. Under "auto", what was found so far.
-
-        Example:
-            >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
-            >>> Trainer(model, loss="mse", micro_batch_size=8).micro_batch_size
-            8
-        """
+        """Examples evaluated at once, at most; None if batches are evaluated whole. Under "auto", what was found so far."""
         return self._findings.micro_batches.size
 
     @property
@@ -167,14 +161,7 @@ class Trainer:
         return str(self._replicas) if self._replicas.are_several else device.name()
 
     def describe(self, batch_size: int) -> str:
-        """What an update is made of, in words.
-
-        Example:
-            >>> from trainlab.strategies import Accumulate
-            >>> model = keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
-            >>> Trainer(model, Accumulate(4), loss="mse").describe(batch_size=16)
-            '64 examples = 4 batches of 16'
-        """
+        """What an update is made of, in words."""
         self._findings.is_described = True  # so that `fit` need not say it again
         return describe_update(batch_size, self.strategy.batches)
 
