@@ -55,7 +55,7 @@ def test_callbacks_are_made_and_not_called(trainlab_command, tmp_path):
     [
         (["--set", "run.loss = 'categorical_crossentropy'"], "loss categorical_crossentropy does not fit"),
         (["--set", "mlp.hidden_sizes = 64"], "must be a sequence of positive integers"),
-        (["--set", "run.validation_data = @nothing()"], "unknown name 'nothing'"),
+        (["--set", "run.validation_data = @nosuch_held_out()"], "unknown name 'nosuch_held_out'"),
     ],
 )
 def test_what_is_wrong_is_said_as_by_the_run(trainlab_command, tmp_path, more, message):

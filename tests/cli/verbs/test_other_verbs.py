@@ -5,7 +5,7 @@ import sys
 import types
 
 import pytest
-from commands import HEUN, SHORT, everything_in, ours
+from commands import CONFIGS, HEUN, SHORT, everything_in, ours
 
 from trainlab import Trainer
 
@@ -104,6 +104,24 @@ def test_show_says_what_happens_in_this_very_run(trainlab_command, tmp_path):
     ):
         assert words in said, words
     assert everything_in(tmp_path) == before  # it only reads
+
+
+@pytest.mark.parametrize("module", ["own_of_a_run", "own_package_of_a_run.inner", "own_package_of_a_run"])
+def test_a_module_beside_the_config_is_found_from_that_of_the_run(trainlab_command, tmp_path, monkeypatch, module):
+    (tmp_path / "mine" / "own_package_of_a_run").mkdir(parents=True)
+    for name in ("own_of_a_run.py", "own_package_of_a_run/__init__.py", "own_package_of_a_run/inner.py"):
+        (tmp_path / "mine" / name).write_text("from trainlab import SGD\nclass Own(SGD):\n    pass\n")
+    (tmp_path / "mine" / "c.gin").write_text(
+        f"include '{CONFIGS / 'heun.gin'}'\nimport {module} as own\nrun.strategy = @own.Own()\nrun.epochs = 0\n"
+    )
+    path = sys.path[:]
+    status, _, err = trainlab_command("train", "--config", "mine/c.gin", "--run_dir", "a")
+    assert status == 0, err
+    monkeypatch.setattr(sys, "path", path)
+    for name in [name for name in sys.modules if name.startswith(("own_of_a_run", "own_package_of_a_run"))]:
+        monkeypatch.delitem(sys.modules, name)
+    status, out, err = trainlab_command("show", "a")
+    assert (status, ours(err)) == (0, []) and "Own(): 1 evaluation" in out
 
 
 def test_a_config_that_does_not_load_any_more_is_one_line(trainlab_command, tmp_path):

@@ -175,7 +175,9 @@ class Config:
         """What was used so far, defaults included, as a config that can be loaded again."""
         lines = []
         for name, module in sorted(self.imports.items()):
-            lines.append(f"import {module.__name__}" + (f" as {name}" if name != module.__name__ else ""))
+            file = getattr(module, "__file__", None)
+            origin = f"  # of {file}" if file and "site-packages" not in file else ""  # so that it is found from elsewhere too
+            lines.append(f"import {module.__name__}" + (f" as {name}" if name != module.__name__ else "") + origin)
         return "\n".join([*lines, "", gin.operative_config_str(max_line_length=80)]).lstrip("\n")
 
     def explain(self, error: BaseException) -> str:

@@ -42,7 +42,7 @@ def effective(config: Config) -> Iterator[Value]:
         >>> from trainlab.cli.configs.reading import load
         >>> values = {value.name: value for value in effective(load(["configs/heun.gin"], ["run.epochs = 5"]))}
         >>> values["run.epochs"].text, values["run.epochs"].where, values["run.seed"].where, values["mlp.dropout"].where
-        ('5', '--set', 'configs/base.gin:12', 'default')
+        ('5', '--set', 'configs/base.gin:11', 'default')
     """
     bindings = config.bindings
     for macro in bindings:

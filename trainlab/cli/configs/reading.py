@@ -115,6 +115,7 @@ class _Reader:
             raise ConfigError(f"{prefix}{path} includes itself")
         if str(real.parent) not in sys.path:
             sys.path.insert(0, str(real.parent))
+        sys.path += [folder for folder in _folders_of(text) if folder not in sys.path]
         self._open_files.append(real)
         self.read_text(text, str(path))
         self._open_files.pop()
@@ -276,6 +277,17 @@ def unknown_of(noun: str, name: str, known: Iterable[str]) -> str:
     shown = (name for name in sorted(known) if name.islower() and not name.endswith("wrapper") and name != noun)
     hint = f"did you mean {spelled[close[0]]}?" if close else f"it has {', '.join(shown)}"
     return f"Keras has no {noun} {name!r}; {hint}"
+
+
+def _folders_of(text: str) -> list[str]:
+    """Where the modules lie that the config of a run imports: it says so, since it lies elsewhere than they do."""
+    found = []
+    for module, file in re.findall(r"^import ([\w.]+)(?: as \w+)?  # of (.+\.py)$", text, re.MULTILINE):
+        path = Path(file)
+        depth = module.count(".") + (path.name == "__init__.py")
+        if path.is_file() and depth < len(path.parents):
+            found.append(str(path.parents[depth]))
+    return found
 
 
 def _not_found(where: str, module: str, reason: str) -> ConfigError:

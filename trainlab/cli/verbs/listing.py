@@ -40,8 +40,8 @@ def listed(kind: str) -> str:
         kind: "strategies", "models", "data", "optimizers", "schedules", "losses", "metrics" or "callbacks".
 
     Example:
-        >>> print(listed("strategies").splitlines()[1])
-        Heun          Heun's method on the gradient flow: two evaluations, second order in the learning rate.
+        >>> print(listed("models").splitlines()[0][:60])
+        cnn                  A small convolutional network: 3x3 conv
     """
     found = {_written(full): full for full in _places() if full.rpartition(".")[0] == _PACKAGES[kind][0]}
     width = max(map(len, found)) + 2
