@@ -67,11 +67,13 @@ def test_metrics_that_are_sums_are_not(change):
     assert told([Changing(SUMS[change])]) == []
 
 
+@pytest.mark.slow
 def test_metrics_of_keras_are_not():
     names = "mae mse mape msle cosine_similarity poisson".split()
     assert told([*names, keras.metrics.R2Score(), keras.metrics.RootMeanSquaredError()]) == []
 
 
+@pytest.mark.slow
 def test_a_mean_over_examples_in_place_of_a_maximum():
     x, y = regression(6)
 

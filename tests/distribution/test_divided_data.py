@@ -74,10 +74,12 @@ def test_streams(data):
     same(mlp, data, strategy=tl.Accumulate(2))
 
 
+@pytest.mark.slow
 def test_a_generator():
     same(mlp, lambda: (generator(),), fit={"steps_per_epoch": 6})
 
 
+@pytest.mark.slow
 def test_sparse_arrays():
     x = tf.sparse.from_dense(np.where(X > 0, X, 0))
     make = lambda: compiled(keras.Sequential([keras.Input([3], sparse=True), keras.layers.Dense(1)]))  # noqa: E731
@@ -106,6 +108,7 @@ def test_weights_of_classes_and_validation():
     same(lambda: classifier(metrics=["accuracy"]), lambda: (x, y), fit={"class_weight": classes, "validation_split": 0.3})
 
 
+@pytest.mark.slow
 def test_arrays_streamed_in_an_order(tmp_path):
     x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "float32", X.shape)
     x[:] = X

@@ -44,6 +44,7 @@ def test_denominators_of_one_shard_alone_would_be_seen(precision):
     assert distance(one[0], several[0]) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 def test_a_gradient_that_is_not_added_would_be_seen(precision):
     case = EXACT_MODELS["mlp_with_penalties"]
@@ -53,6 +54,7 @@ def test_a_gradient_that_is_not_added_would_be_seen(precision):
     assert distance(one[0], several[0]) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 @pytest.mark.parametrize(
     "trainer",
