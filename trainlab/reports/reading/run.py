@@ -256,8 +256,7 @@ def _is_locked(lock: Path) -> bool:
     except (OSError, ValueError):
         return False
     with suppress(OSError):
-        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-        return any(f":{inode}" in word for words in held if "FLOCK" in words for word in words)
+        return is_among_locks(inode, Path("/proc/locks").read_text())
     if not isinstance(holder, dict) or holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
         return False
     try:
@@ -265,6 +264,18 @@ def _is_locked(lock: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_among_locks(inode: int, text: str) -> bool:
+    """Whether somebody holds a lock on this file, by what Linux says of all locks.
+
+    Example:
+        >>> text = "1: FLOCK  ADVISORY  WRITE 360 fe:00:2343269 0 EOF"
+        >>> is_among_locks(2343269, text), is_among_locks(234326, text)
+        (True, False)
+    """
+    held = (line.split() for line in text.splitlines() if "FLOCK" in line)
+    return any(word.endswith(f":{inode}") for words in held for word in words)
 
 
 def _json(path: Path) -> dict[str, Any]:
