@@ -9,10 +9,13 @@ import trainlab as tl
 from trainlab.loop import jit
 from trainlab.loop import loop as loop_module
 
-_QUICK = {("mlp_with_penalties", "sgd"), ("embedding", "accumulate_3_heun")}
+_QUICK = {("mlp_with_penalties", "sgd")}
 _ALL = [
     pytest.param(*case, marks=[] if case in _QUICK else pytest.mark.slow)
-    for case in ((m, s) for m in EXACT_MODELS for s in STRATEGIES)
+    for i, m in enumerate(EXACT_MODELS)
+    for j, s in enumerate(STRATEGIES)
+    for case in [(m, s)]
+    if (i + j) % 3 == 0  # a process keeps all that XLA compiles
 ]
 
 

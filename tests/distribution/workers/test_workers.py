@@ -76,6 +76,7 @@ def test_a_signal_to_another_worker_than_the_chief_saves_and_ends_all(tmp_path, 
     assert go_on(tmp_path / "a", whole) > 60
 
 
+@pytest.mark.slow
 def test_workers_that_are_about_to_train_something_else_are_refused(tmp_path):
     statuses, said = ends(begin(tmp_path / "a", "size", 1))
     assert statuses == {0: 1, 1: 1}

@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE.parent / "scripts"))
 from workers import start  # noqa: E402
 
 QUICK = [
-    "mlp_with_penalties/accumulate_2_heavy_ball/stream",
+    "embedding/accumulate_2_heavy_ball/stream",
     "two_outputs/sam/few",
 ]
 FEW = ("sgd", "sam", "accumulate_2_heavy_ball")

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 _GROUP = 7461  # any number: no other group of ours is in the process
 _EXCHANGE, _PIECE, _MEETING, _FIRST = 1, 2, 3, 10  # instances
+_POWERS, _KEYS = 40, 2**20  # of numbers of rows; more instances than are ever traced
 _CHUNK = 2**14  # int32 numbers of a message, sent at once
 
 
@@ -46,7 +47,10 @@ class Collectives:
         return [sums[i] for i in range(len(tensors))]
 
     def concat(self, values: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Rows of all processes, one after the other, padded with rows of zeros to as many in each.
+        """Rows of all processes, one after the other, padded with rows of zeros to as many in each, a power of two.
+
+        An instance has one shape as long as a compiled call runs, whose updates may look up other numbers of rows: each power
+        of two is an instance of its own.
 
         Args:
             values: `[k, ...]`; k may differ among processes.
@@ -54,9 +58,12 @@ class Collectives:
         """
         number = tf.shape(values, tf.int64)[0]
         most = self._reduce(number[None], "Max")[0]
-        values = tf.pad(values, [[0, most - number], *[[0, 0]] * (values.shape.rank - 1)])
-        indices = tf.pad(indices, [[0, most - number]])
-        return self._gather(values), self._gather(indices)
+        powers = tf.constant([2**i for i in range(_POWERS)], tf.int64)
+        power = tf.reduce_sum(tf.cast(powers < most, tf.int32))  # exactly, whatever a process' logarithms are
+        padding = powers[power] - number
+        values = tf.pad(values, [[0, padding], *[[0, 0]] * (values.shape.rank - 1)])
+        indices = tf.pad(indices, [[0, padding]])
+        return self._gather(values, power), self._gather(indices, power)
 
     def _reduce(self, vector: tf.Tensor, merge: str) -> tf.Tensor:
         self._next += 1
@@ -74,13 +81,15 @@ class Collectives:
             timeout_seconds=seconds,  # 0 for none: each is a thread that sleeps so long
         )
 
-    def _gather(self, tensor: tf.Tensor) -> tf.Tensor:
+    def _gather(self, tensor: tf.Tensor, power: tf.Tensor) -> tf.Tensor:
         self._next += 1
+        with tf.device("CPU:0"):  # where the operation reads it
+            key = self._next - 1 + (power + 1) * _KEYS
         return tf.raw_ops.CollectiveGatherV2(
             input=tensor,
             group_size=self.size,
             group_key=_GROUP,
-            instance_key=self._next - 1,
+            instance_key=key,
             ordering_token=[self._token.handle],
         )
 
