@@ -56,8 +56,8 @@ class Watch:
 
     Example:
         >>> watch = Watch(still=[1.0, 1.0, 1.0])
-        >>> [watch.add(loss) for loss in (1.0, 0.5, 0.25, 3.0, 0.25, 2.0, 3.0)]
-        [False, False, False, False, False, False, True]
+        >>> [watch.add(loss) for loss in (1.0, 0.5, 0.25, 3.0, 0.25, 0.3, 3.0, 3.0)]
+        [False, False, False, False, False, False, False, True]
         >>> watch.stays([0.3, 0.2, 4.0, 0.4, 0.3]), watch.stays([2.0, 3.0, 3.0, 0.2, 4.0])
         (False, True)
     """
@@ -88,7 +88,7 @@ class Watch:
         values, is_log = _values([*self._still, *self._losses, *now])
         still, lowest = values[: len(self._still)], float(np.min(self._medians(now)[0]))
         start, end = float(np.median(still)), float(np.median(values[len(values) - len(now) :]))
-        least = 2 * _noise(_medians(still)) + (math.log(2) if is_log else _ROUNDING * abs(start))
+        least = 2 * _noise(_medians(still)) + (math.log(1.1) if is_log else _ROUNDING * abs(start))
         return start - lowest > least and end > (start + lowest) / 2
 
     def _medians(self, now: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

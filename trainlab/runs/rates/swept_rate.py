@@ -31,7 +31,7 @@ class SweptRate:
         ...     rate.set(3.0)
         ...     print(float(optimizer.learning_rate))
         3.0
-        >>> optimizer.learning_rate.numpy().round(3).item()
+        >>> print(optimizer.learning_rate.numpy())
         0.1
     """
 
