@@ -78,6 +78,54 @@ def _heavy_ball(gradient, w, h, velocity):
     return velocity, velocity
 
 
+def _runge_kutta_4(gradient, w, h, velocity):
+    a = gradient(w)
+    b = gradient(w - h / 2 * a)
+    c = gradient(w - h / 2 * b)
+    return (a + 2 * b + 2 * c + gradient(w - h * c)) / 6, velocity
+
+
+def _adaptive_heun(gradient, w, h, memory):
+    """A tolerance of 0.3 and at most twice the learning rate."""
+    scale, before = memory or (1.0, 0.3)
+    here, tries = gradient(w), 0
+    while True:
+        direction = (here + gradient(w - h * scale * here)) / 2
+        error = np.linalg.norm(direction - here) / np.linalg.norm(direction)
+        if error <= 0.3 or tries == 9:
+            break
+        scale, tries = scale * np.clip(0.9 * 0.3 / error, 0.2, 1), tries + 1
+    error = max(error, 3e-5)
+    factor = 0.9 * (0.3 / error) ** 0.7 * (0.3 / before) ** -0.4
+    return scale * direction, (min(2.0, scale * np.clip(factor, 0.2, 1 if tries else 5)), error)
+
+
+def _asam(gradient, w, h, velocity):
+    here, size = gradient(w), np.abs(w) + 0.01
+    return gradient(w + 0.02 * size * size * here / np.linalg.norm(size * here)), velocity
+
+
+def _extragradient(gradient, w, h, velocity):
+    return gradient(w - h * gradient(w)), velocity
+
+
+def _optimistic_gradient(gradient, w, h, memory):
+    here = gradient(w)
+    return (here if memory is None or np.isscalar(memory) else 2 * here - memory), here
+
+
+def _lookahead(k, alpha, inner):
+    def by_hand(gradient, w, h, memory):
+        slow, steps, within = memory or (w, 0, 0.0)
+        direction, within = inner(gradient, w, h, within)
+        if steps + 1 < k:
+            return direction, (slow, steps + 1, within)
+        there = slow + alpha * (w - h * direction - slow)
+        return (w - there) / h, (there, 0, within)
+
+    return by_hand
+
+
 @dataclasses.dataclass(frozen=True)
 class StrategyCase:
     """A strategy.
@@ -102,15 +150,28 @@ PLAIN_STRATEGIES = {
     "midpoint": StrategyCase(Midpoint, _midpoint, evaluations=2),
     "heavy_ball": StrategyCase(HeavyBall, _heavy_ball),
 }
+FAMILY_STRATEGIES = {
+    "runge_kutta_4": StrategyCase(tl.RungeKutta, _runge_kutta_4, evaluations=4),
+    "adaptive_heun": StrategyCase(lambda: tl.AdaptiveStep("heun", 0.3, max_scale=2.0), _adaptive_heun, evaluations=2),
+    "asam": StrategyCase(lambda: tl.Asam(0.02), _asam, evaluations=2),
+    "extragradient": StrategyCase(tl.Extragradient, _extragradient, evaluations=2),
+    "optimistic_gradient": StrategyCase(tl.OptimisticGradient, _optimistic_gradient),
+    "lookahead_2_sam": StrategyCase(lambda: tl.Lookahead(2, 0.5, tl.Sam(0.05)), _lookahead(2, 0.5, _sam), evaluations=2),
+    # What it draws nobody else can: of a temperature above 0 is told in its own tests.
+    "noise_heun": StrategyCase(lambda: tl.Noise(0.0, tl.Heun()), _heun, evaluations=2),
+}
 ACCUMULATING_STRATEGIES = {
     "accumulate_2": StrategyCase(lambda: tl.Accumulate(2), _sgd, 2),
     "accumulate_3_heun": StrategyCase(lambda: tl.Accumulate(3, tl.Heun()), _heun, 3, 2),
     "accumulate_2_sam": StrategyCase(lambda: tl.Accumulate(2, Sam()), _sam, 2, 2),
     "accumulate_2_midpoint": StrategyCase(lambda: tl.Accumulate(2, Midpoint()), _midpoint, 2, 2),
     "accumulate_2_heavy_ball": StrategyCase(lambda: tl.Accumulate(2, HeavyBall()), _heavy_ball, 2),
+    "accumulate_2_lookahead_2_optimistic_gradient": StrategyCase(
+        lambda: tl.Accumulate(2, tl.Lookahead(2, 0.5, tl.OptimisticGradient())), _lookahead(2, 0.5, _optimistic_gradient), 2
+    ),
     "accumulate_2_accumulate_2_heun": StrategyCase(lambda: tl.Accumulate(2, tl.Accumulate(2, tl.Heun())), _heun, 4, 2),
 }
-STRATEGIES = {**PLAIN_STRATEGIES, **ACCUMULATING_STRATEGIES}
+STRATEGIES = {**PLAIN_STRATEGIES, **FAMILY_STRATEGIES, **ACCUMULATING_STRATEGIES}
 
 
 def _mlp_with_penalties():

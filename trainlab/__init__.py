@@ -14,19 +14,44 @@ if TYPE_CHECKING:
     from trainlab.parameters import Vector
     from trainlab.reports import report
     from trainlab.runs import Run
-    from trainlab.strategies import SGD, Accumulate, Heun, State, Step, StepStrategy
+    from trainlab.strategies import (
+        SGD,
+        Accumulate,
+        AdaptiveStep,
+        Asam,
+        Extragradient,
+        Heun,
+        Lookahead,
+        Noise,
+        OptimisticGradient,
+        RungeKutta,
+        Sam,
+        State,
+        Step,
+        StepStrategy,
+        Tableau,
+    )
     from trainlab.trainer import Trainer
 
 __all__ = [
     "SGD",
     "Accumulate",
+    "AdaptiveStep",
+    "Asam",
     "Evaluation",
+    "Extragradient",
     "Heun",
+    "Lookahead",
+    "Noise",
     "NonFiniteError",
+    "OptimisticGradient",
     "Run",
+    "RungeKutta",
+    "Sam",
     "State",
     "Step",
     "StepStrategy",
+    "Tableau",
     "Trainer",
     "Vector",
     "WorkerLost",
@@ -42,12 +67,29 @@ _HOMES = {
     "parameters": ("Vector",),
     "reports": ("report",),
     "runs": ("Run",),
-    "strategies": ("SGD", "Accumulate", "Heun", "State", "Step", "StepStrategy"),
+    "strategies": (
+        "SGD",
+        "Accumulate",
+        "AdaptiveStep",
+        "Asam",
+        "Extragradient",
+        "Heun",
+        "Lookahead",
+        "Noise",
+        "OptimisticGradient",
+        "RungeKutta",
+        "Sam",
+        "State",
+        "Step",
+        "StepStrategy",
+        "Tableau",
+    ),
     "trainer": ("Trainer",),
     "callbacks": (),
     "data": (),
     "datasets": (),
     "models": (),
+    "testing": (),
 }
 
 

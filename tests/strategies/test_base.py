@@ -117,7 +117,7 @@ def test_defaults():
     strategy = tl.StepStrategy()
     assert (strategy.evaluations, strategy.batches) == (1, 1)
     assert strategy.init(tl.Vector([tf.zeros([2])])) == {}
-    assert tl.Step(gradient=None, at=None) == (None, None, None, {})
+    assert tl.Step(gradient=None, at=None) == (None, None, None, {}, None, None)
 
 
 def test_docstring_examples():

@@ -7,53 +7,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import ops
+from flows import MATRIX, MODES, START, Flow, flow, quadratic, run, trainer_of, well
 
 import trainlab as tl
 from trainlab.strategies import heun
 
 pytestmark = pytest.mark.parametrize("precision", ["float64"], indirect=True)
-MATRIX = [  # symmetric and positive definite, as any leading block of it is; all numbers dyadic
-    [2, 1, 0, 0.5, 0],
-    [1, 3, -0.5, 0, 0.25],
-    [0, -0.5, 1.5, 0.25, 0],
-    [0.5, 0, 0.25, 2.5, -1],
-    [0, 0.25, 0, -1, 4],
-]
-START = [1, -2, 0.5, 3, -0.25]
-
-
-class Flow(keras.Model):
-    """Weights w with a potential as their loss; the data mean nothing."""
-
-    def __init__(self, start, potential):
-        super().__init__()
-        self.start = np.asarray(start, "float64")
-        self.w = self.add_weight(shape=self.start.shape, initializer=lambda shape, dtype: ops.cast(self.start, dtype))
-        self.potential = potential
-
-    def call(self, x):
-        return x
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return self.potential(self.w)
-
-
-def trainer_of(start, potential, strategy, rate=0.1, **kwargs):
-    model = Flow(start, potential)
-    model.compile(optimizer=keras.optimizers.SGD(rate), jit_compile=False)
-    return tl.Trainer(model, strategy, **kwargs)
-
-
-def run(trainer, steps):
-    """Takes this many steps; returns the weights."""
-    batches = trainer.strategy.batches
-    trainer.fit(np.zeros([steps * batches, 1]), batch_size=1, verbose=0)
-    return trainer.model.w.numpy()
-
-
-def quadratic(a):
-    return lambda w: 0.5 * ops.sum(w * ops.matmul(a, w[:, None])[:, 0])
 
 
 def exactly(matrix, start, h, steps, order):
@@ -66,9 +25,6 @@ def exactly(matrix, start, h, steps, order):
         aaw = times(aw)
         w = [x - h * y + (h * h * z / 2 if order == 2 else 0) for x, y, z in zip(w, aw, aaw, strict=True)]
     return np.array([float(x) for x in w])
-
-
-MODES = {"eager": {"run_eagerly": True}, "graph": {}, "xla": {"jit_compile": True}}
 
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
@@ -97,28 +53,6 @@ def test_plain_sgd_is_euler_by_the_same_measure(precision):
     w = run(trainer_of(START, quadratic(np.array(MATRIX, "float64")), tl.SGD(), 2**-4), 20)
     expected = exactly(MATRIX, START, 2**-4, 20, order=1)
     assert np.linalg.norm(w - expected) / np.linalg.norm(expected) < 1e-14
-
-
-def flow(start, time, steps=4000):
-    """The solution of `w' = -grad V(w)` for V of `well`, by Runge-Kutta 4 in NumPy: exact to about 1e-14."""
-
-    def f(w):
-        a = np.array([[1.0, 0.5], [0.5, 2.0]])
-        return -(np.sinh(w) + a @ w + w**3)
-
-    w, h = np.array(start, "float64"), time / steps
-    for _ in range(steps):
-        k1 = f(w)
-        k2 = f(w + h / 2 * k1)
-        k3 = f(w + h / 2 * k2)
-        k4 = f(w + h * k3)
-        w = w + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    return w
-
-
-def well(w):
-    a = np.array([[1.0, 0.5], [0.5, 2.0]])
-    return ops.sum(ops.cosh(w)) + quadratic(a)(w) + ops.sum(w**4) / 4
 
 
 @pytest.mark.parametrize("strategy, order, tolerance, steps", [

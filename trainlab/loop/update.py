@@ -198,16 +198,21 @@ class Update:
             raise ValueError(
                 f"{name}.step returned memory with the keys {sorted(step.memory)}; init shaped {sorted(self.memory)}"
             )
-        for key, value in (step.memory or {}).items():
-            want, got = _describe(self.memory[key]), _describe(value)
-            if want != got:
-                raise ValueError(f"{name}.step returned memory[{key!r}] as {got}; init made it {want}")
+        self._check_memory(step.memory or {}, f"{name}.step")
         for key, value in step.logs.items():
             if key in self._metric_names:
                 raise ValueError(f"{name}.step returned logs[{key!r}], which is the name of a metric: choose another")
             value = tf.convert_to_tensor(value)
             if value.shape.rank != 0 or not (value.dtype.is_floating or value.dtype.is_integer or value.dtype.is_bool):
                 raise ValueError(f"{name}.step returned logs[{key!r}] as {_describe(value)}; it must be a scalar number")
+
+    def _check_memory(self, memory: Mapping[str, Any], who: str) -> None:
+        for key, value in memory.items():
+            if key not in self.memory:
+                raise ValueError(f"{who} returned memory[{key!r}]; init shaped {sorted(self.memory)}")
+            want, got = _describe(self.memory[key]), _describe(value)
+            if want != got:
+                raise ValueError(f"{who} returned memory[{key!r}] as {got}; init made it {want}")
 
     def _commit(self, step: Step) -> None:
         """The one commit of a step."""
@@ -224,15 +229,41 @@ class Update:
         summed = self._sum_duplicate_rows is not False and not _sums_duplicates(self._inner)
         gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i], summed) for i in connected]
         # Before the variables change: a strategy may remember a point that nobody has read yet.
-        memory = {name: value.leaves if isinstance(value, Vector) else (value,) for name, value in (step.memory or {}).items()}
+        memory = {name: _leaves(value) for name, value in (step.memory or {}).items()}
         self._apply(gradients, [function.variables[i] for i in connected])
         for key, value in step.at.after.items():
             function.changing[key].assign(value)
         for name, leaves in memory.items():
             self._remember(name, leaves)
+        if step.then is not None:
+            self._move_on(step.then, step.when)
         for name, value in step.logs.items():
             value = tf.cast(value, tf.float32)
             self._log_of(name).assign_add(tf.stack([value, 1.0]))
+
+    def _move_on(self, then: Callable[[Vector], tuple[Vector, Mapping[str, Any]]], when: Any) -> None:
+        """Goes from where the optimizer has come to on to where a step wants to be."""
+        name = f"then of {type(self.strategy).__name__}.step"
+
+        def go() -> tf.Tensor:
+            variables = self.function.variables
+            moved = then(Vector([tf.convert_to_tensor(v.value) for v in variables]))
+            if not (isinstance(moved, tuple) and len(moved) == 2 and isinstance(moved[1], Mapping)):
+                raise TypeError(f"{name} returned {type(moved).__name__}; it must return a Vector and a dictionary of the memory")
+            point, memory = moved
+            check_vector(point, variables, f"{name} returned as the point")
+            self._check_memory(memory, name)
+            remembered = {key: _leaves(value) for key, value in memory.items()}
+            for variable, leaf in zip(variables, point.leaves, strict=True):
+                variable.assign(tf.cast(dense(leaf), variable.dtype))
+            for key, leaves in remembered.items():
+                self._remember(key, leaves)
+            return tf.zeros([])
+
+        if when is None:
+            go()
+        else:
+            tf.cond(tf.cast(when, tf.bool), go, lambda: tf.zeros([]))
 
     def _log_of(self, name: str) -> tf.Variable:
         if name not in self.logs:
@@ -267,6 +298,10 @@ def _describe(value: Any) -> str:
         value = tf.convert_to_tensor(value)
     kind = "number" if value.dtype.is_floating or value.dtype.is_integer else value.dtype.name
     return f"a {kind} tensor of shape {tuple(value.shape)}"
+
+
+def _leaves(value: Any) -> tuple[Any, ...]:
+    return value.leaves if isinstance(value, Vector) else (value,)
 
 
 def _describe_all(memory: Mapping[str, Any]) -> dict[str, str]:

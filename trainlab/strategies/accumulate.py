@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import keras
 
 from trainlab.parameters import Vector
 from trainlab.strategies.base import Objective, State, Step, StepStrategy
-from trainlab.strategies.sgd import SGD
+from trainlab.strategies.checks import check_count, check_inner
 
 
 @keras.saving.register_keras_serializable(package="trainlab")
@@ -36,17 +35,8 @@ class Accumulate(StepStrategy):
     """
 
     def __init__(self, num_batches: int, inner: StepStrategy | None = None):
-        if isinstance(num_batches, bool) or not hasattr(num_batches, "__index__"):
-            raise TypeError(f"Accumulate: num_batches must be an int, not {num_batches!r}")
-        num_batches = operator.index(num_batches)
-        if num_batches < 1:
-            raise ValueError(f"Accumulate: num_batches must be at least 1, not {num_batches}")
-        inner = SGD() if inner is None else inner
-        if not isinstance(inner, StepStrategy):
-            hint = f"; write {inner.__name__}()" if isinstance(inner, type) else ""
-            raise TypeError(f"Accumulate: inner must be a StepStrategy, not {inner!r}{hint}")
-        self.num_batches = num_batches
-        self.inner = inner
+        self.num_batches = check_count("Accumulate", "num_batches", num_batches)
+        self.inner = check_inner("Accumulate", inner)
 
     @property
     def evaluations(self) -> int:  # type: ignore[override]

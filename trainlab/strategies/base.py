@@ -47,12 +47,19 @@ class Step(NamedTuple):
           the one at the point really visited.
         memory: the new memory, with the keys of `init`; None leaves it as it was.
         logs: scalars for the logs, by name, averaged over the updates between two reports.
+        then: what is made of the point to which the optimizer has come: from this `Vector` to another one, and to the values of
+          the memory that change with it, by name. None leaves the point. It is the last thing that an update does: clipping,
+          decay, constraints and the optimizer's own average of weights have seen the optimizer's point. It may close over what
+          the step has read or computed.
+        when: scalar bool, in which updates `then` is asked; None in all.
     """
 
     gradient: Vector
     at: Evaluation
     memory: Mapping[str, Any] | None = None
     logs: Mapping[str, Any] = {}
+    then: Callable[[Vector], tuple[Vector, Mapping[str, Any]]] | None = None
+    when: Any = None
 
 
 class StepStrategy:
