@@ -135,6 +135,25 @@ class TestWhatItLeaves:
 
         assert_same(trained(True), trained(False))
 
+    @pytest.mark.parametrize(
+        "settings",
+        [{"jit_compile": True}, {"micro_batch_size": 2}, {"on_nonfinite": "skip"}, {"steps_per_execution": 3}],
+        ids=lambda settings: next(iter(settings)),
+    )
+    def test_every_setting(self, settings):
+        def trained(sweeps):
+            layers = [lambda: keras.layers.Dropout(0.3), lambda: keras.layers.Dense(1)]
+            trainer = tl.Trainer(compiled(dense_model(*layers), metrics=["mae"]), tl.Heun(), **settings)
+            trainer.fit(X, Y, batch_size=4, verbose=0)
+            if sweeps:
+                assert trainer.find_learning_rate(X, Y, batch_size=4, largest=1e4).diverged_at is not None
+            trainer.fit(X, Y, batch_size=4, epochs=2, verbose=0)
+            return everything(trainer.model), trainer.num_traces, trainer.on_nonfinite
+
+        (swept, *rest), (plain, *others) = trained(True), trained(False)
+        assert_same(swept, plain)
+        assert rest == others
+
     def test_eagerly(self):
         def trained(sweeps):
             model = compiled(dense_model(lambda: keras.layers.Dropout(0.5), lambda: keras.layers.Dense(1)), metrics=["mae"])

@@ -244,6 +244,8 @@ def _run(runner: _Runner, sweep: Sweep, still: Sequence[float], losses: list[flo
                 raise _refused(rate, error) from None
             return f"an update was not finite at {rate:.2g}: {_reason(error)}"
         if not math.isfinite(loss):
+            if not losses:
+                raise NonFiniteError(f"the loss is {loss} at the smallest learning rate already; everything is as it was")
             return f"the loss was {loss} at {rate:.2g}"
         losses.append(loss)
         if watch.add(loss) and runner.agrees(watch.stays, sweep.smallest):
