@@ -34,6 +34,7 @@ REPLACEMENTS = {
     "hears_in_threads": (keras.callbacks.CallbackList, ["async_train", "is_async"]),
     "count_batches": (keras.callbacks.Callback, ["on_train_batches_end", "on_train_batches", "count_batches"]),
     "count_test_batches": (keras.callbacks.Callback, ["on_test_batches_end", "on_test_batches", "count_test_batches"]),
+    "held_learning_rate": (keras.Optimizer, ["given_learning_rate", "learning_rate_or_schedule", "learning_rate_schedule"]),
     "take_initial_epoch": (keras.Model, ["take_initial_epoch"]),
     "build": (keras.Model, ["symbolic_build"]),
     "loss_tracker": (keras.Model, ["loss_tracker"]),

@@ -37,7 +37,7 @@ def places() -> Mapping[str, Place]:
 
     Example:
         >>> sorted(name for name in places() if name.startswith("trainlab.") and "model" not in name)[:3]
-        ['trainlab.Accumulate', 'trainlab.Heun', 'trainlab.SGD']
+        ['trainlab.Accumulate', 'trainlab.AdaptiveStep', 'trainlab.Asam']
     """
     try:
         return {**dict(_ours()), **dict(_keras_classes())}

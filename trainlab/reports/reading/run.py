@@ -7,11 +7,12 @@ import json
 import math
 import os
 import socket
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from trainlab.reports.reading.configs import settings_of_beginning, settings_of_text
 from trainlab.reports.reading.older import epochs_of_metrics, epochs_of_state, newest_state
@@ -72,7 +73,7 @@ class RunRecord:
     def examples_a_second(self) -> float:
         """In most epochs, the median; NaN if that is not known."""
         speeds = [speed for speed in self.speed if not math.isnan(speed)]
-        return statistics.median(speeds) * self.examples if self.examples and speeds else math.nan
+        return float(np.median(speeds)) * self.examples if self.examples and speeds else math.nan
 
 
 def read_run(path: str | os.PathLike[str]) -> RunRecord:
