@@ -74,14 +74,24 @@ def test_report_hands_on_what_it_was_given(trainlab_command, tmp_path, monkeypat
     assert given == [(["a", "b"], "report.html", None), (["a"], "a.MD", "A run")]
 
 
+def test_a_report_by_the_command_is_the_real_one(trainlab_command, tmp_path):
+    assert trainlab_command("train", *SHORT, "--run_dir", tmp_path / "a")[0] == 0
+    status, out, err = trainlab_command("report", tmp_path / "a", "-o", tmp_path / "a.md")
+    assert (status, out, err) == (0, f"report    {tmp_path / 'a.md'}\n", "")
+    text = (tmp_path / "a.md").read_text(encoding="utf-8")
+    assert "| a | finished |" in text and "test accuracy" in text
+    status, out, err = trainlab_command("report", tmp_path / "none")
+    assert (status, out) == (1, "") and err.count("\n") == 1 and "none" in err
+
+
 def test_what_a_report_cannot_do_is_one_line(trainlab_command, tmp_path, monkeypatch):
     def write(*args, **kwargs):
-        raise ImportError("a picture needs matplotlib: pip install 'trainlab[report]'")
+        raise ModuleNotFoundError("a picture needs matplotlib: pip install 'trainlab[report]'")
 
     monkeypatch.setitem(sys.modules, "trainlab.reports", types.SimpleNamespace(write=write))
     (tmp_path / "metrics.jsonl").touch()
     status, out, err = trainlab_command("report", ".", "-o", "a.png")
-    assert (status, out) == (1, "") and err.count("\n") == 1 and "pip install 'trainlab[report]'" in err
+    assert (status, out, err) == (1, "", "trainlab: error: a picture needs matplotlib: pip install 'trainlab[report]'\n")
 
 
 def test_show_says_what_happens_in_this_very_run(trainlab_command, tmp_path):

@@ -58,7 +58,8 @@ def _explained(error: Exception, config: Config | None) -> str:
     if isinstance(error, OtherRun):
         return str(error)
     line = config.explain(error) if config else one_line(error)
-    expected = isinstance(error, _EXPECTED)
+    # An extra that is missing says itself what to install; that a module of the user's cannot be found is another matter.
+    expected = isinstance(error, _EXPECTED) or (isinstance(error, ModuleNotFoundError) and "pip install 'trainlab[" in line)
     return line if expected else f"{type(error).__name__}: {line} (--debug shows where)"
 
 
