@@ -133,6 +133,11 @@ class Update:
         for variable, value in objective.late(state.parameters):
             variable.assign(after(variable, value))
 
+    def forget(self) -> None:
+        """Shapes the strategy's memory anew, by the weights as they are now."""
+        for name, value in _initial_memory(self.strategy, self.function.read_parameters()).items():
+            self._remember(name, _leaves(value))
+
     def notice(self, traced: Any) -> None:
         """Takes note of what a concrete function, in which this was traced, assigns, and nobody has declared."""
         known = {id(v) for v in self.variables.values()}

@@ -191,3 +191,4 @@ def restore_weights(model: keras.Model, loop: Loop, loaded: Loaded) -> None:
     weights = {id(v) for v in model.weights}
     names = [f"model.{i}" for i, v in enumerate(model.variables) if id(v) in weights]
     loop.assign({name: loaded.arrays[f"variables/{name}"] for name in names})
+    loop.update.forget()  # lest it remember where other weights began
