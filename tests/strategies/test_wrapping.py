@@ -140,6 +140,7 @@ def test_docstring_examples(precision):
 def test_a_run_that_begins_with_other_weights_goes_back_to_those(precision, tmp_path):
     """Not to where the weights lay that it was made with: the first return is to a point near what was loaded."""
     trainer_of([5.0], well_of_one, tl.SGD(), 0.0, run=tmp_path).fit(np.zeros([1, 1]), batch_size=1, verbose=0)
+    keras.utils.clear_session(free_memory=False)  # as a new process: names of variables begin again
     trainer = trainer_of([-7.0], well_of_one, tl.Lookahead(2, 0.5), 0.01, run=tmp_path)
     trainer.fit(np.zeros([2, 1]), batch_size=1, verbose=0, resume="weights")
     expected = 5 + 0.5 * (5 * 0.98**2 - 5)
