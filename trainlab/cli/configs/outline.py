@@ -17,7 +17,7 @@ from typing import NamedTuple
 _TRAINLAB = Path(__file__).parents[2]
 # What stands beside those that a config may build, and is none.
 _OTHERS = frozenset(
-    "StepStrategy State Step TABLEAUS Optimizer OptimizerMap Loss LearningRateSchedule Metric Callback CallbackList History "
+    "StepStrategy State Step TABLEAUS Tableau Optimizer OptimizerMap Loss LearningRateSchedule Metric Callback CallbackList History "
     "ProgbarLogger".split()
 )
 # The names that Keras' `compile` itself gives a meaning, in capitals or not.
