@@ -80,7 +80,7 @@ def test_the_settings_of_the_run_are_explained():
 
 
 OWN = '''
-class Sam:
+class Uphill:
     """Goes uphill first.
 
     Args:
@@ -100,13 +100,13 @@ def small(input_shape, num_classes, width=8):
 def test_a_name_of_ones_own_module(trainlab_command, tmp_path):
     (tmp_path / "own_to_explain.py").write_text(OWN)
     (tmp_path / "c.gin").write_text("import own_to_explain as own\n")
-    status, out, err = trainlab_command("--help", "own_to_explain.Sam")
-    assert (status, err) == (0, "") and out.splitlines()[:2] == ["own_to_explain.Sam(rho=0.05)", "Goes uphill first."]
+    status, out, err = trainlab_command("--help", "own_to_explain.Uphill")
+    assert (status, err) == (0, "") and out.splitlines()[:2] == ["own_to_explain.Uphill(rho=0.05)", "Goes uphill first."]
     assert "  rho  = 0.05  How far uphill.\n" in out
-    assert trainlab_command("train", "--config", "c.gin", "--help", "Sam")[1] == out
+    assert trainlab_command("train", "--config", "c.gin", "--help", "Uphill")[1] == out
     assert trainlab_command("--help", "own_to_explain.small.width")[1].startswith("own_to_explain.small.width = 8\n")
-    status, out, err = trainlab_command("--help", "own_to_explain.Sma")
-    assert (status, out) == (2, "") and "unknown name 'own_to_explain.Sma'" in err and err.count("\n") == 1
+    status, out, err = trainlab_command("--help", "own_to_explain.Uphil")
+    assert (status, out) == (2, "") and "unknown name 'own_to_explain.Uphil'" in err and err.count("\n") == 1
 
 
 def test_a_module_that_fails_is_one_line(trainlab_command, tmp_path):

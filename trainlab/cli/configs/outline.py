@@ -17,8 +17,8 @@ from typing import NamedTuple
 _TRAINLAB = Path(__file__).parents[2]
 # What stands beside those that a config may build, and is none.
 _OTHERS = frozenset(
-    "StepStrategy State Step TABLEAUS Tableau Optimizer OptimizerMap Loss LearningRateSchedule Metric Callback CallbackList History "
-    "ProgbarLogger".split()
+    "StepStrategy State Step TABLEAUS Tableau Optimizer OptimizerMap Loss LearningRateSchedule Metric Callback CallbackList "
+    "History ProgbarLogger".split()
 )
 # The names that Keras' `compile` itself gives a meaning, in capitals or not.
 _SHORT = {"metrics": ("accuracy", "acc"), "losses": ("crossentropy", "ce")}
