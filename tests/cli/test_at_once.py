@@ -36,8 +36,8 @@ TYPOS = {
     "Keras' parameter": ([*HEUN, "--set", "Adam.learning_rat = 3"], 1, "keras.optimizers.Adam has no parameter 'learning_rat'"),
     "module": ([*HEUN, "--set", "import nosuch_module"], 1, "cannot import nosuch_module: No module named 'nosuch_module'"),
     # Where nothing is alike, there is a list of what there is.
-    "no such strategy": ([*HEUN, "--set", "run.strategy = @Xyzzy()"], 1, "the strategies are Accumulate, Heun, trainlab.SGD"),
-    "no such inner one": ([*HEUN, "--set", "Accumulate.inner = @Xyzzy()"], 1, "the strategies are Accumulate, Heun"),
+    "no such strategy": ([*HEUN, "--set", "run.strategy = @Xyzzy()"], 1, "the strategies are Accumulate, AdaptiveStep, Asam"),
+    "no such inner one": ([*HEUN, "--set", "Accumulate.inner = @Xyzzy()"], 1, "the strategies are Accumulate, AdaptiveStep"),
     "no such model": (
         [*HEUN, "--set", "run.model = @Xyzzy"],
         1,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from commands import CONFIGS, ours, records, start
-from trainlab.cli.reading import load
+from trainlab.cli.configs.reading import load
 
 from trainlab import datasets
 from trainlab.datasets import Data

@@ -18,6 +18,8 @@ UNREACHABLE = {
     "jit_compile must be True": "`Settings` has checked it",
     "run must be a directory": "`Settings` makes it",
     "deterministic=False, but": "it is True or None here",
+    "there is nothing to plot yet": "the command draws reports",
+    "must give the Trainer its run": "of `trainlab.testing`",
     "there is no run whose best checkpoint": "there is always a run",
     "a tf.distribute strategy's scope": "a config opens no scope",
     "fit(steps": "the same",

@@ -323,7 +323,7 @@ OPTIONAL = {"pandas", "pyarrow", "tensorflow_datasets", "datasets", "grain", "PI
     [
         ("sys", "trainlab, trainlab.datasets, trainlab.cli"),
         # Keras itself imports pandas and Pillow where they are.
-        ("sys, tensorflow, keras", "trainlab.trainer, trainlab.datasets, trainlab.models, trainlab.data, trainlab.cli.job"),
+        ("sys, tensorflow, keras", "trainlab.trainer, trainlab.datasets, trainlab.models, trainlab.data, trainlab.cli.verbs.job"),
     ],
 )
 def test_importing_trainlab_imports_none_of_them(first, modules):

@@ -143,6 +143,7 @@ def test_the_methods_are_told_apart(name, precision):
     case = MODELS[name]
     data = (*case.arrays(9), case.weights(9))
     ends = {name: parameters(by_hand(strategy, case, data, 0.125)[0]) for name, strategy in STRATEGIES.items()}
+    del ends["noise_heun"]  # which is Heun, its temperature being 0
     other, moved = by_hand(STRATEGIES["sgd"], case, data, 0.125 * (1 + 1e-6))
     ends["sgd at another rate"] = parameters(other)
     for first, second in itertools.combinations(ends, 2):

@@ -2,7 +2,7 @@
 
 from trainlab.objective import cutting, keras_internals
 from trainlab.objective.accumulation import Accumulation, Batches, traced_aside
-from trainlab.objective.building import build_model, compile_model
+from trainlab.objective.building import build_model, compile_model, num_parameters
 from trainlab.objective.evaluation import Divide, Evaluate, Evaluation, KerasObjective
 from trainlab.objective.graph_checks import assigned_variables, string_operation
 from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, metric_variables, native, wide
@@ -35,6 +35,7 @@ __all__ = [
     "keras_internals",
     "metric_variables",
     "native",
+    "num_parameters",
     "string_operation",
     "traced_aside",
     "wide",

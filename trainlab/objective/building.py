@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import difflib
 import inspect
 import re
@@ -203,3 +204,13 @@ def _is_open(spec: Any) -> bool:
 
 def _shape_in_words(spec: Any) -> Any:
     return None if spec is None else "of an unknown shape" if _is_open(spec) else tuple(spec.shape)
+
+
+def num_parameters(model: keras.Model) -> int:
+    """How many numbers a model's weights are: what `count_params` says, and of a model that Keras has not built by a call too.
+
+    Example:
+        >>> num_parameters(keras.Sequential([keras.Input([3]), keras.layers.Dense(2)]))
+        8
+    """
+    return sum(math.prod(weight.shape) for weight in model.weights)

@@ -2,6 +2,7 @@
 
 from trainlab.cli.configs.settings import Settings
 from trainlab.cli.running.setup import Setup
+from trainlab.objective import num_parameters
 from trainlab.trainer import Trainer
 
 _OUTPUTS = {"classification": ("class", "es"), "sequence_labeling": ("class", "es"), "multilabel": ("label", "s")}
@@ -14,7 +15,7 @@ def summary(setup: Setup) -> str:
     outputs = many(data.num_outputs, *_OUTPUTS.get(data.task or "", ("output", "s")))
     length = many(settings.epochs, "epoch") if settings.steps is None else many(settings.steps, "update")
     lines = {
-        "model": f"{model.name}, {many(model.count_params(), 'parameter')}",
+        "model": f"{model.name}, {many(num_parameters(model), 'parameter')}",
         "device": trainer.device,
         "data": f"{data.name}: {data.described_sizes} of shape {data.input_shape}, {outputs}",
         "validate": setup.note,

@@ -20,7 +20,7 @@ import numpy as np
 
 from trainlab.callbacks import json_value
 from trainlab.data import device
-from trainlab.objective import inner_of, keras_internals
+from trainlab.objective import inner_of, keras_internals, num_parameters
 from trainlab.reports import TIMELINE, is_timeline
 from trainlab.runs.manifest import Manifest
 
@@ -188,7 +188,7 @@ def _described(fit: Fit, manifest: Manifest) -> dict[str, Any]:
         "batches": update.strategy.batches,
         "examples": None if batch_size is None else batch_size * update.strategy.batches,
         "model": model.name,
-        "parameters": model.count_params(),
+        "parameters": num_parameters(model),
         "optimizer": type(inner_of(model.optimizer)).__name__,
         "jit_compile": bool(fit.loop.jit_compile),
         "directions": keras_internals.metric_directions(model),

@@ -76,7 +76,8 @@ class AdaptiveStep(StepStrategy):
         here = objective(state.parameters)
 
         def tried(scale: tf.Tensor) -> tuple[Vector, tf.Tensor]:
-            length = state.learning_rate * scale
+            rate = state.learning_rate
+            length = rate * scale if isinstance(rate, Vector) else rate * tf.cast(scale, rate.dtype)  # a schedule's is float32
             gradients = gradients_of(objective, here, state.parameters, length, tableau)
             direction = combined(tableau.b, gradients)
             assert direction is not None
