@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from commands import CONFIGS, ours, records, start
-from trainlab.cli.configs.reading import load
 
 from trainlab import datasets
+from trainlab.cli.configs.reading import load
 from trainlab.datasets import Data
 
 pytestmark = pytest.mark.usefixtures("clean")

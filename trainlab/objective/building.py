@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import difflib
 import inspect
+import math
 import re
 import traceback
 from collections.abc import Callable, Mapping
