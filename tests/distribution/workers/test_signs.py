@@ -29,7 +29,7 @@ class Line:
         return sorted(self.found)
 
     def wait_for(self, pairs, seconds=20.0):
-        """Until each of these has found who is lost, whatever else they find; on a busy machine one may end before another hears."""
+        """Until each of these has found who is lost, whatever else they find: one may end before another hears of a third."""
         until = time.monotonic() + seconds
         while not pairs <= {found[:2] for found in self.found} and time.monotonic() < until:
             time.sleep(0.01)
