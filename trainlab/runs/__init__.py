@@ -1,7 +1,7 @@
 """Runs: epochs and callbacks on the host, and a run kept safe in its directory."""
 
 from trainlab.runs import manifest, rates, workers
-from trainlab.runs.disk import compiled
+from trainlab.runs.disk import boards, compiled
 from trainlab.runs.disk.checkpoint import write_atomically
 from trainlab.runs.disk.lock import Lock
 from trainlab.runs.epochs import Fit, Keeper, callback_list, find_out, fit_of, history_of, verbosity
@@ -30,6 +30,7 @@ __all__ = [
     "Signals",
     "Validator",
     "callback_list",
+    "boards",
     "compiled",
     "describe_loop",
     "evaluate_alone",

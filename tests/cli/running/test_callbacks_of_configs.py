@@ -193,6 +193,20 @@ def test_a_run_that_begins_anew_has_a_board_of_its_own(command, tmp_path):
     assert [step for tag, step, _ in again["train"] if tag == "epoch_loss"] == [0, 1] and again != first
 
 
+def test_what_is_no_event_file_in_a_board_is_somebodys(command, tmp_path):
+    more = [*HEUN, "--set", "run.tensorboard = True", "--set", "run.epochs = 1", "--run_dir", "a"]
+    assert command(*more)[0] == 0
+    folder = tmp_path / "a" / "tensorboard"
+    first = {path.name for path in folder.rglob("events.*")}
+    kept = [folder / "notes.txt", folder / "mine" / "picture.png"]
+    kept[1].parent.mkdir()
+    for path in kept:
+        path.write_text("mine")
+    assert command(*more, "--resume=never", "--overwrite")[0] == 0
+    assert all(path.read_text() == "mine" for path in kept)
+    assert first and not first & {path.name for path in folder.rglob("events.*")}  # the control: those are dropped
+
+
 def test_a_finished_run_is_shown_and_its_board_left_alone(command, tmp_path):
     more = [*HEUN, "--set", "run.tensorboard = True", "--set", "run.epochs = 1", "--run_dir", "a"]
     assert command(*more)[0] == 0

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 from trainlab.callbacks import json_key
 from trainlab.cli.configs.errors import one_line
 from trainlab.reports import TIMELINE, is_timeline
-from trainlab.runs import Lock, Run, RunKeeper, write_atomically
+from trainlab.runs import Lock, Run, RunKeeper, boards, write_atomically
 
 _FILES = ("config.gin", "metrics.jsonl", "model.keras", "result.json", "lock", TIMELINE)
 # What `write_atomically` leaves of these if it is killed.
@@ -96,7 +95,7 @@ class RunDirectory:
         """
         self._tidy()
         if is_new:
-            shutil.rmtree(self._board, ignore_errors=True)
+            boards.clear(self._board)
         grow = (self.config, self.metrics, self._timeline)
         new = [path for path in grow if not os.path.lexists(path) and path not in (self._found or ())]
         self.result.unlink(missing_ok=True)
@@ -124,8 +123,8 @@ class RunDirectory:
         if holder is not None and (holder.get("host"), holder.get("pid")) == (socket.gethostname(), os.getpid()):
             with suppress(OSError), Lock(self._lock):  # not there any more, or another run's by now
                 self._remove_made()
-        if self._board not in self._found and self._board.is_dir() and not self._board.is_symlink():
-            shutil.rmtree(self._board, ignore_errors=True)
+        if self._board not in self._found:
+            boards.clear(self._board)
         for folder in [*({self._checkpoints} - self._found), *self._created]:
             with suppress(OSError):  # not there, or somebody else has put something in
                 folder.rmdir()

@@ -61,6 +61,24 @@ def go_back(board: keras.callbacks.TensorBoard, place: Mapping[str, Any], direct
 _KNOWN = "trainlab_files_before"  # on the board: of the processes that have gone before
 
 
+def clear(folder: Path) -> None:
+    """Removes the event files of a board, and folders that are empty then; what else lies there is somebody's.
+
+    Args:
+        folder: of the board; it need not exist.
+    """
+    for path in _files(folder):
+        with suppress(OSError):
+            path.unlink()
+    if folder.is_symlink():
+        return
+    for below in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True) if folder.is_dir() else []:
+        with suppress(OSError):  # it is not empty
+            below.rmdir()
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.rglob(f"{_EVENTS}*")) if folder.is_dir() else []
 
