@@ -234,6 +234,9 @@ class Trainer:
             check_data: whether arrays are looked through for NaN, infinity and labels out of range before training; False for a
               loss, or a model, that masks or maps such values itself.
 
+        Returns:
+            The `keras.callbacks.History`.
+
         Raises:
             TypeError, ValueError: bad input, in one line.
             NonFiniteError: an update is not finite (see `on_nonfinite`); the model is at the update before it.
@@ -383,7 +386,8 @@ class Trainer:
 
     def _keep_made(self) -> None:
         """Keeps the loop for the next `fit`, though running set some attributes, or XLA was decided on."""
-        self._made = self._made and self._made.keep(self._findings)
+        if self._made is not None:
+            self._made = self._made.keep(self._findings)
 
     @property
     def _is_eager(self) -> bool:
@@ -391,5 +395,6 @@ class Trainer:
 
     @property
     def _updates_per_call(self) -> int | None:
-        said, of_model = self._steps_per_execution, self.model.steps_per_execution
-        return said if said is not None else of_model if of_model != 1 else None
+        if self._steps_per_execution is not None:
+            return self._steps_per_execution
+        return self.model.steps_per_execution if self.model.steps_per_execution != 1 else None

@@ -19,28 +19,13 @@ RATES = [0.1, 0.2, 0.4, 0.8, 1.2, 1.6]
 EPOCHS = 12  # of plain SGD; a strategy of two evaluations gets half
 
 
-class Sam(tl.StepStrategy):
-    """Sharpness-aware minimization (https://arxiv.org/abs/2010.01412)."""
-
-    evaluations = 2
-
-    def __init__(self, rho=0.05):
-        self.rho = rho
-
-    def step(self, objective, state):
-        """The gradient a little way uphill."""
-        here = objective(state.parameters)
-        uphill = here.gradient * (self.rho / (here.gradient.norm() + 1e-12))
-        return tl.Step(objective(state.parameters + uphill).gradient, at=here)
-
-
 # A strategy, and the batch size with which its update takes 32 examples.
 CASES = {
     "SGD()": (tl.SGD, 32),
     "Heun()": (tl.Heun, 32),
     "Accumulate(4)": (lambda: tl.Accumulate(4), 8),
     "Accumulate(4, Heun())": (lambda: tl.Accumulate(4, tl.Heun()), 8),
-    "Sam()": (Sam, 32),
+    "Sam()": (tl.Sam, 32),
 }
 
 

@@ -55,7 +55,7 @@ class RunKeeper(Keeper):
     def __init__(self, run: Run):
         self.directory = run.path  # absolute: a callback may change the working directory
         self.fits = 0
-        self.run = self._run = run
+        self.run = self._run = run  # there always is one, which `Keeper` cannot say
         self._checkpoints = Checkpoints(self.directory / "checkpoints", run.keep)
         self._lock = Lock(self.directory / "lock")
         self._timeline = Timeline(self.directory, may_write=lambda: self._lock.is_held)

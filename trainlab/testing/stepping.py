@@ -60,10 +60,7 @@ def state_of(strategy: StepStrategy, seed: int = 0, dtype: str = "float64", rate
 
 def values_of(step: Step) -> list[np.ndarray]:
     """Everything that a step returns, as arrays: gradient, memory, logs."""
-    tensors = [*_dense(step.gradient)]
-    for _, value in sorted((step.memory or {}).items()):
-        tensors += _dense(value) if isinstance(value, Vector) else [value]
-    return [np.asarray(value) for value in [*tensors, *(value for _, value in sorted(step.logs.items()))]]
+    return [np.asarray(value) for value in _tensors(step)]
 
 
 def step_of(strategy: StepStrategy, state: State, objective: Potential | None = None) -> Step:

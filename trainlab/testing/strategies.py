@@ -120,14 +120,13 @@ def _resumes(strategy: StepStrategy) -> None:
 
 
 def _replicas(strategy: StepStrategy) -> None:
-    devices = [device.name for kind in ("GPU", "CPU") for device in tf.config.list_logical_devices(kind)]
-    if len([name for name in devices if "CPU" in name]) >= 2:
-        devices = [name for name in devices if "CPU" in name]
-    if len(devices) < 2 or "GPU" in devices[0] != ("GPU" in devices[1]):
+    kinds = ([device.name for device in tf.config.list_logical_devices(kind)] for kind in ("CPU", "GPU"))
+    devices = next((names[:2] for names in kinds if len(names) > 1), None)
+    if devices is None:
         raise NotChecked("TensorFlow has one device only; two logical ones will do (tf.config.set_logical_device_configuration)")
 
     def divided() -> Any:
-        return trained(strategy, batch_size=6, updates=3, distribute=tf.distribute.MirroredStrategy(devices[:2]))
+        return trained(strategy, batch_size=6, updates=3, distribute=tf.distribute.MirroredStrategy(devices))
 
     reference = trained(strategy, batch_size=6, updates=3)
     require_same(divided, reference, _FLOAT64, "on two devices it is not what it is on one: {}")

@@ -14,6 +14,7 @@ import keras
 from trainlab.objective import keras_internals
 
 _EVENTS = "events.out.tfevents."
+_KNOWN = "trainlab_files_before"  # on the board: of the processes that have gone before
 
 
 def places(board: keras.callbacks.TensorBoard) -> dict[str, Any]:
@@ -56,9 +57,6 @@ def go_back(board: keras.callbacks.TensorBoard, place: Mapping[str, Any], direct
                 path.unlink()
             elif _is_of(path, place["process"]):
                 path.rename(path.with_name(path.name.replace(_EVENTS, "superseded.")))
-
-
-_KNOWN = "trainlab_files_before"  # on the board: of the processes that have gone before
 
 
 def clear(folder: Path) -> None:
