@@ -97,7 +97,8 @@ def test_the_settings_of_the_trainer_are_told(settings, said):
         (lambda: keras.callbacks.TensorBoard("logs"), "nobody hears of every batch"),
     ],
 )
-def test_how_many_updates_a_call_makes_and_why(make, said):
+def test_how_many_updates_a_call_makes_and_why(make, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a TensorBoard that is told of its model begins a file
     assert said in " ".join(trainer().describe_loop(callbacks=[make()]).split())
 
 
