@@ -24,13 +24,28 @@ def _device(is_short: bool) -> None:
     device.check()
 
 
-def _laws(precision: str, tensor_float_32: bool) -> Callable[[bool], None]:
+def _laws(precision: str, tensor_float_32: bool, *names: str) -> Callable[[bool], None]:
     def run(is_short: bool) -> None:
         from gpu_checking import laws
 
-        laws.check(precision, tensor_float_32, is_short)
+        if names:
+            laws.check(precision, tensor_float_32, names, is_short)
+        else:
+            laws.check_rest(precision, tensor_float_32, is_short)
 
     return run
+
+
+def _strategies(is_short: bool) -> None:
+    from gpu_checking import strategies
+
+    strategies.check(is_short)
+
+
+def _workers(is_short: bool) -> None:
+    from gpu_checking import workers
+
+    workers.check(is_short)
 
 
 def _scaled(is_short: bool) -> None:
@@ -63,21 +78,32 @@ def _speed(name: str) -> Callable[[bool], None]:
     return run
 
 
+def _speed_of_strategies(is_short: bool) -> None:
+    from gpu_checking import speed
+
+    speed.compare_strategies(is_short)
+
+
+_PRECISIONS = {"float32": ("float32", False), "float64": ("float64", False), "tf32": ("float32", True)}
+
 PARTS = {
     "device": Part(_device, 60),
-    "laws-float32": Part(_laws("float32", False), 170),
-    "laws-float64": Part(_laws("float64", False), 170),
-    "laws-tf32": Part(_laws("float32", True), 170),
-    "laws-float16": Part(_scaled, 150),
-    "replicas": Part(_replicas, 150),
+    **{f"laws-{name}": Part(_laws(*precision, "mlp", "cnn"), 170) for name, precision in _PRECISIONS.items()},
+    **{f"laws-{name}-text": Part(_laws(*precision, "lstm", "transformer"), 170) for name, precision in _PRECISIONS.items()},
+    **{f"laws-{name}-rest": Part(_laws(*precision), 170) for name, precision in _PRECISIONS.items()},
+    "laws-float16": Part(_scaled, 170),
+    "strategies": Part(_strategies, 170),
+    "replicas": Part(_replicas, 170),
+    "workers": Part(_workers, 120),
     "resume": Part(_going_on("resume"), 170),
     "kill": Part(_going_on("kill"), 170),
     "signals": Part(_going_on("signals"), 90),
     "memory": Part(_going_on("memory"), 120),
     "speed-mlp": Part(_speed("mlp_32"), 90),
-    "speed-cnn": Part(_speed("cnn_256"), 90),
+    "speed-cnn": Part(_speed("cnn_256"), 120),
     "speed-transformer": Part(_speed("transformer"), 120),
     "speed-embedding": Part(_speed("embedding"), 90),
+    "speed-strategies": Part(_speed_of_strategies, 120),
 }
 # Where time is not measured.
-TOGETHER = ("laws-float32", "laws-float64", "laws-tf32", "laws-float16", "replicas", "resume", "kill", "signals", "memory")
+TOGETHER = tuple(name for name in PARTS if name != "device" and not name.startswith("speed"))

@@ -11,6 +11,16 @@ import tensorflow as tf
 
 from gpu_checking.telling import guarded, tell, within
 
+_MEGABYTES = 6144  # of each of two logical GPUs
+
+
+def two_devices() -> list[str]:
+    """Cuts the first GPU, or the CPU, into two logical devices, before TensorFlow uses it; returns their names."""
+    gpus = tf.config.list_physical_devices("GPU")
+    limit = tf.config.LogicalDeviceConfiguration(memory_limit=_MEGABYTES) if gpus else tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration((gpus or tf.config.list_physical_devices("CPU"))[0], [limit] * 2)
+    return [f"{'GPU' if gpus else 'CPU'}:{i}" for i in range(2)]
+
 
 def check() -> None:
     """Says what there is, and tries it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -15,13 +16,12 @@ from gpu_checking.telling import guarded, tell, within
 RATE = 0.125  # a power of two: what it multiplies is rounded no further
 
 
-def check(precision: str, tensor_float_32: bool, is_short: bool) -> None:
-    """All of them, in "float32" or "float64"; with TensorFloat-32 products have ten bits, and so has what is promised."""
-    tf.config.experimental.enable_tensor_float_32_execution(tensor_float_32)
-    keras.config.set_floatx(precision)
-    exact = 2e-2 if tensor_float_32 else {"float32": 1e-6, "float64": 1e-13}[precision]
+def check(precision: str, tensor_float_32: bool, names: Sequence[str], is_short: bool) -> None:
+    """Those of a step's arithmetic, of the models named, in "float32" or "float64"; under TensorFloat-32 to ten bits."""
+    exact = _in_precision(precision, tensor_float_32)
     cases = smooth(18)
-    for name, case in list(cases.items())[: 1 if is_short else None]:
+    for name in names[: 1 if is_short else None]:
+        case = cases[name]
         with guarded(f"plain is plain, {name}"):
             _plain(name, case, exact)
         for strategy in STRATEGIES:
@@ -29,20 +29,35 @@ def check(precision: str, tensor_float_32: bool, is_short: bool) -> None:
                 _accumulation(name, case, strategy, exact)
         with guarded(f"compiled is eager, {name}"):
             _compiled(name, case, 20 * exact)
-    if precision == "float64":
+    if precision == "float64" and "mlp" in names:
         with guarded("Heun is Heun"):
             _heun()
+
+
+def check_rest(precision: str, tensor_float_32: bool, is_short: bool) -> None:
+    """One function a step, under dropout and BatchNorm; one update; evaluations; values that are not finite; data."""
+    exact = _in_precision(precision, tensor_float_32)
+    cases = smooth(18)
     for name, case in list(noisy(16).items())[: 1 if is_short else None]:
         with guarded(f"one function a step, {name}"):
             _one_function(name, case, exact)
     with guarded("one update a step"):
         _one_update(cases["lstm"], exact)
+    with guarded("padding"):
+        _padding(exact)
     with guarded("evaluations are counted"):
         _evaluations(cases["mlp"])
     with guarded("non-finite values"):
         _nonfinite(cases["mlp"])
     with guarded("data on the device"):
         _kinds_of_data(exact)
+
+
+def _in_precision(precision: str, tensor_float_32: bool) -> float:
+    """Makes it so; returns what counts as equal."""
+    tf.config.experimental.enable_tensor_float_32_execution(tensor_float_32)
+    keras.config.set_floatx(precision)
+    return 2e-2 if tensor_float_32 else {"float32": 1e-6, "float64": 1e-13}[precision]
 
 
 def relative(a: list[np.ndarray], b: list[np.ndarray]) -> float:
@@ -107,18 +122,22 @@ def _accumulation(name: str, case: Case, strategy: str, exact: float) -> None:
 
 
 def _compiled(name: str, case: Case, exact: float) -> None:
-    has_xla = all(getattr(layer, "supports_jit", True) for layer in case.layers())  # not cuDNN's LSTM
     for strategy in ("SGD", "Heun"):
         eager = gradient(case, STRATEGIES[strategy](), 6, run_eagerly=True)
-        for jit in (False, True) if has_xla else (False,):
+        for jit in _modes(case):
             compiled = gradient(case, STRATEGIES[strategy](), 6, jit_compile=jit)
             what = "XLA" if jit else "graph"
             within(f"{what} is eager, {name}, {strategy}", relative(compiled, eager), exact)
-    if not has_xla:
+    if True not in _modes(case):
         return
     both = gradient(case, tl.Accumulate(3, tl.Heun()), 6, jit_compile=True)
     apart = gradient(case, tl.Accumulate(3, tl.Heun()), 6)
     within(f"XLA is graph, {name}, Accumulate(3, Heun())", relative(both, apart), exact)
+
+
+def _modes(case: Case) -> tuple[bool, ...]:
+    """Without XLA and with it, which has no kernel for cuDNN's LSTM."""
+    return (False, True) if all(getattr(layer, "supports_jit", True) for layer in case.layers()) else (False,)
 
 
 class _Quadratic(keras.Model):
@@ -155,7 +174,7 @@ class _Twice(tl.StepStrategy):
 
 
 def _one_function(name: str, case: Case, exact: float) -> None:
-    for jit in (False, True):
+    for jit in _modes(case):
         model = case.compiled(keras.optimizers.SGD(0.0))
         trainer = tl.Trainer(model, _Twice(), jit_compile=jit)
         logs = [trainer.fit(case.x, case.y, batch_size=16, shuffle=False, verbose=0).history for _ in range(2)]
@@ -183,6 +202,25 @@ def _one_update(case: Case, exact: float) -> None:
     after = trained(duplicated, tl.SGD(), 1, 18, keras.optimizers.SGD(1.0, global_clipnorm=1e-3))
     moved = relative(weights(after), weights(before)) * np.linalg.norm(np.concatenate([w.ravel() for w in weights(before)]))
     within("clipping sees duplicate rows summed", abs(moved / 1e-3 - 1), max(1e-3, exact), f"; moved {moved:.6f}")
+
+
+def _padding(exact: float) -> None:
+    """A label for each of 1 to 9 tokens: what cuDNN leaves as the memory was must reach no weight."""
+    lengths = np.array([2, 9, 3, 1, 5, 2, 4])
+    valid = np.arange(9) < lengths[:, None]
+    ids = (np.random.default_rng(0).integers(1, 50, size=valid.shape) * valid).astype("int32")
+    case = Case(lambda: [keras.layers.Embedding(50, 4, mask_zero=True), _tagger(), keras.layers.Dense(3)], ids, ids % 3)
+    found = gradient(case, tl.SGD(), 7)
+    tell("padding has no gradient", not found[0][0].any(), f"{np.abs(found[0][0]).max():.2g}")
+    within("padding, in batches of 2", relative(gradient(case, tl.Accumulate(4), 2), found), exact)
+    unmasked = case._replace(layers=lambda: [keras.layers.Embedding(50, 4), _tagger(), keras.layers.Dense(3)])
+    tell("control: without a mask it has one", bool(gradient(unmasked, tl.SGD(), 7)[0][0].any()), "")
+
+
+def _tagger() -> keras.Layer:
+    rnn = keras.layers.LSTM(4, return_sequences=True)
+    rnn.supports_masking = True  # it hands the mask on to the loss: by default until Keras 3.16
+    return rnn
 
 
 class _Counted(tl.StepStrategy):

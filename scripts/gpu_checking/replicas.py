@@ -9,12 +9,12 @@ import keras
 import tensorflow as tf
 
 import trainlab as tl
+from gpu_checking.device import two_devices
 from gpu_checking.going_on import stopped_twice
 from gpu_checking.laws import gradient, relative, weights
 from gpu_checking.models import Case, Sam, noisy, smooth
 from gpu_checking.telling import guarded, tell, within
 
-_MEGABYTES = 6144  # of each of two logical GPUs
 _EXACT = 1e-6
 
 
@@ -43,10 +43,7 @@ def check(is_short: bool) -> None:
 
 
 def _two() -> tf.distribute.Strategy:
-    gpus = tf.config.list_physical_devices("GPU")
-    limit = tf.config.LogicalDeviceConfiguration(memory_limit=_MEGABYTES) if gpus else tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration((gpus or tf.config.list_physical_devices("CPU"))[0], [limit] * 2)
-    names = [f"{'GPU' if gpus else 'CPU'}:{i}" for i in range(2)]
+    names = two_devices()
     strategy = tf.distribute.MirroredStrategy(names)
     model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
     said = tl.Trainer(model, loss="mse", optimizer="sgd", distribute=strategy).device

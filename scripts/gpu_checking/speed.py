@@ -47,7 +47,8 @@ def _mixed(make: Callable[[], tuple[contestants.Run, str]]) -> Callable[[], tupl
 
 def compare(name: str, is_short: bool) -> None:
     """A workload, plain, Heun and Accumulate(4)."""
-    workload = dataclasses.replace(WORKLOADS_HERE[name], updates=50 if is_short else 200, epochs=1 if is_short else 2)
+    updates = 50 if is_short or name == "transformer" else 200
+    workload = dataclasses.replace(WORKLOADS_HERE[name], updates=updates, epochs=1 if is_short else 2)
     makers: dict[str, Any] = {
         "Keras fit, defaults": lambda: contestants.keras_fit(workload),
         "Keras fit, 50 a call": lambda: contestants.keras_fit(workload, 50),
@@ -65,8 +66,9 @@ def compare(name: str, is_short: bool) -> None:
             "Keras fit, 50 a call, mixed_float16": _mixed(lambda: (contestants.keras_fit(workload, 50), "")),
             "trainlab, mixed_float16": _mixed(lambda: contestants.ours(workload, tl.SGD())),
         }
-    if not name.startswith("mlp"):  # where both are near, the choice tells enough
-        makers = {key: maker for key, maker in makers.items() if key not in ("trainlab, no XLA", "trainlab, XLA")}
+    left = () if name.startswith("mlp") else ("trainlab, no XLA", "trainlab, XLA")  # where both are near, the choice tells enough
+    left += ("by hand, 50 a call",) if name == "transformer" else ()  # each is a quarter of a minute to make
+    makers = {key: maker for key, maker in makers.items() if key not in left}
     if is_short:
         makers = {key: makers[key] for key in makers if key in ("Keras fit, defaults", "trainlab") or "mixed" in key}
     runs, chosen, begun = {}, {}, time.monotonic()
@@ -76,7 +78,11 @@ def compare(name: str, is_short: bool) -> None:
             made = make()
             runs[who], chosen[who] = made if isinstance(made, tuple) else (made, "")
             runs[who]()
-            tell(f"{name}, {who}: made, and a first run", None, f"{time.monotonic() - started:.1f} s {chosen[who]}")
+            begun_again = time.monotonic()
+            batches = runs[who]()  # told at once: the part may be ended before all have had their turns
+            each = (time.monotonic() - begun_again) / batches * 1e6
+            told = f"{begun_again - started:.1f} s {chosen[who]}; the next {each:,.1f} us a batch"
+            tell(f"{name}, {who}: made, and a first run", None, told)
     gc.collect()
     seconds: dict[str, list[float]] = {who: [] for who in runs}
     rounds = 0
@@ -85,6 +91,14 @@ def compare(name: str, is_short: bool) -> None:
             seconds[who] += values
         rounds += 1
     tell(f"{name}: rounds", None, rounds)
+    _tell_speed(name, seconds, chosen)
+    if tf.config.list_physical_devices("GPU"):
+        for who, run in runs.items():
+            _tell_memory(f"{name}, {who}", run)
+    keras.utils.clear_session()
+
+
+def _tell_speed(name: str, seconds: dict[str, list[float]], chosen: dict[str, str]) -> None:
     for who, values in seconds.items():
         tell(f"{name}, {who}", None, f"{sorted(values)[len(values) // 2] * 1e6:,.1f} us a batch {chosen[who]}")
     for a in seconds:
@@ -94,11 +108,34 @@ def compare(name: str, is_short: bool) -> None:
     for a in ("trainlab Heun", "trainlab Accumulate(4)", "trainlab, mixed_float16"):
         if a in seconds:
             tell(f"{name}, {a} / trainlab", None, "{:.2f} ({:.2f} to {:.2f})".format(*ratio(seconds, a, "trainlab")))
-    if tf.config.list_physical_devices("GPU"):
-        for who, run in runs.items():
-            tf.config.experimental.reset_memory_stats("GPU:0")
-            before = tf.config.experimental.get_memory_info("GPU:0")["current"]
-            run()
-            peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] - before
-            tell(f"{name}, {who}: peak device memory above what lives", None, f"{peak / 1e6:,.1f} MB")
-    keras.utils.clear_session()
+
+
+def _tell_memory(title: str, run: contestants.Run) -> None:
+    tf.config.experimental.reset_memory_stats("GPU:0")
+    before = tf.config.experimental.get_memory_info("GPU:0")["current"]
+    run()
+    peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] - before
+    tell(f"{title}: peak device memory above what lives", None, f"{peak / 1e6:,.1f} MB")
+
+
+def compare_strategies(is_short: bool) -> None:
+    """What a step of each strategy costs, in plain steps."""
+    makers = {
+        "SGD": tl.SGD,
+        "Heun": tl.Heun,
+        "RungeKutta": tl.RungeKutta,
+        "Sam": tl.Sam,
+        "Extragradient": tl.Extragradient,
+        "OptimisticGradient": tl.OptimisticGradient,
+        "Lookahead": tl.Lookahead,
+    }
+    for name in ("mlp_32", "cnn_256")[: 1 if is_short else None]:
+        workload = dataclasses.replace(WORKLOADS_HERE[name], updates=50 if is_short else 200, epochs=1 if is_short else 2)
+        runs = {}
+        for who, make in list(makers.items())[: 2 if is_short else None]:
+            with guarded(f"{name}, {who}"):
+                runs[who], _ = contestants.ours(workload, make(), True)
+                runs[who]()
+        seconds = in_turns(runs, 1 if is_short else 5, warm_up=False)
+        for who in runs:
+            tell(f"{name}, {who} / SGD", None, "{:.2f} ({:.2f} to {:.2f})".format(*ratio(seconds, who, "SGD")))

@@ -51,6 +51,7 @@ REPLACEMENTS = {
     "applying_replaced": (keras.Model, ["optimizers"]),
     "inner_optimizers": (keras.optimizers.MultiOptimizer, ["optimizer_of", "get_optimizer"]),
     "take_replaced": (keras.StatelessScope, ["take", "get_rows"]),
+    "fused_rnns_replaced": (keras.ops, ["lstm", "gru"]),
     "metric_directions": (keras.Metric, ["direction"]),
     "trained_by": (keras.Optimizer, ["trainable_variables", "trained_variables"]),
     "is_bookkeeping": (keras.Layer, ["settings", "get_settings"]),

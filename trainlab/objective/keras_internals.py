@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend import lstm
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.trainers.data_adapters import get_data_adapter
 
@@ -19,6 +20,7 @@ try:
     from keras.src.backend.tensorflow.ops import numpy as backend_numpy  # from 3.16 on
 except ImportError:
     from keras.src.backend.tensorflow import numpy as backend_numpy
+backend_rnn = sys.modules[lstm.__module__]  # a function of the same name hides it
 
 # What the hooks of Keras' own callbacks change while training; a public `get_state` of them would replace it.
 CALLBACK_STATE: Mapping[type, tuple[str, ...]] = {
@@ -257,6 +259,22 @@ def take_replaced(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> I
         yield
     finally:
         backend_numpy.take = original
+
+
+@contextmanager
+def fused_rnns_replaced(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """While open, `make` of the functions in which LSTM and GRU end on a GPU, in one operation of cuDNN's, is called instead.
+
+    Both take `inputs` and `mask`. A layer lets nobody in between its mask and the operation.
+    """
+    originals = {name: getattr(backend_rnn, name) for name in ("_cudnn_lstm", "_cudnn_gru")}
+    for name, original in originals.items():
+        setattr(backend_rnn, name, make(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(backend_rnn, name, original)
 
 
 def trained_by(optimizer: keras.Optimizer) -> Sequence[Any] | None:

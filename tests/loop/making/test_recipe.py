@@ -51,3 +51,15 @@ def test_other_variables_and_another_compile():
     compiled(model)
     again = recipe(model, strategy)
     assert not old.matches(again) and old.has_same_memory(again)
+
+
+def test_a_dtype_policy_that_is_set_and_set_back_is_no_change():
+    keras.config.set_dtype_policy("float32")
+    model, strategy = compiled(), Heun()
+    old = recipe(model, strategy)
+    try:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        assert not old.matches(recipe(model, strategy))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert old.matches(recipe(model, strategy))

@@ -92,7 +92,7 @@ def _traced(model: keras.Model) -> Iterator[Any]:
     yield {name: compiled.get(name) for name in ("loss", "loss_weights", "metrics", "weighted_metrics")}
     yield list(model.metrics)
     config = keras.config
-    yield config.floatx(), config.epsilon(), config.image_data_format(), config.dtype_policy()
+    yield config.floatx(), config.epsilon(), config.image_data_format(), keras.dtype_policies.serialize(config.dtype_policy())
     yield config.is_flash_attention_enabled()
 
 
