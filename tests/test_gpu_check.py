@@ -37,8 +37,8 @@ def test_scaling_and_replicas(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [
-    ("laws-float32", "laws-float32-text", "laws-tf32-rest"), ("strategies", "workers"), ("resume", "memory", "signals"), ("kill",),
-    ("speed-cnn",), ("speed-strategies",),
+    ("laws-float32", "laws-float32-text", "laws-tf32-rest"), ("strategies", "workers"), ("resume", "memory", "signals"),
+    ("kill",), ("speed-cnn",), ("speed-strategies",),
 ])  # fmt: skip
 def test_the_other_parts(tmp_path, parts):
     ended, found = short(tmp_path, parts)
