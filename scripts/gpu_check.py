@@ -1,12 +1,12 @@
 """Looks whether trainlab does on this machine's GPU what it promises: `python scripts/gpu_check.py --out gpu-results`.
 
 Takes at most --seconds (360): the device and its kernels; the equalities in float32, float64, with TensorFloat-32 and under
-mixed_float16; every strategy by `trainlab.testing`; two replicas on two logical devices, two workers on one; resuming to the
-last bit; the command, killed and gone on with; how long a call of many updates keeps a signal waiting; batches that do not fit; then speed
-and memory against Keras' `fit` and a loop by hand. What the time does not suffice for is told, and can be named in a second go
-(--parts): on an H200 all but speed took three minutes. Each part is a process of its own that is ended when its time is over, so
-that one that hangs takes nothing with it. What is found is printed and written, to `gpu_check.json`, as it is found. The status
-is 0 if everything that was looked at is as it must be.
+mixed_float16; every strategy by `trainlab.testing`; two replicas on two logical devices, two workers on one; resuming to the last
+bit; the command, killed and gone on with; how long a call of many updates keeps a signal waiting; batches that do not fit; then
+speed and memory against Keras' `fit` and a loop by hand. What the time does not suffice for is told, and can be named in a second
+go (--parts): on an H200 all but speed took three minutes. Each part is a process of its own that is ended when its time is over,
+so that one that hangs takes nothing with it. What is found is printed and written, to `gpu_check.json`, as it is found. The
+status is 0 if everything that was looked at is as it must be.
 Without a GPU the same is done on the CPU; --short does a little of each part.
 """
 
