@@ -7,12 +7,25 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from flows import MATRIX, MODES, START, Flow, flow, quadratic, run, trainer_of, well
+from flows import MATRIX, MODES, START, Flow, flow, gradient_of_well, quadratic, run, trainer_of, well
 
 import trainlab as tl
+from trainlab.parameters import Rows
 from trainlab.strategies import heun
+from trainlab.strategies.runge_kutta.stages import euler_error
 
 pytestmark = pytest.mark.parametrize("precision", ["float64"], indirect=True)
+
+
+class WithoutError(tl.StepStrategy):
+    """Heun's step and nothing else."""
+
+    evaluations = 2
+
+    def step(self, objective, state):
+        here = objective(state.parameters)
+        ahead = objective(state.parameters - state.learning_rate * here.gradient)
+        return tl.Step((here.gradient + ahead.gradient) / 2, at=here)
 
 
 def exactly(matrix, start, h, steps, order):
@@ -97,3 +110,50 @@ def test_the_probe_is_the_raw_euler_point(optimizer, precision):
 def test_docstring_examples(precision):
     result = doctest.testmod(heun)
     assert result.attempted > 0 and result.failed == 0
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_its_error_is_that_of_its_tableau(mode, precision):
+    """The difference of Heun's step and Euler's over Heun's, by hand; and the weights are what they are without it."""
+    w, h = np.array([0.9, -0.7]), 0.3
+    here = gradient_of_well(w)
+    ahead = gradient_of_well(w - h * here)
+    expected = np.linalg.norm(ahead - here) / np.linalg.norm(ahead + here)
+    trainer = trainer_of(w, well, tl.Heun(), h, **mode)
+    np.testing.assert_array_equal(run(trainer, 1), run(trainer_of(w, well, WithoutError(), h, **mode), 1))
+    np.testing.assert_allclose(trainer.model.history.history["step_error"], [expected], rtol=1e-6)
+    assert expected > 0.1
+
+
+def test_its_error_where_there_is_no_step(precision):
+    trainer = trainer_of([0.0, 0.0], well, tl.Heun(), 0.3)
+    run(trainer, 1)
+    assert trainer.model.history.history["step_error"] == [0.0]
+
+
+@pytest.mark.parametrize("shapes", [[(3,)], [()], [(64,)], [(7, 64), (64,)], [(5, 3, 4), (100,)], [(300, 300), (2, 2), (1,)], []])
+@pytest.mark.parametrize("rates", [False, True], ids=["one rate", "a rate each"])
+def test_the_error_of_leaves_of_any_size(shapes, rates, precision):
+    rng = np.random.default_rng(0)
+    here, ahead = ([rng.normal(size=shape) for shape in shapes] for _ in range(2))
+    rate = [0.5 + i for i in range(len(shapes))] if rates else [0.1] * len(shapes)
+    flat = [np.concatenate([[0], *(r * leaf.ravel() for r, leaf in zip(rate, part, strict=True))]) for part in (here, ahead)]
+    expected = np.linalg.norm(flat[1] - flat[0]) / (np.linalg.norm(flat[1] + flat[0]) or 1)
+    found = euler_error(tl.Vector(here), tl.Vector(ahead), tl.Vector(np.array(rate)) if rates else tf.constant(0.1))
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("num_rows", [5, 40, 100_000])
+def test_the_error_of_rows_that_are_looked_up_twice(num_rows, precision):
+    """Sorted or not, duplicates are summed before they are squared."""
+    rng, indices = np.random.default_rng(0), tf.constant([3, 1, 3, 4, 1, 3])
+    here, ahead = (Rows(tf.constant(rng.normal(size=[6, 2])), indices, num_rows) for _ in range(2))
+    whole = [np.zeros([num_rows, 2]) for _ in range(2)]
+    for part, rows in zip(whole, (here, ahead), strict=True):
+        np.add.at(part, indices.numpy(), rows.values.numpy())
+    expected = np.linalg.norm(whole[1] - whole[0]) / np.linalg.norm(whole[1] + whole[0])
+    each = np.linalg.norm(ahead.values - here.values) / np.linalg.norm(ahead.values + here.values)
+    for compiled in (False, True):
+        found = tf.function(lambda: euler_error(tl.Vector([here]), tl.Vector([ahead]), 1.0), jit_compile=compiled)()
+        assert float(found) == pytest.approx(expected, rel=1e-6)
+    assert each != pytest.approx(expected, rel=1e-2)  # control

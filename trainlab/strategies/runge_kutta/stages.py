@@ -8,9 +8,12 @@ from typing import Any
 import tensorflow as tf
 
 from trainlab.objective import Evaluation
-from trainlab.parameters import Vector
+from trainlab.parameters import Rows, Vector
 from trainlab.strategies.base import Objective
 from trainlab.strategies.runge_kutta.tableau import Tableau
+
+_COLUMNS = 64  # sums side by side
+_LARGE = 2**16  # elements of a leaf that is not worth copying
 
 
 def gradients_of(objective: Objective, here: Evaluation, parameters: Vector, step_size: Any, tableau: Tableau) -> list[Vector]:
@@ -50,3 +53,40 @@ def relative_error(difference: Vector | None, direction: Vector, step_size: Any)
     if isinstance(step_size, Vector):  # a common factor cancels, one of each variable's own does not
         difference, direction = step_size * difference, step_size * direction
     return tf.math.divide_no_nan(difference.norm(), direction.norm())
+
+
+def euler_error(here: Vector, ahead: Vector, step_size: Any) -> tf.Tensor:
+    """How far Heun's step is from the Euler step that it contains, against the step: `|ahead - here| / |ahead + here|`.
+
+    It is `relative_error` of the two, to rounding, and takes less time, which a small model's update would notice: small leaves
+    are added up as one, in columns, which a compiler can do side by side where a plain sum is one long chain.
+
+    Args:
+        here: the gradient where the step begins.
+        ahead: that after an Euler step.
+        step_size: its length, a scalar or a Vector of scalars.
+
+    Returns:
+        A scalar; 0 where there is no step.
+    """
+    difference, total = ahead - here, ahead + here
+    if isinstance(step_size, Vector):  # a common factor cancels, one of each variable's own does not
+        difference, total = step_size * difference, step_size * total
+    return tf.sqrt(tf.math.divide_no_nan(_sum_of_squares(difference), _sum_of_squares(total)))
+
+
+def _sum_of_squares(vector: Vector) -> tf.Tensor:
+    leaves = [leaf.sums() if isinstance(leaf, Rows) else leaf for leaf in vector.leaves]
+    dtype = tf.float64 if any(leaf.dtype == tf.float64 for leaf in leaves) else tf.float32
+    flat = [tf.reshape(tf.cast(leaf, dtype), [-1]) for leaf in leaves]
+    sizes = [leaf.shape.num_elements() for leaf in leaves]
+    small = [leaf for leaf, size in zip(flat, sizes, strict=True) if size is not None and size < _LARGE]
+    large = [leaf for leaf, size in zip(flat, sizes, strict=True) if size is None or size >= _LARGE]
+    columns = [_columns(leaf * leaf) for leaf in [*([tf.concat(small, 0)] if small else []), *large]]
+    return tf.reduce_sum(tf.concat(columns, 0)) if columns else tf.zeros([], dtype)
+
+
+def _columns(flat: tf.Tensor) -> tf.Tensor:
+    """Sums of every 64th element, and what is left over."""
+    whole = tf.size(flat) // _COLUMNS * _COLUMNS if flat.shape[0] is None else flat.shape[0] // _COLUMNS * _COLUMNS
+    return tf.concat([tf.reduce_sum(tf.reshape(flat[:whole], [-1, _COLUMNS]), 0), flat[whole:]], 0)
