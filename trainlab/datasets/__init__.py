@@ -3,7 +3,7 @@
 from trainlab.datasets.array_files import npy, npz
 from trainlab.datasets.data import Data, Integers
 from trainlab.datasets.folders import image_folder, text_folder
-from trainlab.datasets.generated import mnist_1d
+from trainlab.datasets.generated import gaussian_grid, mnist_1d
 from trainlab.datasets.libraries import grain, hugging_face, tfds
 from trainlab.datasets.named import abalone, cifar10, digits, fashion_mnist, mnist
 from trainlab.datasets.records import tfrecord
@@ -19,6 +19,7 @@ __all__ = [
     "csv",
     "digits",
     "fashion_mnist",
+    "gaussian_grid",
     "grain",
     "hugging_face",
     "image_folder",

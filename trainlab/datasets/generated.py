@@ -1,4 +1,4 @@
-"""Data sets made by a function: MNIST-1D."""
+"""Data sets made by a function: MNIST-1D, and points in the plane."""
 
 from __future__ import annotations
 
@@ -61,6 +61,42 @@ def mnist_1d(num_examples: int = 5000, test_fraction: float = 0.2, length: int =
     x = ((x - x.mean()) / x.std()).astype(np.float32)[..., None]
     first = len(y) - num_drawn("test_fraction", test_fraction, len(y), "test")
     return Data("mnist_1d", (x[:first], y[:first]), (x[first:], y[first:]), 10)
+
+
+def gaussian_grid(num_examples: int = 4096, side: int = 4, deviation: float = 0.05, seed: int = 0) -> Data:
+    """Points in the plane, drawn from 16 Gaussians on a square grid: what a small GAN is tried on.
+
+    The grid has `side` x `side` centres, evenly spaced from -1 to 1. Whether a generator found all of them, or fell on a few, is
+    seen at once.
+
+    Args:
+        num_examples: Points.
+        side: Centres along an edge, at least 2.
+        deviation: The standard deviation of each Gaussian, above 0.
+        seed: Of NumPy's generator.
+
+    Returns:
+        `x` float32 `(n, 2)`; `y` int32 `(n,)`, whose number each point is of: row by row, `side * row + column`. There is no test
+        part.
+
+    Raises:
+        ValueError: An argument breaks its rule.
+
+    Example:
+        >>> x, y = gaussian_grid(8).train
+        >>> x.shape, y.tolist()
+        ((8, 2), [13, 10, 8, 4, 4, 0, 1, 0])
+    """
+    num_examples, side = checked_count("num_examples", num_examples), checked_count("side", side, 2)
+    is_number = isinstance(deviation, (int, float, np.number)) and not isinstance(deviation, bool)
+    if not is_number or not 0 < deviation < np.inf:
+        raise ValueError(f"deviation={deviation!r}: must be a number above 0, for example deviation=0.05")
+    random = np.random.default_rng(checked_seed(seed))
+    y = random.integers(side**2, size=num_examples)
+    edge = np.linspace(-1, 1, side)
+    centres = np.stack([edge[y % side], edge[y // side]], axis=1)
+    x = centres + deviation * random.normal(size=(num_examples, 2))
+    return Data("gaussian_grid", (x.astype(np.float32), y.astype(np.int32)), num_classes=side**2, task="classification")
 
 
 def _templates() -> np.ndarray:
