@@ -23,13 +23,17 @@ def played(game, strategy, updates, rate=0.1, **kwargs):
 
 # |R(0.1 i)|^1000 of the stability polynomial R.
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
-@pytest.mark.parametrize("strategy, factor", [(tl.SGD(), abs(1 + 0.1j) ** 1000), (tl.Extragradient(), abs(1 + 0.1j - 0.01) ** 1000)])
+@pytest.mark.parametrize(
+    "strategy, factor", [(tl.SGD(), abs(1 + 0.1j) ** 1000), (tl.Extragradient(), abs(1 + 0.1j - 0.01) ** 1000)]
+)
 def test_the_factor_of_the_norm(strategy, factor, precision):
     assert played(BilinearGame(), strategy, 1000).distance() == pytest.approx(factor, rel=1e-9)
 
 
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
-@pytest.mark.parametrize("mode", [{"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}], ids=["eager", "graph", "xla"])
+@pytest.mark.parametrize(
+    "mode", [{"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}], ids=["eager", "graph", "xla"]
+)
 def test_a_step_of_a_game_of_several_dimensions(mode, precision):
     a = np.array(MATRIX)
     for _ in range(3):  # an order of operations that is left to chance would show
