@@ -50,7 +50,8 @@ def test_what_a_generator_has_found():
 
 
 @pytest.mark.parametrize("wanted, seen, spread, is_met", [
-    (1.0, 1.05, 0.1, True), (1.0, 1.15, 0.1, False), (-1.0, -1.15, 0.1, False), (1.0, math.nan, 0.1, False), (2.0, 2.0, 0.0, True),
+    (1.0, 1.05, 0.1, True), (1.0, 1.15, 0.1, False), (-1.0, -1.15, 0.1, False), (1.0, math.nan, 0.1, False),
+    (2.0, 2.0, 0.0, True),
 ])  # fmt: skip
 def test_a_claim(wanted, seen, spread, is_met):
     section = Section("one", "One")

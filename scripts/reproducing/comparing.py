@@ -41,8 +41,8 @@ def run(section: Section, directory: Path) -> bool:
         return False
     rates, seeds = (RATES[1:2], 2) if section.is_short else (RATES, 10)
     section.say(
-        f"An MLP with one hidden layer of 64, batch 32, plain SGD takes what a step returns; {len(rates)} rates for everybody, the "
-        f"best by validation, {seeds} paired seeds, as many evaluations of a batch's gradient for each. Every strategy of c "
+        f"An MLP with one hidden layer of 64, batch 32, plain SGD takes what a step returns; {len(rates)} rates for everybody, "
+        f"the best by validation, {seeds} paired seeds, as many evaluations of a batch's gradient for each. Every strategy of c "
         "evaluations is also held against the plain step with a rate c times smaller and c times as many updates. The verdict is "
         "that of `tl.compare`, on the test loss."
     )

@@ -26,8 +26,8 @@ def run(section: Section, directory: Path) -> None:
     """The part."""
     section.say(
         f"h = {RATE}, {UPDATES:,} updates, in double precision: by what factor the distance of both players from the balance has "
-        "changed. The field (y, -x) is no gradient of a loss: plain descent spirals outwards at any rate, Heun and midpoint hardly "
-        "do, and extragradient, whose first order does worst on a loss, is the one that arrives."
+        "changed. The field (y, -x) is no gradient of a loss: plain descent spirals outwards at any rate, Heun and midpoint "
+        "hardly do, and extragradient, whose first order does worst on a loss, is the one that arrives."
     )
     lines = {}
     num_places = 2 if section.is_short else 20

@@ -47,8 +47,8 @@ def _linear() -> keras.Model:
     return keras.Sequential([keras.Input([40, 1]), layers.Flatten(), layers.Dense(10)])
 
 
-# S. Greydanus, D. Kobak, Scaling Down Deep Learning with MNIST-1D, ICML 2024 (https://arxiv.org/abs/2011.14439): the models of its
-# repository, https://github.com/greydanus/mnist1d, and the accuracies of its table, per cent.
+# S. Greydanus, D. Kobak, Scaling Down Deep Learning with MNIST-1D, ICML 2024 (https://arxiv.org/abs/2011.14439): the models of
+# its repository, https://github.com/greydanus/mnist1d, and the accuracies of its table, per cent.
 MODELS: dict[str, tuple[Callable[[], keras.Model], float]] = {
     "logistic regression": (_linear, 32.0),
     "MLP": (_mlp, 68.0),
@@ -64,8 +64,8 @@ def run(section: Section, directory: Path) -> None:
     section.say(
         f"4,000 training and 1,000 test examples of the published generator and seed; Adam, rate {RATE}, batch {BATCH_SIZE}, "
         f"{updates:,} updates, {num_seeds} seeds, the test set looked at every {_EVERY} updates as in the source. Published are "
-        "whole per cents with no spread; these are held against the mean of the last accuracies, and the best one on the way, which "
-        f"reads the test set, stands beside it. Within {SPREAD:g} points counts as met."
+        "whole per cents with no spread; these are held against the mean of the last accuracies, and the best one on the way, "
+        f"which reads the test set, stands beside it. Within {SPREAD:g} points counts as met."
     )
     rows, lines = [], {}
     for name, (make, wanted) in models.items():

@@ -36,7 +36,7 @@ class Quadratic(keras.Model):
         """The examples: there is nothing to predict."""
         return x
 
-    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True):
+    def compute_loss(self, x: Any = None, **others: Any) -> Any:
         """The mean over the batch."""
         away = ops.convert_to_tensor(self.theta) - x
         return ops.mean(ops.sum(ops.matmul(away, self.matrix) * away, axis=1)) / 2
@@ -114,8 +114,8 @@ def run(section: Section, directory: Path, num_seeds: int = 10) -> None:
     methods = {name: METHODS[name] for name in ("SGD", "Heun")} if section.is_short else METHODS
     section.say(
         "Loss (θ − x)ᵀQ(θ − x)/2 in 100 dimensions, 90 eigenvalues below 1 and 10 from 30 to 60; 7 updates of 128 an epoch, "
-        f"{epochs} epochs, {num_seeds} seeds of the order; test loss of the first 896 examples. The least that any point has there "
-        f"is {deepobs.least():.4f}."
+        f"{epochs} epochs, {num_seeds} seeds of the order; test loss of the first 896 examples. The least that any point has "
+        f"there is {deepobs.least():.4f}."
     )
     start = deepobs.loss(np.ones(deepobs.DIMENSION))
     section.claim("test loss at the start", _START, start, 1e-9)
@@ -159,6 +159,6 @@ def _tell(section: Section, found: dict[str, np.ndarray]) -> None:
             "wins" if differences.mean() < -3.09 * error else "loses" if differences.mean() > 3.09 * error else "does not win"
         )
         section.say(
-            f"At equal cost (SGD with half the rate and twice the updates evaluates as many gradients) {other} **{verdict}**: its test "
-            f"loss is {differences.mean():+.4f} ± {error:.4f} (standard error) from that of SGD."
+            f"At equal cost (SGD with half the rate and twice the updates takes as many gradients) {other} **{verdict}**: its "
+            f"test loss is {differences.mean():+.4f} ± {error:.4f} (standard error) from that of SGD."
         )
