@@ -36,7 +36,7 @@ class Quadratic(keras.Model):
         """The examples: there is nothing to predict."""
         return x
 
-    def compute_loss(self, x: Any = None, **others: Any) -> Any:
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True):
         """The mean over the batch."""
         away = ops.convert_to_tensor(self.theta) - x
         return ops.mean(ops.sum(ops.matmul(away, self.matrix) * away, axis=1)) / 2

@@ -29,7 +29,7 @@ from trainlab.objective import (
     keras_internals,
     native,
 )
-from trainlab.parameters import Rows, Vector, dense
+from trainlab.parameters import Rows, Vector, dense, tensorflow_internals
 from trainlab.strategies import State, Step, StepStrategy
 
 
@@ -272,8 +272,9 @@ class Update:
 
     def _log_of(self, name: str) -> tf.Variable:
         if name not in self.logs:
-            with tf.init_scope():
-                self.logs[name] = tf.Variable(tf.zeros([2]), trainable=False, name=name)
+            with tf.init_scope():  # not `tf.Variable`: a `tf.function` that sees one made is traced a second time
+                value = tf.zeros([2])
+                self.logs[name] = tensorflow_internals.new_variable(initial_value=value, trainable=False, name=name)
         return self.logs[name]
 
     def _apply(self, gradients: list[Any], variables: list[Any]) -> None:
