@@ -16,12 +16,14 @@ import trainlab as tl
 @contextmanager
 def in_float64() -> Any:
     """Keras in double precision while open."""
-    before = keras.config.floatx()
+    before, policy = keras.config.floatx(), keras.config.dtype_policy()  # which keeps what the other was at its first use
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     try:
         yield
     finally:
         keras.config.set_floatx(before)
+        keras.config.set_dtype_policy(policy)
 
 
 class Weights(keras.Model):
