@@ -15,6 +15,7 @@ import tensorflow as tf
 from trainlab.distribution import ONE, Replicas, check_divisible, divided
 from trainlab.loop import duplicates
 from trainlab.loop.loss_scaling import Scaling
+from trainlab.loop.ordering import ordered
 from trainlab.objective import (
     Batches,
     Divide,
@@ -123,13 +124,13 @@ class Update:
         step = self.strategy.step(objective, state)
         self._check(step)
         if self.scaling is None:
-            self._commit(step)
+            self._commit(step, state.parameters)
             for variable, value in objective.late(state.parameters):
                 variable.assign(value)
             return
         for name in step.logs:  # in a branch there is no making them
             self._log_of(name)
-        after = self.scaling.commit(step, batches, lambda: self._commit(step))
+        after = self.scaling.commit(step, batches, lambda: self._commit(step, state.parameters))
         for variable, value in objective.late(state.parameters):
             variable.assign(after(variable, value))
 
@@ -219,8 +220,8 @@ class Update:
             if want != got:
                 raise ValueError(f"{who} returned memory[{key!r}] as {got}; init made it {want}")
 
-    def _commit(self, step: Step) -> None:
-        """The one commit of a step."""
+    def _commit(self, step: Step, before: Vector) -> None:
+        """The one commit of a step, which began at `before`."""
         function = self.function
         # Like Keras, leave alone what no loss depends on: a zero gradient would still decay its weights.
         connected = [i for i in range(len(function.variables)) if i in function.connected]
@@ -233,6 +234,7 @@ class Update:
             duplicates.tell(self._inner, rows)
         summed = self._sum_duplicate_rows is not False and not _sums_duplicates(self._inner)
         gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i], summed) for i in connected]
+        gradients = ordered(gradients, [before.parts[i] for i in connected])
         # Before the variables change: a strategy may remember a point that nobody has read yet.
         memory = {name: _leaves(value) for name, value in (step.memory or {}).items()}
         self._apply(gradients, [function.variables[i] for i in connected])
