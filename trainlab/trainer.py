@@ -109,6 +109,7 @@ class Trainer:
         self.model, self.on_nonfinite = model, on_nonfinite
         self.strategy = SGD() if strategy is None else strategy
         self.seed = int(seed) % 2**31
+        self._shared_seed: tf.Variable | None = None  # what traces read in its place, where runs share them
         self._sum_duplicate_rows = sum_duplicate_rows
         self._findings = Findings(jit_compile, micro_batch_size)
         self._findings.follow(model, is_silent=is_compiled_here)
@@ -321,6 +322,24 @@ class Trainer:
         finally:
             self._made = made or self._made  # one that was traced with another rate than a schedule is of no use
 
+    def start_over(self, seed: int, run: Run | str | os.PathLike[str] | None = None) -> None:
+        """Makes the next `fit` the first of another run, by another seed, on the model as it is now; it traces nothing anew.
+
+        Weights and the optimizer's variables are the caller's to set; the strategy's memory, the place in the data and the order
+        are those of a new Trainer.
+
+        Args:
+            seed, run: as in the constructor.
+        """
+        check_given(seed, None, None, None, "stop")
+        self.seed = int(seed) % 2**31
+        self._shared_seed = tf.Variable(0, dtype=tf.int32, trainable=False) if self._shared_seed is None else self._shared_seed
+        self._shared_seed.assign(self.seed)
+        described = None if self._replicas.is_follower else Run.of(run)
+        self._keeper, self._whereabouts = Keeper() if described is None else RunKeeper(described), Whereabouts()
+        if self._made is not None:
+            self._made.loop.update.forget()
+
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """The curves of the last `fit`, as a `matplotlib.figure.Figure`; written to `path` (.png, .pdf, .svg) if there is one."""
         return notebook.plot_history(getattr(self.model, "history", None), path, self.model.name)
@@ -378,7 +397,8 @@ class Trainer:
 
     def _loop(self) -> Loop:
         """The loop, unless it is there already, made from exactly what there is now."""
-        given = self._findings.jit_compile, self._is_eager, self._updates_per_call, self.seed
+        seed = self.seed if self._shared_seed is None else self._shared_seed
+        given = self._findings.jit_compile, self._is_eager, self._updates_per_call, seed
         recipe = recipe_of(self.model, self.strategy, *given, self._sum_duplicate_rows, self._replicas)
         self._made = made_by(recipe, self._made, self.model, self._findings)
         self._made.loop.guard.on_nonfinite = self.on_nonfinite

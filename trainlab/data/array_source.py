@@ -221,7 +221,7 @@ class ArraySource:
         key = batches, by_xla
         if key not in self._layouts:
             specs = one_of_equal(tuple(tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in self._resident))
-            seed = self.seed if self.shuffle else None
+            seed = 0 if self.shuffle else None  # the order is looked up outside: whatever the seed, the program is one
             is_padded = by_xla and self._may_pad
             layout = ArrayLayout(self._restore, specs, self._structure, self.batch_size, batches, 0, seed, is_padded=is_padded)
             self._layouts[key] = layout

@@ -40,7 +40,7 @@ class Update:
     Args:
         model: compiled and built.
         strategy: where to evaluate.
-        seed: the run's, from which each step's `State.seed` is drawn.
+        seed: the run's, from which each step's `State.seed` is drawn; a variable (int32) where further runs share the trace.
         memory: an earlier update's `memory`, to go on with if the strategy still shapes it so.
         sum_duplicate_rows: whether rows of an embedding that an update looks up more than once are summed before the optimizer
           sees them; None does so and says it where it matters.
@@ -60,7 +60,7 @@ class Update:
         self,
         model: keras.Model,
         strategy: StepStrategy,
-        seed: int,
+        seed: int | tf.Variable,
         memory: Mapping[str, Any] | None = None,
         sum_duplicate_rows: bool | None = None,
         replicas: Replicas = ONE,
@@ -168,9 +168,26 @@ class Update:
             parameters=self.function.read_parameters(),
             learning_rate=_learning_rate(self._inner, self.function.variables),
             iteration=iteration,
-            seed=tf.stack([tf.constant(self._seed, tf.int32), tf.cast(iteration, tf.int32)]),
+            seed=tf.stack([self._seed_now(), tf.cast(iteration, tf.int32)]),
             memory={name: tf.nest.map_structure(tf.convert_to_tensor, value) for name, value in self.memory.items()},
         )
+
+    def _seed_now(self) -> tf.Tensor:
+        return tf.constant(self._seed, tf.int32) if isinstance(self._seed, int) else self._seed.read_value()
+
+    def forget(self) -> None:
+        """Shapes the strategy's memory anew, by the weights as they are, and gives what is random beside the model its beginning.
+
+        The seed that Keras keeps for all who draw without one is that of the run then, as in a process that sets it first.
+        """
+        fresh = _initial_memory(self.strategy, self.function.read_parameters())
+        for name, value in fresh.items():
+            for variable, leaf in zip(tf.nest.flatten(self.memory[name]), _leaves(value), strict=True):
+                variable.assign(tf.cast(dense(leaf), variable.dtype))
+        own = {id(v) for v in self.function.model.variables}
+        for variable in self.function.state_variables:
+            if id(variable) not in own and isinstance(variable, keras.Variable) and variable.dtype == "uint32":
+                variable.assign(tf.cast(tf.stack([self._seed_now(), 0]), tf.uint32))
 
     def read_logs(self, metrics: Collection[str] = ()) -> dict[str, float]:
         """The means of what steps logged since `reset_logs`, by name; NaN where every update was skipped.

@@ -3,7 +3,7 @@
 from trainlab.runs import manifest, rates, workers
 from trainlab.runs.disk import boards, compiled
 from trainlab.runs.disk.checkpoint import write_atomically
-from trainlab.runs.disk.lock import Lock
+from trainlab.runs.disk.lock import InUse, Lock
 from trainlab.runs.epochs import Fit, Keeper, callback_list, find_out, fit_of, history_of, verbosity
 from trainlab.runs.evaluating import Validator, evaluate_alone, predict_alone
 from trainlab.runs.keeping import RunKeeper
@@ -22,6 +22,7 @@ __all__ = [
     "Described",
     "Fit",
     "Found",
+    "InUse",
     "Keeper",
     "Lock",
     "OtherRun",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import tensorflow as tf
 
 from trainlab.distribution import ONE, Replicas
 from trainlab.loop.loop import Loop
@@ -37,7 +38,7 @@ class Recipe(NamedTuple):
     jit_compile: bool | None
     run_eagerly: bool
     updates_per_call: int | None
-    seed: int
+    seed: int | tf.Variable
     sum_duplicate_rows: bool | None = None
     replicas: Replicas = ONE
 
@@ -57,7 +58,9 @@ class Recipe(NamedTuple):
 
     @property
     def _values(self) -> tuple[Any, ...]:
-        numbers = self.jit_compile, self.run_eagerly, self.updates_per_call, self.seed, self.sum_duplicate_rows, self.replicas
+        # A variable is compared by identity: whatever it holds, the trace reads it.
+        seed = self.seed if isinstance(self.seed, int) else ("variable", id(self.seed))
+        numbers = self.jit_compile, self.run_eagerly, self.updates_per_call, seed, self.sum_duplicate_rows, self.replicas
         return *numbers, self.settings
 
 
@@ -67,7 +70,7 @@ def recipe_of(
     jit_compile: bool | None,
     run_eagerly: bool,
     updates_per_call: int | None,
-    seed: int,
+    seed: int | tf.Variable,
     sum_duplicate_rows: bool | None = None,
     replicas: Replicas = ONE,
 ) -> Recipe:

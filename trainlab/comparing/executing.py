@@ -1,0 +1,197 @@
+"""The runs of a comparison made, each in a directory of its own; whoever is killed is gone on with, by as many processes as there are."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainlab.comparing.entries import PLAIN, Entry
+from trainlab.comparing.plan import Plan, Trial
+from trainlab.comparing.problem import Problem
+from trainlab.comparing.racing import Racer, measured_in_turns
+from trainlab.comparing.results import Results
+from trainlab.comparing.statistics import median
+from trainlab.runs import InUse, Lock, write_atomically
+
+_PLAN, _RESULT, _TARGET, _TEST, _TIMING, _CLAIM = "plan.json", "result.json", "target.json", "test.json", "timing.json", "claim"
+_FORMAT = 1
+_PATIENCE = 0.2  # seconds until a run that another process makes is looked at again
+
+
+class Executor:
+    """Makes the runs of a plan in a directory, those that are not there yet.
+
+    The plain step's come first: what it reaches, tuned, is the target of all, written down before anybody else has run.
+
+    Args:
+        problem: what is trained.
+        plan: which runs.
+        directory: where they go.
+        say: is told a line of each run.
+        goes_on: asked between two runs; False ends the work.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        plan: Plan,
+        directory: Path,
+        say: Callable[[str], None] = lambda line: None,
+        goes_on: Callable[[], bool] = lambda: True,
+    ):
+        self._problem, self._plan, self._directory = problem, plan, directory
+        self._say, self._goes_on = say, goes_on
+        self._racers: dict[int, Racer] = {}
+
+    def prepare(self) -> None:
+        """Makes the directory this comparison's.
+
+        Raises:
+            ValueError: it holds another one, or something else; the line says what differs.
+        """
+        plan = self._plan
+        described = {
+            "format": _FORMAT,
+            "entries": [[entry.name, repr(entry.strategy), entry.cost, entry.divisor] for entry in plan.entries],
+            "learning_rates": list(plan.rates),
+            "seeds": list(plan.seeds),
+            "budget": plan.budget,
+            **self._problem.described(),
+        }
+        path = self._directory / _PLAN
+        self._directory.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            found, wanted = _read(path) or {}, json.loads(json.dumps(described))
+            for name in {**wanted, **found}:
+                if found.get(name) != wanted.get(name):
+                    raise ValueError(
+                        f"{self._directory} holds another comparison: its {name} differ: give another directory, or remove this one"
+                    )
+            return
+        if strangers := sorted(p.name for p in self._directory.iterdir() if not p.name.startswith(".")):
+            raise ValueError(f"{self._directory} holds {strangers[0]}, and no comparison: give another directory")
+        _write(path, described)
+
+    def work(self, worker: int = 0, num_workers: int = 1) -> bool:
+        """Makes all runs, with others that do the same; each begins with other entries, and helps out where some are left.
+
+        Returns:
+            Whether all are there.
+        """
+        plain = [entry for entry in self._plan.entries if entry.name == PLAIN]
+        others = [entry for entry in self._plan.entries if entry.name != PLAIN]
+        if not self._make(plain, worker, num_workers):
+            return False
+        self.target()
+        return self._make(others, worker, num_workers)
+
+    def target(self) -> float:
+        """What the plain step reaches on validation, tuned: the median over the seeds at its best rate; infinite if nothing."""
+        path = self._directory / _TARGET
+        if (found := _read(path)) is None:
+            results = self.results([entry for entry in self._plan.entries if entry.name == PLAIN])
+            values = results.finals(PLAIN, results.best(PLAIN))
+            middle = median(values)
+            found = {"value": None if math.isinf(middle) else results.shown(middle), "learning_rate": results.rate(PLAIN)}
+            _write(path, found)
+        return math.inf if found["value"] is None else float(found["value"])
+
+    def results(self, entries: Sequence[Entry] | None = None) -> Results:
+        """All runs that are there."""
+        found = {}
+        for entry in self._plan.entries if entries is None else entries:
+            for trial in self._plan.trials(entry):
+                if (result := self._result(trial)) is not None:
+                    found[entry.name, trial.index, trial.seed] = result
+        return Results(self._plan, found, self._problem.is_up)
+
+    def tested(self, results: Results) -> dict[str, list[dict[str, float | None]]]:
+        """The test metrics of the runs at each entry's best rate, read now; those that were read before are as they were."""
+        found: dict[str, list[dict[str, float | None]]] = {}
+        for entry in self._plan.entries if self._problem.test is not None else ():
+            found[entry.name] = []
+            for trial in self._plan.trials(entry):
+                if trial.index != results.best(entry.name):
+                    continue
+                path = self._directory / trial.name / _TEST
+                if (test := _read(path)) is None:
+                    failed = results.result(entry.name, trial)["end"].startswith("not finite")
+                    test = {} if failed else self._racer(entry).test(trial, path.parent)
+                    _write(path, test)
+                found[entry.name].append(test)
+        return found
+
+    def timed(self, results: Results) -> dict[str, float]:
+        """Seconds an update of each entry takes, measured in turns; measured once and kept."""
+        path = self._directory / _TIMING
+        if (found := _read(path)) is None:
+            trials = {e.name: next(t for t in self._plan.trials(e) if t.index == results.best(e.name)) for e in self._plan.entries}
+            alike: dict[int, str] = {}
+            for entry in self._plan.entries:  # the plain step at another rate takes as long
+                alike.setdefault(id(entry.strategy), entry.name)
+            racers = {entry.name: self._racer(entry) for entry in self._plan.entries if alike[id(entry.strategy)] == entry.name}
+            seconds = measured_in_turns(racers, trials)
+            found = {entry.name: seconds[alike[id(entry.strategy)]] for entry in self._plan.entries}
+            _write(path, found)
+        return {name: float(value) for name, value in found.items()}
+
+    def _make(self, entries: Sequence[Entry], worker: int, num_workers: int) -> bool:
+        first = len(entries) * worker // num_workers
+        left = [trial for entry in [*entries[first:], *entries[:first]] for trial in self._plan.trials(entry)]
+        while left:
+            left = [trial for trial in left if not self._is_made(trial)]
+            if not self._goes_on():
+                return not left
+            if left:
+                time.sleep(_PATIENCE)
+        return True
+
+    def _is_made(self, trial: Trial) -> bool:
+        """Makes a run unless it is there; False where another process is at it."""
+        if not self._goes_on():
+            return False
+        if self._result(trial) is not None:
+            return True
+        folder = self._directory / trial.name
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with Lock(folder / _CLAIM):
+                if self._result(trial) is None:
+                    started = time.monotonic()
+                    result = self._racer(trial.entry).run(trial, folder)
+                    _write(folder / _RESULT, result)
+                    self._say(_line(trial, result, time.monotonic() - started))
+        except InUse:
+            return False
+        return True
+
+    def _racer(self, entry: Entry) -> Racer:
+        key = id(entry.strategy)
+        if key not in self._racers:
+            self._racers[key] = Racer(self._problem, self._plan, entry.strategy)
+        return self._racers[key]
+
+    def _result(self, trial: Trial) -> dict[str, Any] | None:
+        return _read(self._directory / trial.name / _RESULT)
+
+
+def _line(trial: Trial, result: dict[str, Any], seconds: float) -> str:
+    last = result["points"][-1]["value"] if result["points"] else None
+    said = result["end"] if last is None or result["end"].startswith("not finite") else f"{last:.4g}"
+    return f"{trial.entry.name} at {trial.rate:.4g}, seed {trial.seed}: {said} ({seconds:.1f} s)"
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _write(path: Path, value: Any) -> None:
+    text = json.dumps(value, allow_nan=False) + "\n"
+    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))

@@ -1,0 +1,156 @@
+"""What is trained: the same for all who take part."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+# Initial weights that are kept in memory, of all seeds; of larger models they are made anew for each run.
+_MOST_BYTES = 2**28
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """A model, its data, and how it is judged.
+
+    Attributes:
+        make_model: called without arguments, returns a new `keras.Model`, not compiled.
+        train: `(x, y, sample_weight)`; of a data set `(dataset, None, None)`.
+        validation: what runs are judged on, in the same form.
+        test: the same, or None.
+        batch_size: examples a batch; None for a data set.
+        optimizer, loss, metrics: as in `model.compile`; each run has an optimizer of its own like this one.
+        metric: the name that runs are judged by, without `val_`.
+        is_up: whether more of it is better.
+        settings: other arguments of the `Trainer`.
+    """
+
+    make_model: Callable[[], keras.Model]
+    train: tuple[Any, Any, Any]
+    validation: tuple[Any, Any, Any]
+    test: tuple[Any, Any, Any] | None
+    batch_size: int | None
+    optimizer: keras.Optimizer
+    loss: Any
+    metrics: Sequence[Any]
+    metric: str = "loss"
+    is_up: bool = False
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    _initial: dict[int, list[np.ndarray]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def batches_per_pass(self) -> int | None:
+        """Batches of a pass over the training data; None where nobody knows."""
+        x = self.train[0]
+        if hasattr(x, "element_spec"):
+            number = int(x.cardinality()) if hasattr(x, "cardinality") else -1
+            return number if number > 0 else None
+        return -(-len(keras.tree.flatten(x)[0]) // (self.batch_size or 32))
+
+    def build(self) -> keras.Model:
+        """A new model with its variables.
+
+        Raises:
+            TypeError: `make_model` returns no model.
+        """
+        model = self.make_model()
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"model must be a function that returns a keras.Model, not a {type(model).__name__}")
+        if not model.built:
+            model(self._some())
+        return model
+
+    def initial(self, seed: int) -> list[np.ndarray]:
+        """The variables of a new model by a seed, those of dropout among them: the same for everybody who takes part."""
+        if seed not in self._initial:
+            keras.utils.set_random_seed(seed)
+            values = [keras.ops.convert_to_numpy(v) for v in self.build().variables]
+            if sum(value.nbytes for kept in (*self._initial.values(), values) for value in kept) > _MOST_BYTES:
+                self._initial.clear()
+            self._initial[seed] = values
+        return self._initial[seed]
+
+    def described(self) -> dict[str, Any]:
+        """What tells one problem from another, as JSON can hold it."""
+        random.seed(0)
+        model = self.build()
+        try:
+            config = json.dumps(model.get_config(), default=str, sort_keys=True)
+        except Exception:  # of a model that cannot be described: its variables are then all that is known
+            config = ""
+        shapes = [(v.path.partition("/")[2], list(v.shape), str(v.dtype)) for v in model.variables]
+        return {
+            "model": _digest_of(_without_names(config)),
+            "variables": _digest_of(json.dumps(shapes)),
+            "data": {name: _digest_of_data(getattr(self, name)) for name in ("train", "validation", "test")},
+            "batch_size": self.batch_size,
+            "optimizer": json.loads(_without_names(json.dumps(self.optimizer.get_config(), default=str))),
+            "loss": _described(self.loss),
+            "metrics": [_described(metric) for metric in self.metrics],
+            "metric": [self.metric, "up" if self.is_up else "down"],
+            "settings": {name: str(value) for name, value in self.settings.items()},
+        }
+
+    def _some(self) -> Any:
+        x = self.train[0]
+        if hasattr(x, "element_spec"):
+            element = next(iter(x.take(1)))
+            return element[0] if isinstance(element, (tuple, list)) else element
+        return keras.tree.map_structure(lambda leaf: keras.ops.convert_to_tensor(leaf[: min(self.batch_size or 32, 2)]), x)
+
+
+def copied(thing: Any) -> Any:
+    """Another loss or metric like this one; anything else as it is."""
+    if isinstance(thing, (keras.Loss, keras.Metric)):
+        try:
+            return type(thing).from_config(thing.get_config())
+        except Exception:  # somebody's own, which may be used by several, one after the other
+            return thing
+    return thing
+
+
+def _described(thing: Any) -> str:
+    if isinstance(thing, (keras.Loss, keras.Metric)):
+        try:
+            return f"{type(thing).__name__}{json.dumps(thing.get_config(), default=str, sort_keys=True)}"
+        except Exception:
+            return type(thing).__name__
+    return getattr(thing, "__name__", str(thing))
+
+
+def _without_names(config: str) -> str:
+    """A configuration without names, which Keras counts up in a process."""
+    if not config:
+        return "{}"
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: bare(v) for k, v in value.items() if k not in ("name", "keras_history", "shared_object_id")}
+        return [bare(v) for v in value] if isinstance(value, list) else value
+
+    return json.dumps(bare(json.loads(config)), sort_keys=True)
+
+
+def _digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _digest_of_data(part: Any) -> str:
+    if part is None:
+        return "none"
+    if hasattr(part[0], "element_spec"):
+        return _digest_of(str(part[0].element_spec))
+    digest = hashlib.sha256()
+    for leaf in keras.tree.flatten(part):
+        if leaf is not None:
+            array = np.ascontiguousarray(leaf)
+            digest.update(f"{array.shape}{array.dtype}".encode())
+            digest.update(array.tobytes() if array.dtype == object else array.data.cast("B") if array.size else b"")
+    return digest.hexdigest()[:16]
