@@ -95,14 +95,26 @@ class Results:
     def band(self, name: str, axis: str) -> tuple[list[float], list[float], list[float], list[float]]:
         """The curve of an entry at its best rate: costs, and of the seeds' values the median and the quartiles."""
         curves = [self.curve(name, self.best(name), seed, axis) for seed in self._plan.seeds]
-        length = min(len(costs) for costs, _ in curves)
-        columns: Sequence[Sequence[float]] = [[values[k] for _, values in curves] for k in range(length)]
-        costs = [sum(costs[k] for costs, _ in curves) / len(curves) for k in range(length)]
+        ended = [self._found[name, self.best(name), seed]["end"].startswith("not finite") for seed in self._plan.seeds]
+        length = max(len(costs) for costs, _ in curves)
+        columns = [
+            [_at(values, k, failed) for (_, values), failed in zip(curves, ended, strict=True)] for k in range(length)
+        ]
+        costs = [_mean([costs[k] for costs, _ in curves if k < len(costs)]) for k in range(length)]
         middle, low, high = ([_quantile(column, share) for column in columns] for share in (0.5, 0.25, 0.75))
         return costs, middle, low, high
 
     def _value(self, value: float | None) -> float:
         return math.inf if value is None else self._sign * value
+
+
+def _at(values: Sequence[float], k: int, failed: bool) -> float:
+    """A point of a curve; beyond its end the last one, unless the run failed there."""
+    return values[k] if k < len(values) else math.inf if failed or not values else values[-1]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
