@@ -6,7 +6,7 @@ from sources import INTERNALS, PACKAGE, ROOT, exported, foreign_private_names, l
 MODULES = modules()
 PACKAGES = {name for name in MODULES if name and (PACKAGE / name).is_dir()}
 PUBLIC = {name: exported(MODULES[name]) for name in PACKAGES}
-ROOMS = set("parameters objective strategies data datasets distribution loop models reports runs testing cli".split())
+ROOMS = set("comparing parameters objective strategies data datasets distribution loop models reports runs testing cli".split())
 MOST_MODULES, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 12, 400, 60
 
 

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainlab.comparing import Comparison, compare
     from trainlab.distribution import WorkerLost, join_workers
     from trainlab.loop import NonFiniteError
     from trainlab.objective import Evaluation
@@ -38,6 +39,7 @@ __all__ = [
     "Accumulate",
     "AdaptiveStep",
     "Asam",
+    "Comparison",
     "Evaluation",
     "Extragradient",
     "Heun",
@@ -55,12 +57,14 @@ __all__ = [
     "Trainer",
     "Vector",
     "WorkerLost",
+    "compare",
     "join_workers",
     "report",
 ]
 __version__ = "0.3.0"
 
-_HOMES = {
+_HOMES: dict[str, tuple[str, ...]] = {
+    "comparing": ("Comparison", "compare"),
     "distribution": ("WorkerLost", "join_workers"),
     "loop": ("NonFiniteError",),
     "objective": ("Evaluation",),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import trainlab
 from trainlab.cli.completion import completion
@@ -167,7 +168,7 @@ def _train(given: Given) -> Failure | None:
         raise UsageError("--print-config and --dry-run: give one of them")
     how = {"resume": values["resume"], "overwrite": values["overwrite"], "override": values["override"]}
     files, bindings = values["config"], values["set"]
-    directory = Path(values["run_dir"] or Path("runs") / Path(files[-1]).stem)
+    directory = _directory(values)
     reading.look_over(files, bindings)
     with quiet():
         from trainlab.cli.verbs.dry_run import DryRun
@@ -203,6 +204,29 @@ def _find_lr(given: Given) -> Failure | None:
     with quiet():
         from trainlab.cli.verbs.find_lr import find_lr
     return find_lr(values["config"], values["set"], how, output, values["debug"])
+
+
+def _compare(given: Given) -> Failure | None:
+    values = given.values
+    _check_config_flags(given, "nothing to compare")
+    jobs = int(number("jobs", values["jobs"], at_least=1, is_whole=True))
+    reading.look_over(values["config"], values["set"])
+    with quiet():
+        from trainlab.cli.verbs.compare import compare
+    return compare(values["config"], values["set"], _directory(values), jobs, values["debug"])
+
+
+def _sweep(given: Given) -> Failure | None:
+    values = given.values
+    _check_config_flags(given, "nothing to look for")
+    reading.look_over(values["config"], values["set"])
+    with quiet():
+        from trainlab.cli.verbs.sweep import sweep
+    return sweep(values["config"], values["set"], _directory(values), values["debug"])
+
+
+def _directory(values: dict[str, Any]) -> Path:
+    return Path(values["run_dir"] or Path("runs") / Path(values["config"][-1]).stem)
 
 
 def _show(given: Given) -> Failure | None:
@@ -253,6 +277,8 @@ _VERBS: dict[str, Callable[[Given], Failure | None]] = {
     "find-lr": _find_lr,
     "show": _show,
     "report": _report,
+    "compare": _compare,
+    "sweep": _sweep,
 }
 
 

@@ -14,6 +14,8 @@ Trains Keras models with a step that can be swapped, as gin files describe it.
   find-lr   find the learning rate to begin with
   show      say what happens in a run, and in which order
   report    write one page on one or several runs
+  compare   compare strategies with each other and with the plain step
+  sweep     look for good settings, run by run
 
   trainlab VERB --help        explains a verb
   trainlab --help NAME        explains what a config may use: Heun, mlp, Adam, run.epochs
@@ -91,6 +93,38 @@ model and the step of a config, and says which is worth beginning with, and why.
 example:
   trainlab find-lr --config configs/heun.gin --output lr.png
 """
+_COMPARE = """\
+usage: trainlab compare --config FILE [--set 'NAME.PARAMETER = VALUE'] [--run_dir DIR] [--jobs N]
+
+Trains every step of compare.strategies, and the plain step at as many evaluations of the gradient,
+at every learning rate from every seed, and says which are better, and which are not told apart.
+Leaves comparison.json and report.html, and a directory for each run. The same command goes on.
+
+  --config FILE   what to train; may be repeated, a later file overrides an earlier one
+  --set 'BINDING' changes one thing without a file; may be repeated, overrides every file
+  --run_dir DIR   where the runs go (runs/NAME-OF-CONFIG)
+  --jobs N        processes that make them (1)
+  --debug         on an error, show the whole traceback
+  --help [NAME]   this text, or what a name stands for: --help compare.seeds
+
+example:
+  trainlab compare --config configs/compare.gin --jobs 2
+"""
+_SWEEP = """\
+usage: trainlab sweep --config FILE [--set 'NAME.PARAMETER = VALUE'] [--run_dir DIR]
+
+Looks for good settings in sweep.space with optuna: a run a trial, each in a directory of its own,
+ended early where it does worse than others. The same command goes on where it was stopped.
+
+  --config FILE   what to train; may be repeated, a later file overrides an earlier one
+  --set 'BINDING' changes one thing without a file; may be repeated, overrides every file
+  --run_dir DIR   where the runs and the study go (runs/NAME-OF-CONFIG)
+  --debug         on an error, show the whole traceback
+  --help [NAME]   this text, or what a name stands for: --help sweep.space
+
+example:
+  trainlab sweep --config configs/sweep.gin --set 'sweep.num_trials = 50'
+"""
 _SHOW = """\
 usage: trainlab show RUN
 
@@ -104,7 +138,7 @@ builds what it describes and trains nothing.
 example:
   trainlab show runs/heun
 """
-_TEXTS = {"": _COMMAND, "train": _TRAIN, "report": _REPORT, "find-lr": _FIND_LR, "show": _SHOW}
+_TEXTS = {"": _COMMAND, "train": _TRAIN, "report": _REPORT, "find-lr": _FIND_LR, "show": _SHOW, "compare": _COMPARE, "sweep": _SWEEP}
 
 
 def help_text(verb: str = "") -> str:

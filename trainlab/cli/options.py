@@ -1,6 +1,6 @@
 """The verbs of the command and their flags: one table, from which flags are read and shells complete them.
 
-A verb that is added (`compare`, `sweep`) is an entry here, a text in `help.py` and what it does in `verbs/`.
+A verb that is added is an entry here, a text in `help.py` and what it does in `verbs/`.
 """
 
 import difflib
@@ -111,6 +111,21 @@ VERBS = {
                 Option("output", "a file for the curve: .png or .json", short="o", takes="*"),
                 *_COMMON,
             ),
+        ),
+        Verb(
+            "compare",
+            "compare strategies with each other and with the plain step",
+            (
+                *_CONFIG,
+                Option("run_dir", "where the runs go", takes="/"),
+                Option("jobs", "processes that make them", default="1"),
+                *_COMMON,
+            ),
+        ),
+        Verb(
+            "sweep",
+            "look for good settings, run by run",
+            (*_CONFIG, Option("run_dir", "where the runs go", takes="/"), *_COMMON),
         ),
         Verb("show", "say what happens in a run, and in which order", _COMMON, operand="RUN"),
     )

@@ -45,6 +45,8 @@ class Comparison:
         judged_on: "test", or "validation" where there are no test data.
         curves: by axis and entry: `cost`, and of the seeds' values `median`, `low` and `high` quartile, None for no value.
         directory: of the runs.
+        num_seeds, num_rates: how many of each there are.
+        at_an_end: entries whose best rate is the least or the greatest of those tried, so that another may be better.
     """
 
     table: list[dict[str, Any]]
@@ -59,6 +61,7 @@ class Comparison:
     directory: Path
     num_seeds: int
     num_rates: int
+    at_an_end: list[str]
 
     def to_json(self, path: Any = None) -> str:
         """All of it as JSON; written to a file, if there is a path."""
@@ -103,6 +106,7 @@ class Comparison:
             f"The target, fixed beforehand, is what the plain step reaches: {target}. A miss counts as infinite.",
             f"better: than every plain step that it is measured against, by {NUM_ERRORS} standard errors, the bootstrap's "
             f"interval without zero, {FEWEST_SEEDS} seeds or more{few}.",
+            *([f"The best rate is at an end of those tried, and one beyond it may be better: {'; '.join(self.at_an_end)}."] * bool(self.at_an_end)),
         ]
 
     def __str__(self) -> str:
@@ -111,6 +115,12 @@ class Comparison:
         ends = (0, len(names) - 1)  # to the left
         lines = ["  ".join(c.ljust(w) if k in ends else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip() for line in (names, *rows)]
         return "\n".join([*lines, "", *self.notes])
+
+    def report(self, path: Any) -> Path:
+        """Writes it as one file of HTML, with pictures; see `trainlab.comparing.write_report`."""
+        from trainlab.comparing.page import write_report  # which knows this class
+
+        return write_report(self, path)
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
@@ -163,6 +173,7 @@ def conclude(
         directory=directory,
         num_seeds=len(plan.seeds),
         num_rates=len(plan.rates),
+        at_an_end=[e.name for e in plan.entries if plan.rates[results.best(e.name)] in (min(plan.rates), max(plan.rates))],
     )
 
 
@@ -186,11 +197,14 @@ def _row(
     spread = sum((value - mean) ** 2 for value in judged) / (len(judged) - 1) if len(judged) > 1 else math.nan
     used = [results.curve(entry.name, results.best(entry.name), seed, "evaluations")[0] for seed in plan.seeds]
     ends = [curve[-1] for curve in used if curve]
+    index = results.best(entry.name)
+    made = [results.curve(entry.name, index, seed, "updates")[0] for seed in plan.seeds]
+    updates = [curve[-1] for curve in made if curve]
     against = [v["verdict"] for v in verdicts if (v["entry"], v["axis"], v["on"]) == (entry.name, "evaluations", on)]
     return {
         "entry": entry.name,
         "learning_rate": results.rate(entry.name),
-        "updates": plan.updates(entry),
+        "updates": round(sum(updates) / len(updates)) if updates else 0,
         "evaluations": sum(ends) / len(ends) if ends else 0.0,
         "mean": _shown(results, mean),
         "standard_error": _finite(math.sqrt(spread / len(judged))) if math.isfinite(spread) else None,

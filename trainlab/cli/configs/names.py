@@ -16,10 +16,12 @@ import gin
 
 from trainlab.cli.configs import gin_internals, outline
 from trainlab.cli.configs.errors import one_line
-from trainlab.cli.configs.settings import Settings
+from trainlab.cli.configs.settings import Comparing, Settings, Sweeping
 
-RUN = "trainlab.run"
-gin.external_configurable(Settings, name="run", module="trainlab")
+RUN, COMPARE, SWEEP = "trainlab.run", "trainlab.compare", "trainlab.sweep"
+SETTINGS = {RUN: Settings, COMPARE: Comparing, SWEEP: Sweeping}
+for _full, _kind in SETTINGS.items():
+    gin.external_configurable(_kind, name=_full.rpartition(".")[2], module="trainlab")
 
 
 @functools.cache
@@ -214,7 +216,7 @@ _WANTED = {
 
 def _list_of(known: Collection[str], wanted: str) -> str:
     def names(kind: str) -> str:
-        found = sorted(full for full in known if full.rpartition(".")[0] == _KINDS[kind] and full != RUN)
+        found = sorted(full for full in known if full.rpartition(".")[0] == _KINDS[kind] and full not in SETTINGS)
         return ", ".join(map(short_name, found) if kind in ("strategies", "data sets", "models") else (_last(f) for f in found))
 
     if kind := _WANTED.get(wanted):

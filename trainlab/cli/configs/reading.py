@@ -19,7 +19,7 @@ from trainlab.cli.configs.checks import check_known, check_literal, check_macros
 from trainlab.cli.configs.config import Binding, Config, literal
 from trainlab.cli.configs.errors import ConfigError, one_line
 from trainlab.cli.configs.monitors import bind_monitor
-from trainlab.cli.configs.names import RUN, NotKnown, full_name, outlined
+from trainlab.cli.configs.names import RUN, SETTINGS, NotKnown, full_name, outlined
 from trainlab.cli.configs.settings import check_setting
 
 
@@ -250,7 +250,7 @@ class _Sketch(_Reader):
             scope, selector, argument = f"{statement.scope}/{statement.selector}".lstrip("/"), gin_internals.MACRO, "value"
         else:
             scope, argument, selector = statement.scope, statement.argument, self._find(statement.selector, where)
-            if selector == RUN:
+            if selector in SETTINGS:
                 check_parameter(selector, argument, where)
             elif (known := outline.parameters(selector)) is not None:
                 check_known(selector, argument, known, where)

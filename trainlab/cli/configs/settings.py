@@ -147,6 +147,55 @@ class Settings:
         return Run(directory, self.save_seconds, self.save_steps, self.keep, best)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparing:
+    """What a comparison is told, besides its `run`: each attribute is a parameter of `compare` in a config.
+
+    Attributes:
+        strategies: The steps: a list, as in `[@Heun(), @Sam()]`, or a dictionary by name. The plain step is always there.
+        learning_rates: Those that every step tries, in a list; None draws `num_trials` between `smallest` and `largest`.
+        num_trials: How many are drawn, log-uniform.
+        smallest: The least that is drawn.
+        largest: The greatest that is drawn.
+        seeds: How many, from 0, or a list of them; fewer than ten tell nothing apart.
+        metric: What runs are judged by on data that were not trained on, less being better; `('max', 'accuracy')` where more is.
+
+    Raises:
+        TypeError, ValueError: A value is none of these.
+    """
+
+    strategies: Any
+    learning_rates: Sequence[float] | None = None
+    num_trials: int = 3
+    smallest: float = 0.01
+    largest: float = 1.0
+    seeds: int | Sequence[int] = 10
+    metric: str | tuple[str, str] = "loss"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sweeping:
+    """What a sweep is told, besides its `run`: each attribute is a parameter of `sweep` in a config.
+
+    Attributes:
+        space: By the name of a parameter, as in a config, what it may be: `('log', 1e-3, 1.0)` or `('uniform', 0.0, 0.9)` for
+            numbers between two, `('int', 16, 256)` for whole ones, a list for one of several.
+        num_trials: How many runs are made, those of earlier calls among them.
+        metric: The name in the logs by which runs are judged, less being better; `('max', 'val_accuracy')` where more is.
+        prune: Whether a run that does worse than the median of those before it, at the same epoch, is ended.
+        seed: Of what is tried.
+
+    Raises:
+        TypeError, ValueError: A value is none of these.
+    """
+
+    space: Any
+    num_trials: int = 20
+    metric: str | tuple[str, str] = "val_loss"
+    prune: bool = True
+    seed: int = 0
+
+
 def check_setting(name: str, value: Any) -> None:
     """Checks a setting that is a plain value: a number, text, a list.
 

@@ -1,7 +1,7 @@
 """From a config to the trainer that it describes: what every verb that needs one does first."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,7 @@ def set_up(
     model = settings.model(data.input_shape, data.num_outputs)
     if not isinstance(model, keras.Model):
         raise TypeError(f"run.model must return a keras.Model, not a {type(model).__name__}")
-    if settings.loss is None or settings.metrics is None:
-        loss, metrics = _defaults(settings)
-        settings = dataclasses.replace(settings, loss=loss, metrics=metrics)
+    settings = with_defaults(settings)
     run: Run | None = None if directory is None else settings.run_in(directory)
     trainer = Trainer(
         model,
@@ -108,12 +106,16 @@ def check_config(setup: Setup, warn: Callable[[str], None] = show_warning) -> No
     Raises:
         ConfigError: Nothing used what was just typed for this run.
     """
-    _check_all_used(setup.config, warn)
+    check_all_used(setup.config, warn)
     _check_logits(setup.settings.loss, setup.trainer.model, warn)
 
 
-def _defaults(settings: Settings) -> tuple[object, Sequence[object]]:
-    """The loss and the metrics, those that the data are made for where the config names none."""
+def with_defaults(settings: Settings) -> Settings:
+    """The same with the loss and the metrics that the data are made for, where the config names none.
+
+    Raises:
+        ValueError: The data tell no loss.
+    """
     loss = settings.loss
     if loss is None:
         try:
@@ -126,10 +128,15 @@ def _defaults(settings: Settings) -> tuple[object, Sequence[object]]:
             metrics = settings.data.default_metrics()
         except ValueError:  # several outputs, say: the loss alone tells how it goes
             metrics = []
-    return loss, metrics
+    return dataclasses.replace(settings, loss=loss, metrics=metrics)
 
 
-def _check_all_used(config: Config, warn: Callable[[str], None]) -> None:
+def check_all_used(config: Config, warn: Callable[[str], None] = show_warning) -> None:
+    """Warns of what of a config nothing used, once all is built.
+
+    Raises:
+        ConfigError: It was just typed for this run.
+    """
     for binding in config.unused():
         line = config.explain_unused(binding)
         if binding.from_set:  # typed just now for this run: it was meant to matter

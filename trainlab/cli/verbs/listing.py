@@ -17,7 +17,7 @@ from trainlab.cli.configs import outline
 from trainlab.cli.configs.checks import check_known
 from trainlab.cli.configs.descriptions import Description, looked_at, read_off
 from trainlab.cli.configs.errors import ConfigError, one_line
-from trainlab.cli.configs.names import RUN, NotKnown, outlined, short_name
+from trainlab.cli.configs.names import RUN, SETTINGS, NotKnown, outlined, short_name
 from trainlab.cli.configs.settings import Settings
 
 WIDTH = 100
@@ -73,7 +73,7 @@ def explained(name: str, imports: Sequence[str] = ()) -> str:
         owner, _, parameter = name.rpartition(".")
         found = _found(owner, imports) if owner else None
         if found is not None:
-            check_known(RUN if found[0] == "run" else found[0], parameter, list(found[1].parameters), f"--help {name}")
+            check_known(f"trainlab.{found[0]}" if f"trainlab.{found[0]}" in SETTINGS else found[0], parameter, list(found[1].parameters), f"--help {name}")
             return _of_parameter(found, parameter)
     if found is None:
         outlined(name)  # which says what may have been meant
@@ -86,6 +86,9 @@ def _found(name: str, imports: Sequence[str]) -> tuple[str, Description] | None:
     if name in ("run", RUN):
         of_run = looked_at(Settings)
         return "run", of_run._replace(parameters=of_run.parameters | {"strategy": "@trainlab.SGD()"})
+    for selector, kind in SETTINGS.items():
+        if selector != RUN and name in (selector, selector.rpartition(".")[2]):
+            return selector.rpartition(".")[2], looked_at(kind)
     with suppress(NotKnown):
         full = outlined(name)
         if (description := read_off(full)) is not None:

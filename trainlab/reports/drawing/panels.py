@@ -25,6 +25,7 @@ class Line:
         is_dashed: whether it is of validation.
         label: what it is, in words.
         is_shown_grey: whether it is drawn where its run is one of many: of training and validation one is enough.
+        band: what lies about it, from below and from above, of as many numbers as `values`; None for nothing.
     """
 
     run: int
@@ -33,6 +34,7 @@ class Line:
     is_dashed: bool
     label: str
     is_shown_grey: bool = True
+    band: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,7 +100,18 @@ def _line(line: Line, axis: str, x: Scale, y: Scale, colours: Sequence[int], str
     num = sum(map(len, parts))
     dots = [i for part in parts if num <= _MOST_MARKED or len(part) == 1 for i in part] if kind != "c0" or num <= 2 else []
     marks = "".join(f'<circle class="dot" cx="{_x(x, where[i])}" cy="{_y(y, places[i])}" r="2.5"/>' for i in dots)
-    return f'<g class="{kind}{dashed}"><title>{escape(line.label)}</title><path d="{path}"/>{marks}</g>'
+    return f'<g class="{kind}{dashed}"><title>{escape(line.label)}</title>{_band(line, where, x, y)}<path d="{path}"/>{marks}</g>'
+
+
+def _band(line: Line, where: Sequence[float], x: Scale, y: Scale) -> str:
+    """The area about a curve; where it has no end, up to the edge."""
+    if line.band is None:
+        return ""
+    known = [i for i, a in enumerate(where) if not math.isnan(a) and not math.isnan(line.band[0][i])]
+    below = [(_x(x, where[i]), _y(y, line.band[0][i])) for i in known]
+    above = [(_x(x, where[i]), _y(y, y.high if math.isnan(line.band[1][i]) else line.band[1][i])) for i in known]
+    outline = _path([*below, *reversed(above)])
+    return f'<path class="band" d="{outline}Z"/>' if len(known) > 1 else ""
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:
