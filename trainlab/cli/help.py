@@ -138,7 +138,15 @@ builds what it describes and trains nothing.
 example:
   trainlab show runs/heun
 """
-_TEXTS = {"": _COMMAND, "train": _TRAIN, "report": _REPORT, "find-lr": _FIND_LR, "show": _SHOW, "compare": _COMPARE, "sweep": _SWEEP}
+_TEXTS = {
+    "": _COMMAND,
+    "train": _TRAIN,
+    "report": _REPORT,
+    "find-lr": _FIND_LR,
+    "show": _SHOW,
+    "compare": _COMPARE,
+    "sweep": _SWEEP,
+}
 
 
 def help_text(verb: str = "") -> str:

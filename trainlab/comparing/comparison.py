@@ -106,14 +106,20 @@ class Comparison:
             f"The target, fixed beforehand, is what the plain step reaches: {target}. A miss counts as infinite.",
             f"better: than every plain step that it is measured against, by {NUM_ERRORS} standard errors, the bootstrap's "
             f"interval without zero, {FEWEST_SEEDS} seeds or more{few}.",
-            *([f"The best rate is at an end of those tried, and one beyond it may be better: {'; '.join(self.at_an_end)}."] * bool(self.at_an_end)),
+            *(
+                [f"The best rate is at an end of those tried, and one beyond it may be better: {'; '.join(self.at_an_end)}."]
+                * bool(self.at_an_end)
+            ),
         ]
 
     def __str__(self) -> str:
         names, rows = self.columns
         widths = [max(len(line[k]) for line in (names, *rows)) for k in range(len(names))]
         ends = (0, len(names) - 1)  # to the left
-        lines = ["  ".join(c.ljust(w) if k in ends else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip() for line in (names, *rows)]
+        lines = [
+            "  ".join(c.ljust(w) if k in ends else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+            for line in (names, *rows)
+        ]
         return "\n".join([*lines, "", *self.notes])
 
     def report(self, path: Any) -> Path:

@@ -87,5 +87,7 @@ def _named(strategies: Any) -> dict[str, StepStrategy]:
 def _cost(name: str, strategy: StepStrategy) -> int:
     cost = strategy.evaluations * strategy.batches
     if not isinstance(cost, int) or cost < 1:
-        raise ValueError(f"strategies: {name} says that an update takes {cost!r} evaluations: must be a whole number of at least 1")
+        raise ValueError(
+            f"strategies: {name} says that an update takes {cost!r} evaluations: must be a whole number of at least 1"
+        )
     return cost

@@ -1,4 +1,4 @@
-"""The runs of a comparison made, each in a directory of its own; whoever is killed is gone on with, by as many processes as there are."""
+"""The runs of a comparison, each in its directory: what is killed is gone on with, by as many processes as there are."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ class Executor:
             for name in {**wanted, **found}:
                 if found.get(name) != wanted.get(name):
                     raise ValueError(
-                        f"{self._directory} holds another comparison: its {name} differ: give another directory, or remove this one"
+                        f"{self._directory} holds another comparison: its {name} differ: "
+                        "give another directory, or remove this one"
                     )
             return
         if strangers := sorted(p.name for p in self._directory.iterdir() if not p.name.startswith(".")):
@@ -129,7 +130,9 @@ class Executor:
         """Seconds an update of each entry takes, measured in turns; measured once and kept."""
         path = self._directory / _TIMING
         if (found := _read(path)) is None:
-            trials = {e.name: next(t for t in self._plan.trials(e) if t.index == results.best(e.name)) for e in self._plan.entries}
+            trials = {
+                e.name: next(t for t in self._plan.trials(e) if t.index == results.best(e.name)) for e in self._plan.entries
+            }
             alike: dict[int, str] = {}
             for entry in self._plan.entries:  # the plain step at another rate takes as long
                 alike.setdefault(id(entry.strategy), entry.name)

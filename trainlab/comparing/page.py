@@ -35,7 +35,7 @@ def write_report(found: Comparison, path: str | os.PathLike[str]) -> Path:
     sections = [
         Section("Results", notes=found.notes, tables=[_results(found)]),
         Section("Curves", panels=[_curves(found, names)], axes=_AXES),
-        Section("Performance profile", panels=[_profile(found, names)], axes={"factor": "at most so many times the least evaluations"}),
+        Section("Performance profile", panels=[_profile(found, names)], axes={"factor": "log2 of the factor"}),
         Section("Best of k learning rates", panels=[_best_of(found, names)], axes={"k": "learning rates tried"}),
         Section("Verdicts", notes=[_VERDICTS], tables=[_verdicts(found), _seconds(found)]),
     ]
@@ -78,8 +78,10 @@ def _profile(found: Comparison, names: Sequence[str]) -> Panel:
     lines = []
     for i, name in enumerate(names):
         shares = found.profile["shares"][name]
-        places = [place for a, b in zip(factors, [*factors[1:], factors[-1] * 1.05], strict=True) for place in (a, b)]
-        lines.append(Line(i, [share for share in shares for _ in (0, 1)], {"factor": places}, False, name))
+        places = [place for a, b in zip(factors, [*factors[1:], max(2.0, 1.1 * factors[-1])], strict=True) for place in (a, b)]
+        lines.append(
+            Line(i, [share for share in shares for _ in (0, 1)], {"factor": [math.log2(place) for place in places]}, False, name)
+        )
     note = "The share of the seeds on which the target is reached within a factor of what the best needs on that seed."
     return Panel("share of seeds", lines, may_be_log=False, note=note, from_zero=True)
 

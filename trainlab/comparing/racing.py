@@ -64,9 +64,7 @@ class Racer:
         assert self._problem.test is not None
         trainer = self._fit(trial, directory, [_Points(self._problem, self._plan, trial)])
         x, y, weight = self._problem.test
-        found = trainer.evaluate(
-            x, y, sample_weight=weight, batch_size=self._problem.batch_size, verbose=0, return_dict=True
-        )
+        found = trainer.evaluate(x, y, sample_weight=weight, batch_size=self._problem.batch_size, verbose=0, return_dict=True)
         return {name: number(value) for name, value in found.items()}
 
     def seconds(self, trial: Trial, num_updates: int) -> float:

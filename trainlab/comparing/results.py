@@ -97,9 +97,7 @@ class Results:
         curves = [self.curve(name, self.best(name), seed, axis) for seed in self._plan.seeds]
         ended = [self._found[name, self.best(name), seed]["end"].startswith("not finite") for seed in self._plan.seeds]
         length = max(len(costs) for costs, _ in curves)
-        columns = [
-            [_at(values, k, failed) for (_, values), failed in zip(curves, ended, strict=True)] for k in range(length)
-        ]
+        columns = [[_at(values, k, failed) for (_, values), failed in zip(curves, ended, strict=True)] for k in range(length)]
         costs = [_mean([costs[k] for costs, _ in curves if k < len(costs)]) for k in range(length)]
         middle, low, high = ([_quantile(column, share) for column in columns] for share in (0.5, 0.25, 0.75))
         return costs, middle, low, high

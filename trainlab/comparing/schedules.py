@@ -81,7 +81,9 @@ def rate_of(schedule: Any) -> float:
     named = getattr(schedule, "warmup_target", None)
     rate = float(named) if isinstance(named, (int, float)) else float(schedule(0))
     if not rate > 0:
-        raise ValueError(f"optimizer: {type(schedule).__name__} begins at {rate:g}: a rate that others are multiples of is above 0")
+        raise ValueError(
+            f"optimizer: {type(schedule).__name__} begins at {rate:g}: a rate that others are multiples of is above 0"
+        )
     return rate
 
 

@@ -1,4 +1,4 @@
-"""What a table of results says, and what it does not: paired differences, verdicts, best of k, performance profiles. NumPy only."""
+"""What a table of results says, and what not: paired differences, verdicts, best of k, performance profiles. NumPy only."""
 
 from __future__ import annotations
 

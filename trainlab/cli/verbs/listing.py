@@ -73,7 +73,12 @@ def explained(name: str, imports: Sequence[str] = ()) -> str:
         owner, _, parameter = name.rpartition(".")
         found = _found(owner, imports) if owner else None
         if found is not None:
-            check_known(f"trainlab.{found[0]}" if f"trainlab.{found[0]}" in SETTINGS else found[0], parameter, list(found[1].parameters), f"--help {name}")
+            check_known(
+                f"trainlab.{found[0]}" if f"trainlab.{found[0]}" in SETTINGS else found[0],
+                parameter,
+                list(found[1].parameters),
+                f"--help {name}",
+            )
             return _of_parameter(found, parameter)
     if found is None:
         outlined(name)  # which says what may have been meant

@@ -111,9 +111,13 @@ def problem_of(
 ) -> Problem:
     """What is trained; see `compare`."""
     if isinstance(model, keras.Model) or not callable(model):
-        raise TypeError("model must be a function without arguments that returns a new keras.Model: each seed begins with another")
+        raise TypeError(
+            "model must be a function without arguments that returns a new keras.Model: each seed begins with another"
+        )
     if validation_data is None:
-        raise ValueError("validation_data: there are none: rates are chosen, and the target is set, by data that are not trained on")
+        raise ValueError(
+            "validation_data: there are none: rates are chosen, and the target is set, by data that are not trained on"
+        )
     if not metric or (not isinstance(metric, str) and (len(metric) != 2 or metric[0] not in ("min", "max"))):
         raise ValueError(f'metric must be a name, or ("min", name) or ("max", name), not {metric!r}')
     direction, name = ("min", metric) if isinstance(metric, str) else metric
