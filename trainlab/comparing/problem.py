@@ -85,7 +85,7 @@ class Problem:
             config = json.dumps(model.get_config(), default=str, sort_keys=True)
         except Exception:  # of a model that cannot be described: its variables are then all that is known
             config = ""
-        shapes = [(v.path.partition("/")[2], list(v.shape), str(v.dtype)) for v in model.variables]
+        shapes = [(v.path.rpartition("/")[2], list(v.shape), str(v.dtype)) for v in model.variables]
         return {
             "model": _digest_of(_without_names(config)),
             "variables": _digest_of(json.dumps(shapes)),

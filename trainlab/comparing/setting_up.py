@@ -123,7 +123,8 @@ def problem_of(
     direction, name = ("min", metric) if isinstance(metric, str) else metric
     is_data_set = hasattr(train[0], "element_spec")
     optimizer = keras.optimizers.SGD() if optimizer is None else keras.optimizers.get(optimizer)
-    schedule_of(optimizer_like(optimizer))  # what cannot be compared is said before anything is trained
+    schedule_of(optimizer)  # what cannot be compared is said before anything is trained
+    optimizer_like(optimizer)
     return Problem(
         make_model=model,
         train=train,

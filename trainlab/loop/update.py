@@ -176,18 +176,16 @@ class Update:
         return tf.constant(self._seed, tf.int32) if isinstance(self._seed, int) else self._seed.read_value()
 
     def forget(self) -> None:
-        """Shapes the strategy's memory anew, by the weights as they are, and gives what is random beside the model its beginning.
+        """Shapes the strategy's memory anew, by the weights as they are, and sets back what draws beside the model.
 
-        The seed that Keras keeps for all who draw without one is that of the run then, as in a process that sets it first.
+        That is Keras' seed for all who draw without one of their own, above all: it begins with the run's.
         """
-        fresh = _initial_memory(self.strategy, self.function.read_parameters())
-        for name, value in fresh.items():
-            for variable, leaf in zip(tf.nest.flatten(self.memory[name]), _leaves(value), strict=True):
-                variable.assign(tf.cast(dense(leaf), variable.dtype))
+        for name, value in _initial_memory(self.strategy, self.function.read_parameters()).items():
+            self._remember(name, _leaves(value))
         own = {id(v) for v in self.function.model.variables}
         for variable in self.function.state_variables:
-            if id(variable) not in own and isinstance(variable, keras.Variable) and variable.dtype == "uint32":
-                variable.assign(tf.cast(tf.stack([self._seed_now(), 0]), tf.uint32))
+            if id(variable) not in own and getattr(variable, "path", "").endswith("seed_generator_state"):
+                variable.assign(tf.cast(tf.stack([self._seed_now(), 0]), variable.dtype))
 
     def read_logs(self, metrics: Collection[str] = ()) -> dict[str, float]:
         """The means of what steps logged since `reset_logs`, by name; NaN where every update was skipped.

@@ -80,7 +80,8 @@ def checked_space(space: Any) -> dict[str, Any]:
         is_range = isinstance(range_, tuple) and len(range_) == 3 and range_[0] in _KINDS
         if not is_range or not all(isinstance(end, (int, float)) for end in range_[1:]) or not range_[1] < range_[2]:
             raise ConfigError(
-                f"sweep.space: {name}: {range_!r} is none: write ('log', smallest, largest), ('uniform', ...), ('int', ...), or a list"
+                f"sweep.space: {name}: {range_!r} is no range: write ('log', smallest, largest), or 'uniform' or 'int' in place "
+                "of 'log', or a list"
             )
         if range_[0] == "log" and not range_[1] > 0:
             raise ConfigError(f"sweep.space: {name}: {range_!r}: of logarithms the smallest must be more than 0")
