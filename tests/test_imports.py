@@ -58,6 +58,7 @@ def test_the_public_names():
         "AdaptiveStep",
         "Asam",
         "Extragradient",
+        "Comparison",
         "Heun",
         "Lookahead",
         "Noise",
@@ -68,6 +69,7 @@ def test_the_public_names():
         "NonFiniteError",
         "Run",
         "WorkerLost",
+        "compare",
         "join_workers",
         "report",
     }

@@ -338,7 +338,7 @@ class Trainer:
         described = None if self._replicas.is_follower else Run.of(run)
         self._keeper, self._whereabouts = Keeper() if described is None else RunKeeper(described), Whereabouts()
         if self._made is not None:
-            self._made.loop.update.forget()
+            self._made.loop.update.begin_anew()
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """The curves of the last `fit`, as a `matplotlib.figure.Figure`; written to `path` (.png, .pdf, .svg) if there is one."""

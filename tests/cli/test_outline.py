@@ -33,7 +33,7 @@ def live(selector):
 
 
 def ours_and_keras(registered):
-    return {name for name in registered if name.startswith(("trainlab.", "keras.")) and name != names.RUN}
+    return {name for name in registered if name.startswith(("trainlab.", "keras.")) and name not in names.SETTINGS}
 
 
 def test_it_lists_exactly_what_can_be_built():

@@ -175,13 +175,9 @@ class Update:
     def _seed_now(self) -> tf.Tensor:
         return tf.constant(self._seed, tf.int32) if isinstance(self._seed, int) else self._seed.read_value()
 
-    def forget(self) -> None:
-        """Shapes the strategy's memory anew, by the weights as they are, and sets back what draws beside the model.
-
-        That is Keras' seed for all who draw without one of their own, above all: it begins with the run's.
-        """
-        for name, value in _initial_memory(self.strategy, self.function.read_parameters()).items():
-            self._remember(name, _leaves(value))
+    def begin_anew(self) -> None:
+        """Forgets, and sets back what draws beside the model: above all Keras' seed for all who draw without one of their own."""
+        self.forget()
         own = {id(v) for v in self.function.model.variables}
         for variable in self.function.state_variables:
             if id(variable) not in own and getattr(variable, "path", "").endswith("seed_generator_state"):

@@ -18,7 +18,7 @@ MISTAKES = {
     "verb": (["trian"], 2, "unknown verb 'trian'; did you mean train?"),
     "verb with an underscore": (["find_lr"], 2, "unknown verb 'find_lr'; did you mean find-lr?"),
     "verb in capitals": (["Report", "a"], 2, "unknown verb 'Report'; did you mean report?"),
-    "nothing like a verb": (["xyzzy"], 2, "unknown verb 'xyzzy'; the verbs are train, report, find-lr, show"),
+    "nothing like a verb": (["xyzzy"], 2, "unknown verb 'xyzzy'; the verbs are train, report, find-lr, compare, sweep, show"),
     "flags first": (
         ["--config", "a.gin", "--set", "a = 1"],
         2,

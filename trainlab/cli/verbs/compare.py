@@ -46,6 +46,7 @@ def compare(files: Sequence[str], bindings: Sequence[str], directory: Path, jobs
 
     def work() -> None:
         config, problem, plan = _set_up(files, bindings, read)
+        problem.build()  # with which all that the config says was used
         check_all_used(config)
         executor = Executor(problem, plan, directory, lambda line: print(line, flush=True))
         executor.prepare()
