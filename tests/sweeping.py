@@ -37,5 +37,9 @@ def state(trainer):
         keras.random.SeedGenerator(0).state if model is None else keras.src.random.seed_generator.global_seed_generator().state
     )
     variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables, shared]
-    memory = [] if trainer._made is None else tf.nest.flatten([list(v.values()) for v in [trainer._made.loop.update.memory]])
+    memory = (
+        []
+        if trainer._loops.made is None
+        else tf.nest.flatten([list(v.values()) for v in [trainer._loops.made.loop.update.memory]])
+    )
     return [np.array(v) for v in variables] + [np.array(v) for v in memory]

@@ -292,13 +292,13 @@ def test_keras_own_configuration(change, back):
     x, y = regression()
     trainer = tl.Trainer(mlp()())
     trainer.fit(x, y, verbose=0)
-    loop = trainer._made.loop
+    loop = trainer._loops.made.loop
     trainer.fit(x, y, verbose=0)
-    assert trainer._made.loop is loop
+    assert trainer._loops.made.loop is loop
     try:
         change()
         trainer.fit(x, y, verbose=0)
-        assert trainer._made.loop is not loop
+        assert trainer._loops.made.loop is not loop
     finally:
         back()
 
@@ -323,7 +323,7 @@ def test_compiled_again_for_xla():
         assert one.jit_compile is None
         compiled(one.model, jit_compile=True)
         one.fit(x, y, verbose=0)
-    assert trainer.jit_compile is True and trainer._made.loop.jit_compile is True
+    assert trainer.jit_compile is True and trainer._loops.made.loop.jit_compile is True
     assert asked.jit_compile is None  # to whom it was said otherwise
     compiled(model)
     trainer.fit(x, y, verbose=0)
@@ -338,10 +338,10 @@ def test_a_change_in_the_middle_of_a_fit_counts_in_the_next():
     x, y = regression()
     trainer = tl.Trainer(mlp(Scaled)())
     first = trainer.fit(x, y, epochs=3, verbose=0, callbacks=[Changing()])
-    loop = trainer._made.loop
+    loop = trainer._loops.made.loop
     trainer.fit(x, y, verbose=0)
     assert len(set(first.history["loss"])) == 3
-    assert trainer._made.loop is not loop
-    loop = trainer._made.loop
+    assert trainer._loops.made.loop is not loop
+    loop = trainer._loops.made.loop
     trainer.fit(x, y, verbose=0, callbacks=[Changing()])
-    assert trainer._made.loop is loop  # it was 0 already
+    assert trainer._loops.made.loop is loop  # it was 0 already

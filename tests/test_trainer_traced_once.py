@@ -72,10 +72,10 @@ def test_fits_in_a_row_are_traced_once(name, is_eager, tmp_path):
     callbacks = [keras.callbacks.EarlyStopping("loss", patience=9), keras.callbacks.ReduceLROnPlateau("loss", patience=1)]
     for _ in range(3):
         trainer.fit(x, y, epochs=2, batch_size=8, verbose=0, callbacks=callbacks, validation_data=(x, y))
-        made, num_traces = trainer._made.loop, trainer.num_traces
+        made, num_traces = trainer._loops.made.loop, trainer.num_traces
         if not is_eager:
             _everything_else(model, x, tmp_path)
         model.optimizer.learning_rate = 0.005  # a variable's value: no setting
         trainer.fit(x, y, epochs=1, batch_size=8, verbose=0)
-        assert trainer._made.loop is made
+        assert trainer._loops.made.loop is made
         assert is_eager or trainer.num_traces == num_traces == 2  # of whole updates, and of the last

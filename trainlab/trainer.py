@@ -13,7 +13,7 @@ import tensorflow as tf
 from trainlab import runs
 from trainlab.data import Given, Inputs, Source, Whereabouts, build_for, checked, describe_update, device, prepared, split
 from trainlab.distribution import replicas_of
-from trainlab.loop import Evaluations, Findings, Loop, Made, Plan, check_given, check_strategy, made_by, plan_of, recipe_of
+from trainlab.loop import Evaluations, Findings, Loop, Loops, Plan, check_given, check_strategy, plan_of
 from trainlab.objective import check_compiled, compile_model
 from trainlab.reports import notebook
 from trainlab.runs import Asked, Found, Keeper, Run, RunKeeper, manifest, workers
@@ -109,18 +109,13 @@ class Trainer:
         self.model, self.on_nonfinite = model, on_nonfinite
         self.strategy = SGD() if strategy is None else strategy
         self.seed = int(seed) % 2**31
-        self._shared_seed: tf.Variable | None = None  # what traces read in its place, where runs share them
         self._sum_duplicate_rows = sum_duplicate_rows
         self._findings = Findings(jit_compile, micro_batch_size)
         self._findings.follow(model, is_silent=is_compiled_here)
-        self._run_eagerly = run_eagerly
         device.grow_memory()  # before a device is used, which making a strategy may do
         self._replicas = replicas_of(distribute).check(micro_batch_size)
-        self._steps_per_execution = steps_per_execution
-        described = None if self._replicas.is_follower else Run.of(run)
-        self._keeper: Keeper = Keeper() if described is None else RunKeeper(described)
-        self._whereabouts = Whereabouts()
-        self._made: Made | None = None
+        self._loops = Loops(self._findings, self._replicas, run_eagerly, steps_per_execution, sum_duplicate_rows)
+        self._begin(run)
         self._evaluations = Evaluations()
         self._resumed_at: int | None = None
         check_strategy(self.strategy)
@@ -134,7 +129,7 @@ class Trainer:
     @property
     def num_traces(self) -> int:
         """How often an update was traced since what it is traced with last changed: the strategy, the model, a setting of one."""
-        return 0 if self._made is None else self._made.loop.num_traces
+        return self._loops.num_traces
 
     @property
     def jit_compile(self) -> bool | None:
@@ -247,7 +242,7 @@ class Trainer:
         validation = (validation_split, validation_data, validation_batch_size, validation_steps, validation_freq)
         given = split(Given(x, y, sample_weight, class_weight, batch_size, shuffle, *validation, check_data))
         asked = Asked(resume, overwrite, override)
-        asked.check(has_run=isinstance(self._keeper, RunKeeper) or self._replicas.is_follower)
+        asked.check(has_run=self._keeper.run is not None or self._replicas.is_follower)
         verbose = runs.verbosity(verbose)
         check_compiled(self.model)
         check_strategy(self.strategy)
@@ -316,29 +311,22 @@ class Trainer:
         check_compiled(self.model)
         check_strategy(self.strategy)
         self._findings.follow(self.model)
-        made, given = self._made, Given(x, y, sample_weight, class_weight, batch_size)
+        made, given = self._loops.made, Given(x, y, sample_weight, class_weight, batch_size)
         try:
             return runs.rates.find(sweep, given, self.model, self.strategy, self.seed, self._build, self._loop)
         finally:
-            self._made = made or self._made  # one that was traced with another rate than a schedule is of no use
+            self._loops.made = made or self._loops.made  # one that was traced with another rate than a schedule is of no use
 
     def start_over(self, seed: int, run: Run | str | os.PathLike[str] | None = None) -> None:
-        """Makes the next `fit` the first of another run, by another seed, on the model as it is now; it traces nothing anew.
+        """Makes the next `fit` the first of another run, on the model as it is now; nothing is traced anew.
 
         Weights and the optimizer's variables are the caller's to set; the strategy's memory, the place in the data and the order
-        are those of a new Trainer.
-
-        Args:
-            seed, run: as in the constructor.
+        are those of a new Trainer with this `seed` and `run`.
         """
         check_given(seed, None, None, None, "stop")
         self.seed = int(seed) % 2**31
-        self._shared_seed = tf.Variable(0, dtype=tf.int32, trainable=False) if self._shared_seed is None else self._shared_seed
-        self._shared_seed.assign(self.seed)
-        described = None if self._replicas.is_follower else Run.of(run)
-        self._keeper, self._whereabouts = Keeper() if described is None else RunKeeper(described), Whereabouts()
-        if self._made is not None:
-            self._made.loop.update.begin_anew()
+        self._begin(run)
+        self._loops.start_over(self.seed)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """The curves of the last `fit`, as a `matplotlib.figure.Figure`; written to `path` (.png, .pdf, .svg) if there is one."""
@@ -359,6 +347,11 @@ class Trainer:
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
         return notebook.trainer_html(self)
+
+    def _begin(self, run: Run | str | os.PathLike[str] | None) -> None:
+        described = None if self._replicas.is_follower else Run.of(run)
+        self._keeper = Keeper() if described is None else RunKeeper(described)
+        self._whereabouts = Whereabouts()
 
     def _build(self, source: Source) -> None:
         """Builds the model, its losses, metrics and optimizer for these batches; by a small real pass if it runs eagerly."""
@@ -387,34 +380,21 @@ class Trainer:
         self._resumed_at = progress.updates if found.is_resuming else None
         fit = runs.fit_of(self.model, loop, inputs, listener, progress, self._findings, self._evaluations, verbose)
         if has_found_out := runs.find_out(fit, found, plan.updates - progress.updates):
-            self._keep_made()
+            self._loops.keep()
         self._keeper.begin(fit, found, must_save=has_found_out)
         try:
             return runs.history_of(fit, self._keeper, found, plan, self._updates_per_call)
         finally:
-            self._keep_made()
+            self._loops.keep()
             self._whereabouts.remember(source, data)
 
     def _loop(self) -> Loop:
-        """The loop, unless it is there already, made from exactly what there is now."""
-        seed = self.seed if self._shared_seed is None else self._shared_seed
-        given = self._findings.jit_compile, self._is_eager, self._updates_per_call, seed
-        recipe = recipe_of(self.model, self.strategy, *given, self._sum_duplicate_rows, self._replicas)
-        self._made = made_by(recipe, self._made, self.model, self._findings)
-        self._made.loop.guard.on_nonfinite = self.on_nonfinite
-        return self._made.loop
-
-    def _keep_made(self) -> None:
-        """Keeps the loop for the next `fit`, though running set some attributes, or XLA was decided on."""
-        if self._made is not None:
-            self._made = self._made.keep(self._findings)
+        return self._loops.of(self.model, self.strategy, self.seed, self.on_nonfinite)
 
     @property
     def _is_eager(self) -> bool:
-        return bool(self.model.run_eagerly if self._run_eagerly is None else self._run_eagerly)
+        return self._loops.is_eager(self.model)
 
     @property
     def _updates_per_call(self) -> int | None:
-        if self._steps_per_execution is not None:
-            return self._steps_per_execution
-        return self.model.steps_per_execution if self.model.steps_per_execution != 1 else None
+        return self._loops.updates_per_call(self.model)

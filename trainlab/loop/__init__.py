@@ -4,7 +4,7 @@ from trainlab.loop import jit
 from trainlab.loop.evaluation import CannotCompile, EvaluationLoop, Evaluations, PredictionLoop
 from trainlab.loop.leading import announce
 from trainlab.loop.loop import Loop
-from trainlab.loop.making import Findings, Made, check_given, check_strategy, made_by, recipe_of
+from trainlab.loop.making import Findings, Loops, check_given, check_strategy
 from trainlab.loop.nonfinite import NonFiniteError
 from trainlab.loop.plan import Plan, plan_of
 from trainlab.loop.progress import Progress
@@ -17,7 +17,7 @@ __all__ = [
     "Evaluations",
     "Findings",
     "Loop",
-    "Made",
+    "Loops",
     "NonFiniteError",
     "Plan",
     "PredictionLoop",
@@ -28,7 +28,5 @@ __all__ = [
     "check_strategy",
     "code",
     "jit",
-    "made_by",
     "plan_of",
-    "recipe_of",
 ]
