@@ -52,7 +52,7 @@ def test_a_trainer_before_and_after(tmp_path):
     trainer.fit(x, y, batch_size=5, epochs=3, verbose=0)
     after = text_of(trainer._repr_html_())
     assert "4 parameters" in after and "12" in after and "3 epochs" in after and "best" in after
-    assert trainer._repr_html_().count("<svg") == 1
+    assert trainer._repr_html_().count("<svg") == 2  # of the loss, and of what Heun logs
 
 
 @pytest.mark.parametrize(

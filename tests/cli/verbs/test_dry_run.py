@@ -23,7 +23,7 @@ def test_it_says_what_the_run_will_be_and_leaves_nothing(trainlab_command, tmp_p
     monkeypatch.setattr(Trainer, "fit", fit)
     status, out, err = trainlab_command("train", *DRY)
     assert (status, ours(err)) == (0, []), err
-    assert saved == [(2, "00000001-step-2", ["accuracy", "loss", "val_accuracy", "val_loss"], 2)]
+    assert saved == [(2, "00000001-step-2", ["accuracy", "loss", "step_error", "val_accuracy", "val_loss"], 2)]
     assert list(tmp_path.iterdir()) == []
     assert "model     mlp, 9,610 parameters" in out and "weights 38 kB" in out  # 9,610 numbers of 4 bytes
     assert re.search(r"time      an epoch of 21 updates takes \S+ m?s at most, 30 of them \S+ m?s \(estimate", out)
