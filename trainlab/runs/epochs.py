@@ -348,7 +348,7 @@ def find_out(fit: Fit, found: Found, updates_ahead: int) -> bool:
     return True
 
 
-def callback_list(callbacks: Any, model: keras.Model, plan: Plan, verbose: int) -> keras.callbacks.CallbackList:
+def callback_list(callbacks: Any, model: keras.Model | None, plan: Plan, verbose: int) -> keras.callbacks.CallbackList:
     """What Keras' `fit` makes of its argument `callbacks`, `History` and the progress bar among them."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return callbacks

@@ -137,3 +137,15 @@ def test_nothing_is_trained_and_nothing_traced():
     ours.describe_loop(X, Y, epochs=3)
     assert ours.num_traces == ours.iterations == 0
     assert all((a == b).all() for a, b in zip(weights, ours.model.get_weights(), strict=True))
+
+
+def test_nothing_is_left_behind(tmp_path):
+    ours = trainer()
+    history = ours.fit(X, Y, verbose=0)
+    board = keras.callbacks.TensorBoard(tmp_path / "logs")
+    others = [keras.callbacks.ModelCheckpoint(tmp_path / "a.keras"), keras.callbacks.CSVLogger(tmp_path / "a.csv")]
+    said = ours.describe_loop(X, Y, callbacks=[board, *others], verbose=1)
+    assert all(name in said for name in ("TensorBoard", "ModelCheckpoint", "CSVLogger"))
+    assert not list(tmp_path.iterdir()) and ours.model.history is history
+    ours.fit(X, Y, callbacks=[board], verbose=0)  # control: it does begin one when it is used
+    assert list((tmp_path / "logs").rglob("events*"))

@@ -84,7 +84,8 @@ def describe_loop(owner: Described, fit_fn: Callable[..., Any], x: Any, y: Any, 
     plan, update = _planned(given, owner.strategy.batches)
     told = {"plan": plan, "update": update, "validation": _validation(given), "frequency": given["validation_freq"]}
     fit = _Told(**vars(owner), **told)
-    listener = callback_list(given["callbacks"], owner.model, plan, verbosity(given["verbose"]))
+    # Of no model: told of one, a TensorBoard begins an event file, and the model has another history.
+    listener = callback_list(given["callbacks"], None, plan, verbosity(given["verbose"]))
     parts = [
         ("at the beginning", _beginning(fit, listener)),
         (_epochs(fit.plan), _epoch_begin(listener)),
