@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import tensorflow as tf
-from benchmarking import contestants, footprint, jobs, memory, replicas
+from benchmarking import contestants, family, footprint, jobs, memory, replicas
 from benchmarking.report import Report, machine
 from benchmarking.timing import fastest, in_turns, ratio
 from benchmarking.workloads import WORKLOADS, Workload, small_mlp
@@ -30,7 +30,7 @@ from benchmarking.workloads import WORKLOADS, Workload, small_mlp
 import trainlab as tl
 
 STEPS_PER_EXECUTION = (1, 10, 50, 200)
-PARTS = ("speed", "sweep", "memory", "footprint", "first_step", "checkpoints", "nonfinite", "replicas", "jobs")
+PARTS = ("speed", "sweep", "memory", "footprint", "first_step", "checkpoints", "nonfinite", "strategies", "replicas", "jobs")
 LIMIT = "the limit (fixed batch, XLA)"
 SWEEP = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
@@ -72,6 +72,8 @@ def main() -> None:
         checkpoints(report, options.pairs, options.scale)
     if "nonfinite" in options.parts:
         nonfinite(report, options.pairs, options.scale)
+    if "strategies" in options.parts:
+        report.keep("strategies", family.table(report.say, options.pairs, options.scale))
     if "replicas" in options.parts:
         report.keep("replicas", replicas.table(report.say, options.pairs, options.scale))
     if "jobs" in options.parts:

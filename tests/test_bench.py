@@ -15,7 +15,7 @@ import trainlab as tl
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from benchmarking import contestants, timing  # noqa: E402
+from benchmarking import contestants, family, timing  # noqa: E402
 from benchmarking.workloads import WORKLOADS  # noqa: E402
 
 
@@ -110,3 +110,16 @@ def test_it_runs(tmp_path):
     assert len(results["replicas"]) == 2
     assert len(ratios) == 4 and all(least <= middle <= most for middle, least, most in ratios.values())
     assert "| trainlab / the limit |" in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.slow
+def test_what_a_strategy_costs(capsys):
+    found = family.table(print, 1, 0.01, ["mlp_32"])
+    said = capsys.readouterr().out
+    assert set(found) == {f"mlp_32, {name}" for name in family.FAMILY} and found["mlp_32, SGD"]["plain_updates"] == [1, 1, 1]
+    assert said.count("<= ") == 4 and "| RungeKutta | 4 |" in said
+
+
+def test_what_is_wanted_is_met_or_missed():
+    assert family._verdict(4.1, 4.1).endswith("met") and family._verdict(4.2, 4.1) == "<= 4.1 | **missed**"
+    assert family._verdict(9.0, None) == " | "

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from benchmarking import contestants
+from benchmarking import contestants, family
 from benchmarking.timing import in_turns, ratio
 from benchmarking.workloads import WORKLOADS
 
@@ -120,22 +120,13 @@ def _tell_memory(title: str, run: contestants.Run) -> None:
 
 def compare_strategies(is_short: bool) -> None:
     """What a step of each strategy costs, in plain steps."""
-    makers = {
-        "SGD": tl.SGD,
-        "Heun": tl.Heun,
-        "RungeKutta": tl.RungeKutta,
-        "Sam": tl.Sam,
-        "Extragradient": tl.Extragradient,
-        "OptimisticGradient": tl.OptimisticGradient,
-        "Lookahead": tl.Lookahead,
-    }
     for name in ("mlp_32", "cnn_256")[: 1 if is_short else None]:
         workload = dataclasses.replace(WORKLOADS_HERE[name], updates=50 if is_short else 200, epochs=1 if is_short else 2)
         runs = {}
-        for who, make in list(makers.items())[: 2 if is_short else None]:
+        for who, member in list(family.FAMILY.items())[: 2 if is_short else None]:
             with guarded(f"{name}, {who}"):
-                runs[who], _ = contestants.ours(workload, make(), True)
+                runs[who], _ = contestants.ours(workload, member.make(), True)
                 runs[who]()
         seconds = in_turns(runs, 1 if is_short else 5, warm_up=False)
         for who in runs:
-            tell(f"{name}, {who} / SGD", None, "{:.2f} ({:.2f} to {:.2f})".format(*ratio(seconds, who, "SGD")))
+            tell(f"{name}, {who} / plain", None, "{:.2f} ({:.2f} to {:.2f})".format(*ratio(seconds, who, family.PLAIN)))
