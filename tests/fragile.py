@@ -87,9 +87,9 @@ def bad_at(kind, x, y, *at):
 
 def state(trainer):
     """Copies of all that an update may change: weights, statistics, seeds, metrics, the optimizer, memory, logs."""
-    return [v.numpy() for v in trainer._made[1].update.variables.values()]
+    return [v.numpy() for v in trainer._loops.made.loop.update.variables.values()]
 
 
 def put_back(trainer, values):
-    for variable, value in zip(trainer._made[1].update.variables.values(), values, strict=True):
+    for variable, value in zip(trainer._loops.made.loop.update.variables.values(), values, strict=True):
         variable.assign(value)

@@ -46,7 +46,7 @@ TYPOS = {
     "no such data": (
         [*HEUN, "--set", "run.data = @Xyzzy()"],
         1,
-        "the data sets are abalone, cifar10, csv, digits, fashion_mnist, grain,",
+        "the data sets are abalone, cifar10, csv, digits, fashion_mnist, gaussian_grid, grain,",
     ),
     "no such optimizer": ([*HEUN, "--set", "run.optimizer = @Xyzzy()"], 1, "Muon, Nadam, RMSprop, SGD"),
     "no such loss": ([*HEUN, "--set", "run.loss = @Xyzzy()"], 1, "the losses are BinaryCrossentropy"),

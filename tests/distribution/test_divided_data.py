@@ -120,7 +120,7 @@ def test_data_are_gathered_on_the_first_device_and_only_a_part_of_them():
     x, y = regression(24)
     trainer = tl.Trainer(compiled(), distribute=mirrored(2), jit_compile=False)
     trainer.fit(x, y, batch_size=8, verbose=0)
-    shapes = [shape for program in trainer._made.loop._functions.values() for shape in _gathered(program.graph)]
+    shapes = [shape for program in trainer._loops.made.loop._functions.values() for shape in _gathered(program.graph)]
     assert shapes and all(shape[0] in (4, 24, None) for shape in shapes)
 
 

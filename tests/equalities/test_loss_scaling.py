@@ -208,7 +208,7 @@ def test_a_skipped_update_never_was(strategy, name, mode, policy):
         return LossScaleOptimizer(keras.optimizers.Adam(0.01), initial_scale=scale, dynamic_growth_steps=2)
 
     def state(trainer):
-        memory = tf.nest.flatten(list(trainer._made.loop.update.memory.values()), expand_composites=True)
+        memory = tf.nest.flatten(list(trainer._loops.made.loop.update.memory.values()), expand_composites=True)
         return [*trainer.model.variables, *trainer.model.optimizer.variables, *memory]
 
     _, skipping, history = run(case, optimizer(2.0**25), make(), mode=mode)

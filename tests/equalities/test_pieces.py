@@ -68,7 +68,7 @@ def train(case, strategy, size, mode="graph", kind="arrays", num_examples=None, 
     else:
         data = tf.data.Dataset.from_tensor_slices((x, y, weights) if weights is not None else (x, y))
         trainer.fit(data.batch(batch_size, drop_remainder=kind == "static"), epochs=epochs, verbose=0)
-    memory = trainer._made[1].update.memory
+    memory = trainer._loops.made.loop.update.memory
     return trainer, *(list(memory[name].leaves) for name in ("direction", "gradient")), float(memory["loss"])
 
 
@@ -151,7 +151,7 @@ def test_the_gradient_is_that_of_the_whole_batch_and_not_the_mean_of_the_pieces(
     ]
     trainer = tl.Trainer(model, Recorded(tl.SGD()), micro_batch_size=4, run_eagerly=True)
     trainer.fit(x, y, sample_weight=weights, batch_size=10, shuffle=False, verbose=0)
-    found = list(trainer._made[1].update.memory["gradient"].leaves)
+    found = list(trainer._loops.made.loop.update.memory["gradient"].leaves)
     assert relative(found, whole) < 1e-13
     assert relative(mean, whole) > 1e-3
 

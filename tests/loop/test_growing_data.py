@@ -183,7 +183,7 @@ def test_programs_and_arrays_of_old_fits_are_freed():
             del x, y
     gc.collect()
     assert trainer.num_traces == num_fits + 1  # a trace for each, and one of whole updates
-    assert len(functions) == most == len(list(trainer._made.loop._functions.values()))
+    assert len(functions) == most == len(list(trainer._loops.made.loop._functions.values()))
     # A shell may be left of a graph, which TensorFlow's table of gradients names.
     assert sum(bool(graph() and graph().get_operations()) for graph in graphs) == most
     assert [reference() is None for reference in arrays] == [True] * num_fits

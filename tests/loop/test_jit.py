@@ -72,7 +72,7 @@ def test_finding_out_itself_moves_nothing(eager_to_try):
     (x, y), kwargs = data_of("arrays")
     trainer = Trainer(noisy_model())
     trainer.fit(x, y, steps=3, verbose=0, **kwargs)
-    loop, update = trainer._made[1], trainer._made[1].update
+    loop, update = trainer._loops.made.loop, trainer._loops.made.loop.update
     source = trainer_source(trainer, x, y)
     source.position = 12
     before = [np.array(v) for v in update.variables.values()]
@@ -111,9 +111,9 @@ def test_a_short_run_does_not_try_and_a_long_one_does(monkeypatch):
         patch.setattr(jit, "choose", None)  # not even the step's time is taken
         trainer.fit(x, y, verbose=0, **kwargs)
     assert trainer.jit_compile is None
-    choice = trainer._made[1].choose(trainer_source(trainer, x, y), 100)
+    choice = trainer._loops.made.loop.choose(trainer_source(trainer, x, y), 100)
     assert not choice.is_final and not choice.jit_compile and "would not repay" in choice.reason
-    assert trainer._made[1].choose(trainer_source(trainer, x, y), 10**9).is_final
+    assert trainer._loops.made.loop.choose(trainer_source(trainer, x, y), 10**9).is_final
 
 
 class Clock:
@@ -156,7 +156,7 @@ def test_a_stop_leaves_the_compiler_behind_and_moves_nothing(eager_to_try, monke
     (x, y), kwargs = data_of("arrays")
     trainer = Trainer(noisy_model())
     trainer.fit(x, y, steps=3, verbose=0, **kwargs)
-    loop = trainer._made[1]
+    loop = trainer._loops.made.loop
     loop.jit_compile = None
     before = [np.array(v) for v in loop.update.variables.values()]
     may_end, is_compiling = threading.Event(), threading.Event()

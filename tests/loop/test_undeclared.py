@@ -91,7 +91,7 @@ def test_it_is_in_checkpoints(name, jit_compile, tmp_path):
     assert trainer.resumed_at == 5 and again == hidden
     for a, b in zip(resumed, whole, strict=True):
         np.testing.assert_array_equal(a, b)
-    names = [name for name in trainer._made[1].update.variables if name.startswith("undeclared")]
+    names = [name for name in trainer._loops.made.loop.update.variables if name.startswith("undeclared")]
     assert names == ([] if name == "loss" else ["undeclared.0"])  # what a forward pass assigns is committed with the step
 
 
@@ -117,7 +117,7 @@ def test_what_is_only_read_is_no_state():
 
     trainer = tl.Trainer(compiled(dense_model(), loss=loss))
     trainer.fit(X, Y, 4, verbose=0)
-    assert trainer._made[1].update.undeclared == []
+    assert trainer._loops.made.loop.update.undeclared == []
 
 
 def test_a_usual_model_has_none():
@@ -131,4 +131,4 @@ def test_a_usual_model_has_none():
         )
         trainer = tl.Trainer(model, tl.Accumulate(2, tl.Heun()))
         trainer.fit(X, Y, 4, verbose=0)
-        assert trainer._made[1].update.undeclared == []
+        assert trainer._loops.made.loop.update.undeclared == []

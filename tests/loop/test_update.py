@@ -114,7 +114,7 @@ class TestMemory:
 
         trainer, logs = self.fit(step, lambda parameters: {"count": tf.constant(10), "sum": parameters * 0.0})
         assert logs["count"] == [12.0]  # the mean of 10, 11, 12, 13, 14
-        memory = trainer._made[1].update.memory
+        memory = trainer._loops.made.loop.update.memory
         assert memory["count"].numpy() == 15
         # Plain SGD at 0.1: the weights moved by minus a tenth of the gradients' sum.
         moved = [start - end for start, end in zip(weights(compiled()), weights(trainer.model), strict=True)]
@@ -123,7 +123,7 @@ class TestMemory:
 
     def test_none_leaves_it(self):
         trainer, _ = self.fit(plain, lambda parameters: {"kept": tf.constant([1.0, 2.0])})
-        np.testing.assert_array_equal(trainer._made[1].update.memory["kept"], [1.0, 2.0])
+        np.testing.assert_array_equal(trainer._loops.made.loop.update.memory["kept"], [1.0, 2.0])
 
     def test_goes_on_in_the_next_fit(self):
         def step(objective, state):
@@ -133,7 +133,7 @@ class TestMemory:
         trainer = Trainer(compiled(), strategy(step, lambda parameters: {"count": tf.constant(0)}))
         trainer.fit(x, y, batch_size=4, verbose=0)
         trainer.fit(x, y, batch_size=4, verbose=0)
-        assert trainer._made[1].update.memory["count"].numpy() == 10
+        assert trainer._loops.made.loop.update.memory["count"].numpy() == 10
 
     def test_goes_back_with_a_failed_call(self):
         fail = [True]
@@ -152,7 +152,7 @@ class TestMemory:
         trainer = Trainer(compiled(), strategy(step, lambda parameters: {"count": tf.constant(0.0)}), steps_per_execution=2)
         with pytest.raises(tf.errors.OpError):
             trainer.fit(x, y, batch_size=4, verbose=0)
-        assert trainer._made[1].update.memory["count"].numpy() == trainer.iterations == 2
+        assert trainer._loops.made.loop.update.memory["count"].numpy() == trainer.iterations == 2
 
     @pytest.mark.parametrize(
         ("init", "message"),
@@ -330,7 +330,7 @@ class TestCommit:
         )
         trainer = Trainer(model, mine)
         trainer.fit(x, y, verbose=0)
-        known = {id(v) for v in trainer._made[1].update.variables.values()}
+        known = {id(v) for v in trainer._loops.made.loop.update.variables.values()}
         changed = [*model.variables, *model.optimizer.variables]
         assert all(id(v.value) in known for v in changed)
         assert len(known) >= len(everything(model)) + 2

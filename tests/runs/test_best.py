@@ -39,7 +39,7 @@ def test_whether_more_or_less_is_better(keep_best, metric, is_max):
     trainer = tl.Trainer(compiled(metrics=[metric] if metric is not None else None))
     trainer.fit(X, Y, verbose=0)
     best, values = Best(keep_best), [0.3, 0.7, 0.1, 0.5, 0.7, 0.1]
-    best.prepare(trainer._made[1], None, is_validated=True)
+    best.prepare(trainer._loops.made.loop, None, is_validated=True)
     found = [value for value in values if best.is_better({best.name: value, "val_other": 0.0})]
     assert found == ([0.3, 0.7] if is_max else [0.3, 0.1])
     assert said_of({"metric": best.metric, "mode": best.mode, "metric_name": best.name, "progress": {"epoch": 2}}) == {

@@ -31,7 +31,7 @@ def fit(trainer, epochs=EPOCHS, **kwargs):
     history = trainer.fit(
         x, y, BATCH_SIZE, epochs, 0, [stopping], validation_data=(x_test, y_test), validation_batch_size=4, **kwargs
     )
-    values = [np.array(v) for v in trainer._made[1].update.variables.values()]
+    values = [np.array(v) for v in trainer._loops.made.loop.update.variables.values()]
     return values, {"history": history.history, "epoch": history.epoch, "stopping": (stopping.wait, stopping.best)}
 
 

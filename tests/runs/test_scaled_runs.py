@@ -42,7 +42,7 @@ def trainer_of(strategy, directory=None, optimizer=None, **kwargs):
 def fit(trainer, epochs=3, **kwargs):
     x, y = regression(22)
     history = trainer.fit(x, y, 4, epochs=epochs, verbose=0, validation_data=(x, y), **kwargs).history
-    return [np.array(v) for v in trainer._made[1].update.variables.values()], history
+    return [np.array(v) for v in trainer._loops.made.loop.update.variables.values()], history
 
 
 def every_checkpoint(strategy, directory):
@@ -73,7 +73,7 @@ def test_without_the_scale_it_would_differ(tmp_path, monkeypatch):
     whole, checkpoints = every_checkpoint(tl.SGD(), tmp_path / "all")
     trainer = trainer_of(tl.SGD())
     fit(trainer, epochs=1)
-    names = {id(v): name for name, v in trainer._made[1].update.variables.items()}
+    names = {id(v): name for name, v in trainer._loops.made.loop.update.variables.items()}
     real = resuming.variables
     for variable in (trainer.model.optimizer.dynamic_scale, trainer.model.optimizer.step_counter):
         name = names[id(variable.value)]

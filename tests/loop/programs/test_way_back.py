@@ -184,7 +184,7 @@ def test_one_that_is_heard_now_and_then_waits_until_it_pays(monkeypatch, tmp_pat
 
 
 def sizes(trainer):
-    return [int(tf.raw_ops.StageSize(**told._way_back._area)) for told in trainer._made.loop._tellings.made.values()]
+    return [int(tf.raw_ops.StageSize(**told._way_back._area)) for told in trainer._loops.made.loop._tellings.made.values()]
 
 
 def test_nothing_is_kept_while_something_else_lasts_nor_afterwards():
@@ -235,7 +235,7 @@ def test_another_thread_is_told_what_is_committed_while_a_call_is_under_way():
 
     def look():
         assert is_in.wait(60)
-        found.append({name: np.array(value) for name, value in trainer._made.loop.committed.items()})
+        found.append({name: np.array(value) for name, value in trainer._loops.made.loop.committed.items()})
         go_on.set()
 
     def wait(number):
@@ -248,8 +248,8 @@ def test_another_thread_is_told_what_is_committed_while_a_call_is_under_way():
     thread.start()
     trainer.fit(X, TARGETS, 4, verbose=0, callbacks=[hears], shuffle=False)
     thread.join()
-    assert len(found) == 1 and trainer._made.loop.committed is None
-    names = {id(v): name for name, v in trainer._made.loop.update.variables.items()}
+    assert len(found) == 1 and trainer._loops.made.loop.committed is None
+    names = {id(v): name for name, v in trainer._loops.made.loop.update.variables.items()}
     model = trainer.model
     values = zip((*model.variables, *model.optimizer.variables), hears.before[2], strict=True)
     before = {names[id(native(v))]: value for v, value in values}

@@ -119,7 +119,7 @@ def test_what_is_computed_again_is_not_kept():
         compiled(model)
         trainer = tl.Trainer(model, jit_compile=False)
         trainer.fit(np.ones([8, 64], "float32"), np.ones([8, 1], "float32"), batch_size=8, verbose=0)
-        graph = next(iter(trainer._loops.made[1]._functions.values())).graph
+        graph = next(iter(trainer._loops.made.loop._functions.values())).graph
         return [op.type for g in _graphs(graph) for op in g.get_operations()].count("Tanh")
 
     assert kept(Remat) == 2 * 4 and kept(lambda *inner: keras.Sequential(list(inner))) == 4
@@ -137,7 +137,7 @@ def test_a_function_that_asks_for_xla_stays_compiled():
     compiled(model)
     trainer = tl.Trainer(model, jit_compile=False)
     trainer.fit(x, y, batch_size=8, verbose=0)
-    graph = next(iter(trainer._loops.made[1]._functions.values())).graph
+    graph = next(iter(trainer._loops.made.loop._functions.values())).graph
     calls = [op for g in _graphs(graph) for op in g.get_operations() if "PartitionedCall" in op.type]
     assert any("_XlaMustCompile" in op.node_def.attr for op in calls)
 

@@ -140,6 +140,14 @@ class Config:
         """
         return gin.get_configurable("trainlab.run")()
 
+    def made(self, name: str) -> Any:
+        """What something else that the config sets comes to, `trainlab.compare` for example.
+
+        Raises:
+            Exception: As for `build`.
+        """
+        return gin.get_configurable(name)()
+
     def unused(self) -> list[Binding]:
         """The bindings that nothing used so far: call it when everything is built."""
         used = gin_internals.used()

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import gin
 
 from trainlab.cli.configs import reading
 from trainlab.cli.configs.config import Config
@@ -110,7 +109,7 @@ def _set_up(files: Sequence[str], bindings: Sequence[str], read: list[Config]) -
     seed(config)
     settings, _ = with_parts(config.build())
     settings = with_defaults(settings)
-    told = gin.get_configurable("trainlab.compare")()
+    told = config.made("trainlab.compare")
     data, shapes = settings.data, (settings.data.input_shape, settings.data.num_outputs)
     problem = problem_of(
         lambda: settings.model(*shapes),

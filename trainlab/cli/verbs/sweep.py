@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gin
 import keras
 
 from trainlab.cli.configs import reading
@@ -141,7 +140,7 @@ def _one(optuna: Any, study: Any, told: Sweeping, space: Mapping[str, Any], wher
         trial.set_user_attr(_RUN, _name(trial.number))
     said = [f"{name} = {_suggested(trial, name, range_)}" for name, range_ in space.items()]
     config = reading.load(files, [*bindings, *said])
-    gin.get_configurable("trainlab.sweep")()  # which is used
+    config.made("trainlab.sweep")  # which is used
     path = directory / trial.user_attrs[_RUN]
     run = RunDirectory(path)
     run.check("auto", overwrite=False)
