@@ -35,6 +35,7 @@ REPLACEMENTS = {
     "custom_gradients_replaced": (tf, ["variables_read_by"]),
     "recomputed_function": (tf.recompute_grad, ["python_function"]),
     "asks_for_xla": (type(tf.function(lambda: None)), ["jit_compile"]),
+    "is_call_for_xla": (tf.Operation, ["jit_compile", "is_jit_compiled"]),
     "must_stay": (type(tf.function(lambda: None)), ["clone", "copy"]),
     "traced_anew": (type(tf.function(lambda: None)), ["clone", "copy"]),
     "call_python": (tf.autograph, ["convert_as"]),
@@ -155,6 +156,14 @@ class TestSumsLeftAlone:
         assert within != before == self.options() == others[0]
         before.graph_options.rewrite_options.memory_optimization = RewriterConfig.SWAPPING_HEURISTICS
         assert within == before
+
+    def test_orders_too(self):
+        before = self.options()
+        with tensorflow_internals.sums_left_alone(orders_too=True):
+            within = self.options().graph_options.rewrite_options
+        assert within.dependency_optimization == RewriterConfig.OFF
+        assert within.memory_optimization == RewriterConfig.SWAPPING_HEURISTICS
+        assert self.options() == before
 
     def test_the_users_own_options_stay(self):
         before = tf.config.optimizer.get_experimental_options()

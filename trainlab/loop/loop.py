@@ -224,7 +224,7 @@ class Loop:
         with _refusals() if jit_compile else nullcontext(), self.transaction(found):
             if is_new:
                 jit.check_strings(function)
-            with tensorflow_internals.sums_left_alone():
+            with tensorflow_internals.sums_left_alone(self.update.orders_may_be_lost):
                 if telling is not None:
                     is_surely_finite, results = telling(block.arguments)
                 else:

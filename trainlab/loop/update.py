@@ -15,7 +15,7 @@ import tensorflow as tf
 from trainlab.distribution import ONE, Replicas, check_divisible, divided
 from trainlab.loop import duplicates
 from trainlab.loop.loss_scaling import Scaling
-from trainlab.loop.ordering import ordered
+from trainlab.loop.ordering import groups_bypassed, may_be_lost
 from trainlab.objective import (
     Batches,
     Divide,
@@ -54,6 +54,7 @@ class Update:
         logs: variables `[sum, count]` of each scalar that steps log, by name. Grows while tracing.
         undeclared: variables that nobody lists as his, and that a step was seen to assign: an optimizer's beside its
           `variables`, one that a loss closes over. Grows while tracing; eagerly nobody sees them.
+        orders_may_be_lost: whether a program was traced in which TensorFlow's own optimizer might lose the order of operations.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Update:
         self.scaling = Scaling(self.function) if is_dynamic else None
         self.logs: dict[str, tf.Variable] = {} if self.scaling is None else dict(self.scaling.logs)
         self.undeclared: list[tf.Variable] = []
+        self.orders_may_be_lost = False
 
     @property
     def variables(self) -> dict[str, tf.Variable]:
@@ -124,13 +126,13 @@ class Update:
         step = self.strategy.step(objective, state)
         self._check(step)
         if self.scaling is None:
-            self._commit(step, state.parameters)
+            self._commit(step)
             for variable, value in objective.late(state.parameters):
                 variable.assign(value)
             return
         for name in step.logs:  # in a branch there is no making them
             self._log_of(name)
-        after = self.scaling.commit(step, batches, lambda: self._commit(step, state.parameters))
+        after = self.scaling.commit(step, batches, lambda: self._commit(step))
         for variable, value in objective.late(state.parameters):
             variable.assign(after(variable, value))
 
@@ -140,9 +142,10 @@ class Update:
             self._remember(name, _leaves(value))
 
     def notice(self, traced: Any) -> None:
-        """Takes note of what a concrete function, in which this was traced, assigns, and nobody has declared."""
+        """Takes note of what a concrete function, in which this was traced, assigns undeclared, and whether orders may be lost."""
         known = {id(v) for v in self.variables.values()}
         self.undeclared += [v for v in assigned_variables(traced) if id(v) not in known]
+        self.orders_may_be_lost |= may_be_lost(traced.graph)
 
     def observe(self, batches: Sequence[Batches]) -> tuple[list[Evaluation], Step]:
         """The evaluations that a step makes on one effective batch, in their order, and the step; nothing is changed.
@@ -231,8 +234,8 @@ class Update:
             if want != got:
                 raise ValueError(f"{who} returned memory[{key!r}] as {got}; init made it {want}")
 
-    def _commit(self, step: Step, before: Vector) -> None:
-        """The one commit of a step, which began at `before`."""
+    def _commit(self, step: Step) -> None:
+        """The one commit of a step."""
         function = self.function
         # Like Keras, leave alone what no loss depends on: a zero gradient would still decay its weights.
         connected = [i for i in range(len(function.variables)) if i in function.connected]
@@ -245,7 +248,6 @@ class Update:
             duplicates.tell(self._inner, rows)
         summed = self._sum_duplicate_rows is not False and not _sums_duplicates(self._inner)
         gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i], summed) for i in connected]
-        gradients = ordered(gradients, [before.parts[i] for i in connected])
         # Before the variables change: a strategy may remember a point that nobody has read yet.
         memory = {name: _leaves(value) for name, value in (step.memory or {}).items()}
         self._apply(gradients, [function.variables[i] for i in connected])
@@ -298,7 +300,7 @@ class Update:
             variables = list(keras_internals.trained_by(self._inner) or variables)
             gradients = [found.get(id(v)) for v in variables]
         loss_scale = self.function.loss_scale
-        with contextlib.nullcontext() if loss_scale is None else loss_scale.standing_aside():
+        with groups_bypassed(), contextlib.nullcontext() if loss_scale is None else loss_scale.standing_aside():
             if self._inner is not self._optimizer or self.function.applied_by == "apply":
                 self._inner.apply(gradients, variables)
             else:

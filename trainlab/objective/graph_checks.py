@@ -26,7 +26,8 @@ _ASSIGNS = frozenset(
     ResourceScatterSub ResourceScatterUpdate""".split()
 )
 _WRITES = re.compile(r"Assign|ResourceApply|ResourceSparseApply|ResourceScatter|ResourceStridedSliceAssign|Rng|StatefulRandom")
-_CALLS = frozenset("Case If PartitionedCall StatefulPartitionedCall StatelessCase StatelessIf StatelessWhile While".split())
+# Operations that call functions.
+CALLS = frozenset("Case If PartitionedCall StatefulPartitionedCall StatelessCase StatelessIf StatelessWhile While".split())
 
 
 def check_operations(graph: Any, first: int, model: keras.Model) -> None:
@@ -67,11 +68,20 @@ def assigned_variables(function: Any) -> list[tf.Variable]:
     return [variables[id(handle)] for handle in captured if id(handle) in variables]
 
 
+def graphs_within(graph: Any) -> Iterator[Any]:
+    """A graph, and those of the functions that it calls, but for those that XLA compiles."""
+    yield graph
+    for operation in graph.get_operations():
+        if operation.type in CALLS and not tensorflow_internals.is_call_for_xla(operation):
+            for inner in _called(graph, operation):
+                yield from graphs_within(inner)
+
+
 def _written(graph: Any, operations: list[Any]) -> Iterator[Any]:
     """The resources that some operations of a graph write to, as tensors of it."""
     for operation in operations:
         resources = [tensor for tensor in operation.inputs if tensor.dtype == tf.resource]
-        if operation.type not in _CALLS:
+        if operation.type not in CALLS:
             if _WRITES.match(operation.type):
                 yield from resources[:1] if operation.type.startswith("ResourceScatter") else resources
             continue
@@ -96,7 +106,7 @@ def _called(graph: Any, operation: Any) -> Iterator[Any]:
 def _operations(graph: Any, operations: list[Any]) -> Iterator[tuple[Any, str]]:
     for operation in operations:
         yield operation, operation.name
-        if operation.type in _CALLS:
+        if operation.type in CALLS:
             for inner in _called(graph, operation):
                 for found, name in _operations(inner, inner.get_operations()):
                     yield found, f"{operation.name}/{name}"

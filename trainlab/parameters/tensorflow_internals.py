@@ -85,12 +85,12 @@ def run_before(operation: Any, other: Any) -> None:
     other._add_control_input(operation)
 
 
-def set_input(operation: Any, tensor: Any) -> None:
-    """Gives an operation with one input, which is in the graph already, another input of the same type and shape.
+def set_input(operation: Any, tensor: Any, index: int = 0) -> None:
+    """Gives an operation, which is in the graph already, another input of the same type and shape in the place of one.
 
     Nothing public changes a graph. TensorFlow itself does so where it builds loops.
     """
-    operation._update_input(0, tensor)
+    operation._update_input(index, tensor)
 
 
 def graph_freed_with(function: Any) -> Any:
@@ -125,17 +125,20 @@ def gpu_memory() -> int:
 
 
 @contextmanager
-def sums_left_alone() -> Iterator[None]:
+def sums_left_alone(orders_too: bool = False) -> Iterator[None]:
     """While open, functions that this thread calls keep their sums of tensors as they are; the process' own options stay.
 
     Of a graph that seems to need more than 200 MB, TensorFlow's memory optimizer lets sums of three tensors or more grow in a
     temporary variable. In a loop one more is made than is destroyed, and the second call dies of AlreadyExistsError.
     `tf.config.optimizer` has no option for it, and would hold for all that runs in the process. A function is optimized at its
     first call, and anew under other options: all its calls must be made in here.
+
+    Args:
+        orders_too: whether they keep all control dependencies as well, which costs a small update 3 to 6 percent of its time.
     """
     eager = context.context()
     before = eager.function_call_options
-    ours = _with_sums_left_alone(before.executor_type, before.config_proto_serialized)
+    ours = _with_sums_left_alone(before.executor_type, before.config_proto_serialized, orders_too)
     try:
         eager.function_call_options = ours
         yield
@@ -145,11 +148,13 @@ def sums_left_alone() -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=8)
-def _with_sums_left_alone(executor_type: Any, serialized: bytes) -> Any:
+def _with_sums_left_alone(executor_type: Any, serialized: bytes, orders_too: bool) -> Any:
     config = config_pb2.ConfigProto.FromString(serialized)
     options = config.graph_options.rewrite_options
     if options.memory_optimization == rewriter_config_pb2.RewriterConfig.DEFAULT_MEM_OPT:
         options.memory_optimization = rewriter_config_pb2.RewriterConfig.SWAPPING_HEURISTICS  # all else that it does
+    if orders_too:
+        options.dependency_optimization = rewriter_config_pb2.RewriterConfig.OFF
     return context.FunctionCallOptions(executor_type, config)
 
 
@@ -215,6 +220,11 @@ def function_calls_replaced(make: Callable[[Callable[..., Any]], Callable[..., A
 def asks_for_xla(function: Any) -> bool:
     """Whether a `tf.function` was made with `jit_compile=True`: public would be an attribute of it."""
     return function._jit_compile is True
+
+
+def is_call_for_xla(operation: Any) -> bool:
+    """Whether an operation of a graph calls a function that XLA compiles: public would be an attribute of that function."""
+    return bool(operation.node_def.attr["_XlaMustCompile"].b)
 
 
 def must_stay(function: Any) -> bool:
