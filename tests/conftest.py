@@ -25,7 +25,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
 
-# Of a product of strategies, models and modes, a quarter (drawn once and for all, by name) is in the quick suite, of one under
+# Of a product of strategies, models and modes, a sixth (drawn once and for all, by name) is in the quick suite, of one under
 # loss scaling a twelfth, and of one with several devices, which takes twice as long, the first; the slow suite has the others.
 _SAMPLED = ("equalities", "test_parity", "test_nonfinite", "test_run", "test_jit", "test_loop", "test_micro_batches")
 _SAMPLED += ("distribution/test_", "test_scal", "test_loss_scale")
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items):
     for product in cases.values():
         for i, item in enumerate(product):
             is_divided = "distribution" in item.nodeid
-            share = 12 if "test_scal" in item.nodeid or "loss_scal" in item.nodeid else 4
+            share = 12 if "test_scal" in item.nodeid or "loss_scal" in item.nodeid else 6
             if i and (is_divided or (len(product) > _FEW and zlib.crc32(item.nodeid.encode()) % share)):
                 item.add_marker(pytest.mark.slow)
 

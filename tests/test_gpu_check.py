@@ -21,9 +21,9 @@ def short(tmp_path, parts):
 
 
 def test_the_laws(tmp_path):
-    ended, found = short(tmp_path, ["device", "laws-float64", "laws-float64-rest"])
+    ended, found = short(tmp_path, ["device", "laws-float64"])
     assert ended.returncode == 0, ended.stdout[-3000:]
-    assert sum(one["ok"] is True for one in found) > 40 and not any(one["ok"] is False for one in found)
+    assert sum(one["ok"] is True for one in found) > 15 and not any(one["ok"] is False for one in found)
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_scaling_and_replicas(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [
-    ("laws-float32", "laws-float32-text", "laws-tf32-rest"), ("strategies", "workers"), ("resume", "memory", "signals"),
+    ("laws-float32", "laws-float64-rest", "laws-tf32-text"), ("strategies", "workers"), ("resume", "memory", "signals"),
     ("kill",), ("speed-cnn",), ("speed-strategies",),
 ])  # fmt: skip
 def test_the_other_parts(tmp_path, parts):

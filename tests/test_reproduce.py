@@ -74,6 +74,7 @@ def test_what_was_missed_and_what_was_not_run_stands_above_all(tmp_path):
     assert "**Not met:** nothing." in head and "**Not run:** nothing." in head  # control
 
 
+@pytest.mark.slow
 def test_the_short_form(tmp_path, capsys):
     """All parts, in the order of the page; figures that cost nothing are met even so."""
     parts = [name for name in reproduce.PARTS if name != "comparing"]

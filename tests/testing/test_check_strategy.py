@@ -26,7 +26,10 @@ OURS = {
 }
 
 
-@pytest.mark.parametrize("make", OURS.values(), ids=OURS)
+QUICK = ("heun", "all")
+
+
+@pytest.mark.parametrize("make", [pytest.param(OURS[n], id=n, marks=() if n in QUICK else pytest.mark.slow) for n in OURS])
 def test_ours_hold(make):
     found = check_strategy(make())
     print(found)

@@ -30,8 +30,8 @@ _TAKEN_APART = CALLS | {_GROUP}  # before anything is ordered anew, functions ar
 def groups_bypassed() -> Iterator[None]:
     """What is made in the default graph while it is open takes tensors themselves, where it took them out of groups made in it.
 
-    The optimizer then finds no path through a group. The gradient that a `tf.custom_gradient` has of its own is held by its group:
-    nobody may differentiate what is made in here.
+    The optimizer then finds no path through a group. The gradient that a `tf.custom_gradient` has of its own is held by its
+    group: nobody may differentiate what is made in here.
     """
     if tf.executing_eagerly():
         yield

@@ -142,7 +142,7 @@ class Update:
             self._remember(name, _leaves(value))
 
     def notice(self, traced: Any) -> None:
-        """Takes note of what a concrete function, in which this was traced, assigns undeclared, and whether orders may be lost."""
+        """Takes note of what a function, in which this was traced, assigns undeclared, and whether orders may be lost."""
         known = {id(v) for v in self.variables.values()}
         self.undeclared += [v for v in assigned_variables(traced) if id(v) not in known]
         self.orders_may_be_lost |= may_be_lost(traced.graph)

@@ -74,6 +74,7 @@ def go_on(directory, whole):
     return outs[0]
 
 
+@pytest.mark.slow
 def test_the_chief_does_what_is_to_be_seen_and_a_killed_pair_goes_on(whole, tmp_path):
     directory, outs = whole
     assert "device    2 replicas: CPU:0 at each of 2 workers" in outs[0] and f"Epoch {EPOCHS}/{EPOCHS}" in outs[0]

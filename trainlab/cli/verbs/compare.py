@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-
 from trainlab.cli.configs import reading
 from trainlab.cli.configs.config import Config
 from trainlab.cli.configs.errors import ConfigError
