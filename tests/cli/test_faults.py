@@ -13,6 +13,7 @@ from commands import CONFIGS, everything_in, ours, records, start
 from damaging import damage
 
 from trainlab.cli import main
+from trainlab.cli.running import setup
 from trainlab.cli.verbs import job
 from trainlab.loop import EvaluationLoop
 from trainlab.loop.loop import Loop
@@ -29,7 +30,7 @@ RUN += ["--set=mlp.dropout = 0.2", "--set=keras.optimizers.SGD.momentum = 0.9", 
 # The function at whose n-th call the signal comes.
 PHASES = {
     "start": (job.reading, "load", 1),
-    "building": (job, "Trainer", 1),
+    "building": (setup, "Trainer", 1),
     "trace": (Update, "__call__", 1),
     "training": (Loop, "run", 5),
     "the last update": (Epochs, "_end_epoch", 3),
@@ -56,9 +57,10 @@ def newest(directory):
     return checkpoint.Checkpoints(directory / "checkpoints").paths()[0]
 
 
-def assert_as(directory, whole):
-    """Two runs ended with the same bits."""
-    assert records(directory) == records(whole)
+def assert_as(directory, whole, lost_records=False):
+    """Two runs ended with the same bits; records may be lost where somebody cut the file that they were in, and it was told."""
+    kept = records(directory)
+    assert [record for record in records(whole) if not lost_records or record in kept] == kept
     mine, other = (json.loads((path / "result.json").read_text()) for path in (directory, whole))
     assert (mine["step"], mine["test"]) == (other["step"], other["test"])
     a, b = (checkpoint.read(newest(path)).arrays for path in (directory, whole))
@@ -105,7 +107,7 @@ def test_a_signal_in_each_phase(phase, signum, status, whole, command, tmp_path,
     assert line.startswith(f"trainlab: error: {what}; {left}")
     if phase not in WITHOUT_A_CHECKPOINT:
         at = int(newest(tmp_path / "run").name.rpartition("-")[2])
-        assert at == {"trace": 1, "the last update": 69}.get(phase, at) > 0
+        assert at == {"trace": 1, "the last update": 63}.get(phase, at) > 0
     got, out, err = command(*RUN)
     assert (got, ours(err)) == (0, [])
     assert ("begun" if phase in WITHOUT_A_CHECKPOINT else f"at update {at}") in out
@@ -152,7 +154,8 @@ def test_a_damaged_run_goes_on_from_what_is_whole_or_is_refused(seed, whole, com
     if status == 0:
         assert f"at update {int(good.name.rpartition('-')[2])}," in out
         assert sum("is damaged" in line for line in lines) == len(checkpoints) - 1 - checkpoints.index(good)
-        assert_as(tmp_path / "run", whole)
+        is_told = any("changed since the checkpoint" in line for line in lines)
+        assert_as(tmp_path / "run", whole, is_told and others == ["metrics.jsonl"])
     else:
         assert others and "config.gin" in lines[-1], (others, err)
         assert everything_in(tmp_path / "run") == before
