@@ -250,7 +250,7 @@ def test_what_a_page_is_made_of_is_in_the_wheel():
     folder = pathlib.Path(page.__file__).parent
     shipped = {file for pattern in settings["trainlab.reports.page"] for file in folder.glob(pattern)}
     others = {file for file in folder.iterdir() if file.is_file() and file.suffix not in (".py", ".pyc")}
-    assert others == shipped and len(others) == 3
+    assert others == shipped and len(others) == 4
 
 
 def test_runs_without_an_epoch(tmp_path):

@@ -11,9 +11,8 @@ from typing import Any
 
 from trainlab.reports.drawing.panels import MOST_COLOURED, Panel
 from trainlab.reports.drawing.svg import panel_svg
+from trainlab.reports.page.filling import filled
 from trainlab.reports.tables import Table
-
-_HERE = Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,19 +50,13 @@ def write_parts(path: Path, title: str, summary: str, names: Sequence[str], sect
     Raises:
         ModuleNotFoundError: jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("a report in HTML needs jinja2: pip install 'trainlab[report]'") from None
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string((_HERE / "parts.html").read_text(encoding="utf-8"))
-    text = template.render(
-        title=title,
-        summary=summary,
-        style=jinja2.utils.markupsafe.Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+    text = filled(
+        "parts.html",
+        title,
+        summary,
+        next((dict(section.axes) for section in sections if len(section.axes) > 1), {}),
         names=list(names),
         most_coloured=MOST_COLOURED,
-        axes=next((dict(section.axes) for section in sections if len(section.axes) > 1), {}),
         sections=_drawn(sections, list(range(min(len(names), MOST_COLOURED)))),
     )
     aside = path.with_name(f".writing-{os.urandom(8).hex()}{path.suffix}")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from trainlab.reports import tables
 from trainlab.reports.drawing.panels import coloured, panels_of
 from trainlab.reports.drawing.svg import panel_svg
 from trainlab.reports.metrics import leading
+from trainlab.reports.page.filling import filled
 from trainlab.reports.reading.run import AXES, RunRecord
 from trainlab.reports.text import many
 
-_HERE = Path(__file__).parent
 # A longer table is folded; of results the first are shown, and the others folded.
 _MOST_ROWS, _NUM_FIRST = 12, 10
 
@@ -29,24 +28,18 @@ def render(runs: Sequence[RunRecord], title: str) -> str:
     Raises:
         ModuleNotFoundError: jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("a report in HTML needs jinja2: pip install 'trainlab[report]'") from None
     colours = coloured(runs)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string((_HERE / "report.html").read_text(encoding="utf-8"))
     lead, differing = leading(runs), tables.differences(runs)
     shown, axes = _figures(runs, colours)
-    return template.render(
-        title=title,
-        style=jinja2.utils.markupsafe.Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-        summary=_summary(runs),
+    return filled(
+        "report.html",
+        title,
+        _summary(runs),
+        axes,
         runs=runs,
         colours=colours,
         num_others=len(runs) - len(colours),
         lead=None if lead is None else lead[0],
-        axes=axes,
         panels=shown,
         results=tables.results(runs),
         others=tables.others(runs),
