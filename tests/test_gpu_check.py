@@ -23,7 +23,7 @@ def short(tmp_path, parts):
 def test_the_laws(tmp_path):
     ended, found = short(tmp_path, ["device", "laws-float64"])
     assert ended.returncode == 0, ended.stdout[-3000:]
-    assert sum(one["ok"] is True for one in found) > 15 and not any(one["ok"] is False for one in found)
+    assert sum(one["ok"] is True for one in found) > 20 and not any(one["ok"] is False for one in found)
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def test_compute_metrics_with_entries_of_its_own(strategy):
     keras.utils.set_random_seed(1)
     model = compiled(CustomMetrics([keras.Input([3]), layers.Dense(1)]), keras.optimizers.SGD(0.0), metrics=["mae"])
     history = Trainer(model, strategy).fit(x, y, batch_size=10, shuffle=False, epochs=2, verbose=0).history
-    assert set(history) - {"step_error"} == {"loss", "mae", "largest"}
+    assert set(history) == {"loss", "mae", "largest"} | ({"step_error"} if isinstance(strategy, Heun) else set())
     error = x @ weights(model)[0] + weights(model)[1]
     np.testing.assert_allclose(history["largest"], [error[10:].max()] * 2, rtol=1e-5)  # the last batch's, as in Keras
     np.testing.assert_allclose(history["loss"], [np.mean((error - y) ** 2)] * 2, rtol=1e-5)
