@@ -57,6 +57,28 @@ def explained() -> Iterator[None]:
         ) from error
 
 
+def bare(error: tf.errors.OpError) -> tf.errors.OpError:
+    """The same error without the frames it came through, and without those of what it was made of.
+
+    They hold the iterator, in cycles that last until Python collects them; and an iterator over a cache file that is let go so
+    late deletes the file that somebody else has begun by then.
+    """
+    one: BaseException | None = error
+    while one is not None:
+        earlier = one.__cause__ or one.__context__
+        one.__traceback__, one.__cause__, one.__context__ = None, None, None
+        one = earlier
+    return error
+
+
+def next_of(iterator: Any, *default: Any) -> Any:
+    """The iterator's next element, as Python's `next` gives it; its errors hold no iterator longer than they are looked at."""
+    try:
+        return next(iterator, *default)
+    except tf.errors.OpError as error:
+        raise bare(error) from None
+
+
 class Pulled(NamedTuple):
     """Batches, as lists of the tensors that they are made of.
 
@@ -102,7 +124,7 @@ class Puller:
                 self._fill(queue, iterator, tf.constant(max_updates * batches), tf.constant(batches), self._max_bytes)
             )
         except tf.errors.OpError as error:
-            problem = error.with_traceback(None)  # which would hold the iterator
+            problem = bare(error)
         num_batches = int(self._queue.size())
         return Pulled(self._drain(queue, tf.constant(num_batches)), num_batches, has_more, problem)
 

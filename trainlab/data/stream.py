@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 
 from trainlab.data.blocks import Block
-from trainlab.data.iterators import NOTHING, Pulled, Puller
+from trainlab.data.iterators import NOTHING, Pulled, Puller, next_of
 from trainlab.data.stream_blocks import StreamLayout
 from trainlab.objective import Batch, Whole
 
@@ -100,13 +100,16 @@ def finishes(fn: Callable[[], object], seconds: float) -> bool:
 def in_thread(fn: Callable[[], T]) -> futures.Future[T]:
     """What `fn` returns, or raises, in a thread that does not keep the process alive."""
     future: futures.Future[T] = futures.Future()
-    work = [fn]
+    work, place = [fn], [future]
 
+    # Popped: once there is a result, this thread, and the frame that an error comes through, hold nothing that is to be let go.
     def run() -> None:
         try:
-            future.set_result(work.pop()())  # popped: once there is a result, this thread holds nothing that is to be let go
+            result = work.pop()()
         except BaseException as error:  # raised again where the result is asked for
-            future.set_exception(error)
+            place.pop().set_exception(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
+        else:
+            place.pop().set_result(result)
 
     threading.Thread(target=run, daemon=True, name="trainlab background").start()
     return future
@@ -301,7 +304,7 @@ class Stream:
 
         def skip() -> int:
             count = 0
-            while is_wanted and count < num_batches and next(iterator, None) is not None:
+            while is_wanted and count < num_batches and next_of(iterator, None) is not None:
                 count += 1
             return count
 

@@ -101,7 +101,7 @@ class StreamSource:
     def first_batch(self) -> Batch:
         """The first batch of a pass."""
         with iterators.explained():
-            return unpack(waited_for(lambda: next(iter(self._dataset))), self._may_be_whole)
+            return unpack(waited_for(lambda: iterators.next_of(iter(self._dataset))), self._may_be_whole)
 
     def batch_specs(self) -> Batch:
         """What one batch is; unknown sizes are None."""
@@ -321,7 +321,7 @@ class StreamSource:
         found, is_same = 0, True
         if num_batches:
             found = self._stream.skip(num_batches - 1)
-            last = waited_for(lambda: next(self._stream.iterator, None))
+            last = waited_for(lambda: iterators.next_of(self._stream.iterator, None))
             if last is not None:
                 found += 1
                 is_same = was is None or was == iterators.checksum(leaves_of(last))
