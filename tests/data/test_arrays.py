@@ -98,11 +98,13 @@ class TestSameData:
         assert not SameData((x, None)).matches((tf.ones([3]), None))
 
 
-class TestPassesBegun:
+class TestPasses:
     def test_are_counted_of_the_very_data_as_long_as_they_live(self):
         one, other = keras.utils.PyDataset(), keras.utils.PyDataset()
-        arrays.note_passes(one, 2)
-        assert (arrays.passes_begun(one), arrays.passes_begun(other)) == (2, 0)
+        arrays.note_pass(one)
+        arrays.note_cut(one)
+        arrays.note_pass(one)
+        assert (arrays.passes_of(one), arrays.passes_of(other)) == (arrays.Passes(2, True), arrays.Passes())
         alive = weakref.ref(one)
         del one
         gc.collect()
@@ -110,8 +112,8 @@ class TestPassesBegun:
 
     def test_what_cannot_be_watched(self):
         data = iter([1])
-        arrays.note_passes(data, 1)
-        assert arrays.passes_begun(data) == 0
+        arrays.note_pass(data)
+        assert arrays.passes_of(data) == arrays.Passes()
 
 
 class TestFeed:

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import keras
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 import tensorflow as tf
 from drawing import assert_goes_on_everywhere, everywhere, passes, saved, take
 
-from trainlab.data import iterators
+from trainlab.data import iterators, stream
 from trainlab.data.stream_source import StreamSource
 
 Dataset = tf.data.Dataset
@@ -286,3 +288,73 @@ def test_another_process_reads_the_same_again(tmp_path):
     again = json.loads(result.stdout.splitlines()[-1])
     for name, (_, whole) in found.items():
         assert again[name] == [whole[1][1:], whole[2]], name
+
+
+def slowly(i):
+    time.sleep(0.05)
+    return i
+
+
+def test_the_order_of_the_next_pass_is_no_matter_of_speed():
+    """TensorFlow reads ahead as far as it has the time, and a repeat behind a shuffle that sees its end moves that on."""
+
+    def source():
+        slow = shuffled().take(5).repeat(2).map(lambda i: tf.ensure_shape(tf.numpy_function(slowly, [i], tf.int64), []))
+        return StreamSource(slow.batch(3, drop_remainder=True), None, True)
+
+    def second_pass(source, pause):
+        assert len([take(source, 1) for _ in range(3)]) == 3 and source.at_end
+        time.sleep(pause)
+        source.next_pass()
+        return passes(source, 1)
+
+    assert second_pass(source(), 0.0) == second_pass(source(), 0.3)
+
+
+def test_a_pass_ends_though_nothing_comes_after_its_last_batch(monkeypatch):
+    monkeypatch.setattr(stream, "_SECONDS_TO_END", 0.2)
+    is_free = threading.Event()
+
+    def batches():
+        yield from range(3)
+        is_free.wait(60)
+
+    made = Dataset.from_generator(batches, output_signature=tf.TensorSpec([], tf.int64))
+    source = StreamSource(made.batch(1).apply(tf.data.experimental.assert_cardinality(3)), None, True)
+    assert [len(take(source, 1)) for _ in range(3)] == [1, 1, 1] and source.at_end
+    source.next_pass()
+    assert len(take(source, 1)) == 1
+    is_free.set()
+    source.close()
+
+
+def test_a_pass_ends_as_its_asserted_size_says(recwarn):
+    """As in Keras, which never looks whether there is more."""
+    source = StreamSource(plain(9).batch(2).apply(tf.data.experimental.assert_cardinality(3)), None, True)
+    for _ in range(2):
+        assert [len(take(source, 1)) for _ in range(3)] == [1, 1, 1] and source.at_end
+        source.next_pass()
+    assert not list(recwarn)
+
+
+@pytest.mark.parametrize("used", [1, 4])
+def test_a_pass_after_one_that_was_cut_short_is_not_promised(used):
+    """How many times the first fit's had repeated its shuffle by then depends on how far TensorFlow had read ahead."""
+    made = shuffled(4).repeat().batch(2)
+    first = StreamSource(made, None, True)
+    for _ in range(3):
+        take(first, 1)
+    first.close()
+    second = StreamSource(made, None, True)
+    for _ in range(used):
+        take(second, 1)
+    state = saved(second)[0] | {"last_batch": 0}
+    with pytest.warns(UserWarning, match="gives other batches .* a fit before this one ended within a pass"):
+        StreamSource(shuffled(4).repeat().batch(2), None, True).restore(state, {})
+    second.close()
+
+
+def test_a_look_at_the_first_batch_moves_no_shuffle_on():
+    one, other = source_of("shuffle"), source_of("shuffle")
+    one.first_batch()
+    assert passes(one, 2) == passes(other, 2)

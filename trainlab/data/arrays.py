@@ -9,7 +9,7 @@ import types
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -61,20 +61,43 @@ class SameData:
         )
 
 
-_passes: dict[int, tuple[weakref.ref[Any], int]] = {}
+class Passes(NamedTuple):
+    """What was read of data in this process.
+
+    Attributes:
+        begun: how many passes were: what the data draw from may have moved on.
+        is_any_cut_short: whether one ended before the data did. Those may have been read ahead, nobody knows how far.
+    """
+
+    begun: int = 0
+    is_any_cut_short: bool = False
 
 
-def passes_begun(data: Any) -> int:
-    """How many passes over these very data were begun in this process: what they draw from may have moved on."""
-    reference, count = _passes.get(id(data), (None, 0))
-    return count if reference is not None and reference() is data else 0
+_passes: dict[int, tuple[weakref.ref[Any], Passes]] = {}
 
 
-def note_passes(data: Any, count: int) -> None:
-    """Remembers that so many were begun, as long as the data live."""
+def passes_of(data: Any) -> Passes:
+    """Those over these very data."""
+    reference, passes = _passes.get(id(data), (None, Passes()))
+    return passes if reference is not None and reference() is data else Passes()
+
+
+def note_passes(data: Any, passes: Passes) -> None:
+    """Remembers them, as long as the data live."""
     key = id(data)
     with suppress(TypeError):  # of what cannot be watched nothing is known
-        _passes[key] = weakref.ref(data, lambda _: _passes.pop(key, None)), count
+        _passes[key] = weakref.ref(data, lambda _: _passes.pop(key, None)), passes
+
+
+def note_pass(data: Any) -> None:
+    """Remembers that one more was begun."""
+    passes = passes_of(data)
+    note_passes(data, passes._replace(begun=passes.begun + 1))
+
+
+def note_cut(data: Any) -> None:
+    """Remembers that one was cut short."""
+    note_passes(data, passes_of(data)._replace(is_any_cut_short=True))
 
 
 @dataclasses.dataclass

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trainlab.data import checks, iterators
 from trainlab.data.array_source import ArraySource
-from trainlab.data.arrays import as_arrays, is_stream, note_passes, own_state, passes_begun
+from trainlab.data.arrays import as_arrays, is_stream, note_passes, own_state, passes_of
 from trainlab.data.kinds import class_weights, matched
 from trainlab.data.stream_source import StreamSource
 from trainlab.objective import build_model, cutting, has_own_step
@@ -153,7 +153,7 @@ def set_apart(x: Any) -> Iterator[Any]:
         ValueError: of a generator, and of what cannot be copied: the batches would be lost.
     """
     drawn, drawn_by_python = np.random.get_state(), random.getstate()
-    own, passes = (own_state(x), passes_begun(x)) if is_stream(x) else (None, 0)
+    own, passes = (own_state(x) if is_stream(x) else None), passes_of(x)
     kept = own[0]() if own is not None else None
     try:
         yield x if own is not None or not is_stream(x) else _copied(x)

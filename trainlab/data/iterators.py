@@ -79,6 +79,11 @@ def next_of(iterator: Any, *default: Any) -> Any:
         raise bare(error) from None
 
 
+def first_of(dataset: tf.data.Dataset, is_copyable: bool) -> Any:
+    """Its first element; of a copy, if there can be one, since the shuffles of this one would move on."""
+    return next_of(iter(copied(dataset) if is_copyable else dataset))
+
+
 class Pulled(NamedTuple):
     """Batches, as lists of the tensors that they are made of.
 

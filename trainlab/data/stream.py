@@ -31,6 +31,8 @@ _MAX_BLOCK_BYTES = 2**27
 # training does can be saved, one that is in the middle of a read cannot.
 _SECONDS_A_LOOK = 0.05
 _PATIENCE = 1.5
+# So long what comes after the last batch of a pass may take: nothing, unless its size was only asserted.
+_SECONDS_TO_END = 5.0
 
 T = TypeVar("T")
 
@@ -84,14 +86,14 @@ def waited_for(fn: Callable[[], T], patience: float = _PATIENCE) -> T:
     return _with_patience(in_thread(fn), patience).result()
 
 
-def finishes(fn: Callable[[], object], seconds: float) -> bool:
+def finishes(fn: Callable[[], object], seconds: float, patience: float = 0.0) -> bool:
     """Whether `fn`, called in a thread, is done in time; otherwise it is left to itself. Raises what it raises.
 
     Raises:
-        StopRequested: at once when training is to stop.
+        StopRequested: when training is to stop, so many seconds of patience later.
     """
     future = in_thread(fn)
-    is_done = _with_patience(future, 0.0, seconds).done()
+    is_done = _with_patience(future, patience, seconds).done()
     if is_done:
         future.result()
     return is_done
@@ -185,8 +187,20 @@ class Stream:
         self._replace(iterator)
         self._is_open = True
 
-    def end(self) -> None:
-        """Ends a pass: what was read and not used is dropped."""
+    def see_end(self) -> None:
+        """Reads what comes after the last batch, that there is none; errors there are as Keras has them, which never looks.
+
+        TensorFlow reads ahead by itself, the end as well if it has the time. What a `repeat` or the like does there decides the
+        order of the next pass.
+        """
+        if self._may_read:
+            with suppress(tf.errors.OpError, StopRequested):
+                finishes(functools.partial(next_of, self._iterator, None), _SECONDS_TO_END, _PATIENCE)
+
+    def end(self, is_over: bool = False) -> None:
+        """Ends a pass: what was read and not used is dropped; if all of it `is_over`, see `see_end`."""
+        if is_over:
+            self.see_end()
         reading, patience = self._ahead, self._patience
         self._ahead, self._is_open = None, False
         self._pulled, self._used = NOTHING, 0

@@ -51,7 +51,7 @@ class StreamSource:
     ):
         weights = {str(label): float(weight) for label, weight in (class_weight or {}).items()}
         self._settings = {"class_weight": weights, "shuffle": bool(shuffle)}
-        self._data, self._before = data, arrays.passes_begun(data)
+        self._data, self._before = data, arrays.passes_of(data)
         is_ordered = shuffle and isinstance(data, keras.utils.PyDataset) and data.num_batches is not None
         self._ordered = arrays.Ordered(data) if is_ordered else None
         self._feed = arrays.feed_of(data)
@@ -100,8 +100,9 @@ class StreamSource:
 
     def first_batch(self) -> Batch:
         """The first batch of a pass."""
+        is_copyable = isinstance(self._data, tf.data.Dataset) and self._nature.is_copyable
         with iterators.explained():
-            return unpack(waited_for(lambda: iterators.next_of(iter(self._dataset))), self._may_be_whole)
+            return unpack(waited_for(lambda: iterators.first_of(self._dataset, is_copyable)), self._may_be_whole)
 
     def batch_specs(self) -> Batch:
         """What one batch is; unknown sizes are None."""
@@ -113,7 +114,8 @@ class StreamSource:
 
     def close(self) -> None:
         """Ends a pass that has begun, and lets go of it."""
-        is_cut_short = self._stream.is_open
+        if is_cut_short := self._stream.is_open and not self.at_end:
+            arrays.note_cut(self._data)
         self._end_pass()
         # Before anybody begins another pass: it may hold a file of a cache that it has not finished.
         self._stream.close(at_once=is_cut_short)
@@ -121,7 +123,7 @@ class StreamSource:
     def _end_pass(self) -> None:
         """Ends a pass that has begun; its workers stop."""
         if self._stream.is_open:
-            self._stream.end()
+            self._stream.end(self.at_end and isinstance(self._data, tf.data.Dataset))
             if self._stream.has_left_behind:
                 in_thread(self._adapter.on_epoch_end)  # which would wait for the same
             elif getattr(self._adapter, "enqueuer", None) is not None:
@@ -196,7 +198,7 @@ class StreamSource:
         if self._passes:
             if self._last is not None:
                 state["last_batch"] = self._last_batch()
-            state["before"] = self._before
+            state["before"], state["is_any_cut_short"] = self._before
             if self._ordered is not None:
                 state["order"] = self._ordered.root
             if self._feed is not None:
@@ -247,8 +249,12 @@ class StreamSource:
         if self._ordered is not None:
             self._ordered.root = state.get("order")
         with iterators.explained():
-            if state.get("own") is not None and arrays.own_state(self._data) is not None:
-                self._take_back(state)
+            if state.get("own") is not None and (own := arrays.own_state(self._data)) is not None:
+                own[1](from_json(state["own"]))
+                if state["is_open"]:
+                    self._passes = state["passes"] - 1
+                    self._open()
+                    self._skip(state["batches"], state)
             elif isinstance(self._feed, Loader) and self._feed.go_to(state):
                 self._open()
             elif isinstance(self._feed, arrays.Feed):
@@ -260,16 +266,6 @@ class StreamSource:
         self._passes, self._used = state["passes"], state["batches"]
         if not state["is_open"] and self._stream.is_open:
             self._end_pass()
-
-    def _take_back(self, state: Mapping[str, Any]) -> None:
-        """Gives the data their own state."""
-        own = arrays.own_state(self._data)
-        assert own is not None
-        own[1](from_json(state["own"]))
-        if state["is_open"]:
-            self._passes = state["passes"] - 1
-            self._open()
-            self._skip(state["batches"], state)
 
     def _read_on(self, state: Mapping[str, Any]) -> None:
         """Reads a generator up to where training stands, if it is not past that."""
@@ -292,18 +288,18 @@ class StreamSource:
         self._start = serialized["start"]
         if self._has_other_seeds(state):
             warnings.warn(f"x: {_OTHER_SEEDS}; this pass ends as it would have, and then {_ELSE}", stacklevel=4)
-        elif self._nature.is_unseeded and not self._before:
+        elif self._nature.is_unseeded and not self._before.begun:
             warnings.warn(f"x: {self._nature.chance_in_words}; this pass ends as it would have, and then {_ELSE}", stacklevel=4)
 
     def _read_again(self, state: Mapping[str, Any]) -> None:
         """Begins where the first pass began, in other fits' passes if need be, and drops what training has used."""
-        before = state.get("before", 0)
-        self._has_moved_on = self._before > before
+        before = arrays.Passes(state.get("before", 0), state.get("is_any_cut_short", False))
+        self._has_moved_on = self._before.begun > before.begun
         if self._has_moved_on and isinstance(self._data, tf.data.Dataset) and self._nature.is_copyable:
             self._dataset = iterators.copied(self._dataset)  # this one's shuffles would go on where they are
-            self._before = 0
-            arrays.note_passes(self._data, 0)
-        for _ in range(before - self._before):
+            self._before = arrays.Passes()
+            arrays.note_passes(self._data, self._before)
+        for _ in range(before.begun - self._before.begun):
             self._open()
             self._stream.skip(1 if self.is_endless else math.inf)
             self._end_pass()
@@ -314,6 +310,8 @@ class StreamSource:
             self._end_pass()
         self._open()
         self._skip(state["batches"], state)
+        if not (state["is_open"] or self.is_endless):
+            self._stream.see_end()
 
     def _skip(self, num_batches: float, state: Mapping[str, Any]) -> None:
         """Drops so many batches of this pass; makes sure that the last one is what it was."""
@@ -343,6 +341,8 @@ class StreamSource:
                 "it was read before in this process, and what it draws from has moved on (make it anew, or give it a "
                 "get_state() and a set_state(state))"
             )
+        if self._before.is_any_cut_short and not (is_same and is_known):
+            why.append("a fit before this one ended within a pass, and nobody knows how far that had been read ahead")
         if not (is_same or why):
             why.append("it is not the same, or draws from something that is not")
         if why:
@@ -354,7 +354,7 @@ class StreamSource:
         return state.get("seeds", []) != [list(pair) for pair in self._nature.seeds if pair is not None] and "seeds" in state
 
     def _open(self) -> None:
-        arrays.note_passes(self._data, arrays.passes_begun(self._data) + 1)
+        arrays.note_pass(self._data)
         self._own = self._own_state()
         self._passes, self._used, self._last = self._passes + 1, 0, None
         if self._ordered is not None:
