@@ -349,7 +349,7 @@ def test_a_pass_after_one_that_was_cut_short_is_not_promised(used):
     for _ in range(used):
         take(second, 1)
     state = saved(second)[0] | {"last_batch": 0}
-    with pytest.warns(UserWarning, match="gives other batches .* a fit before this one ended within a pass"):
+    with pytest.warns(UserWarning, match="gives other batches .* a pass before this one ended within the data"):
         StreamSource(shuffled(4).repeat().batch(2), None, True).restore(state, {})
     second.close()
 

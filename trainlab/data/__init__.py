@@ -2,7 +2,7 @@
 
 from trainlab.data import device
 from trainlab.data.array_source import ArraySource, Whereabouts, describe_update
-from trainlab.data.arrays import is_stream
+from trainlab.data.arrays import is_stream, note_pass, passes_of
 from trainlab.data.blocks import Block, Layout, TrailingLayout, may_unroll
 from trainlab.data.checks import check_count, check_labels, find_non_finite
 from trainlab.data.inputs import (
@@ -46,6 +46,8 @@ __all__ = [
     "finishes",
     "is_anything_left_behind",
     "is_stream",
+    "note_pass",
+    "passes_of",
     "may_unroll",
     "prepared",
     "set_apart",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import threading
 import types
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -156,6 +157,21 @@ class Feed:
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs of it."""
         return {"generator": self.num_used}
+
+    def way_to(self, state: Mapping[str, Any]) -> float:
+        """How many batches are to be read until training stands where it stood.
+
+        Raises:
+            ValueError: it is past that.
+        """
+        older = state["batches"] if state["passes"] == 1 else math.inf
+        to, at = state.get("generator", older), self.num_used
+        if at > to:
+            raise ValueError(
+                f"x is a generator that this process has trained on up to batch {at}, and the checkpoint stands at batch {to}: "
+                "it cannot be read again, so give a new one"
+            )
+        return float(to - at)
 
     def first(self) -> Iterator[Any]:
         """The first two that it ever gave, which tell what all are."""

@@ -67,12 +67,15 @@ class Validation:
         """The batches, in the order in which they were given; arrays on the device, from the first time on."""
         if self._source is None:
             self._source = _in_order(self._converted or (self.x, None, None), self.batch_size, self.steps)
+            if isinstance(self._source, StreamSource):
+                self._source.name = "validation_data"
         return self._source
 
     def for_keras(self) -> dict[str, Any]:
         """Arguments of `keras.Model.evaluate`."""
         x, y, sample_weight, batch_size = self.x, self.y, self.sample_weight, self.batch_size
-        if hasattr(x, "__next__"):  # looked into once, or each reading after an epoch would lose what the look took
+        # A generator is looked into once, or each reading after an epoch would lose what the look took.
+        if hasattr(x, "__next__") or (isinstance(x, tf.data.Dataset) and self._source is not None):
             source = self.source
             assert isinstance(source, StreamSource)
             x, y, sample_weight = source.dataset, None, None

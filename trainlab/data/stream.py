@@ -174,6 +174,7 @@ class Stream:
         self._iterator: Any = None
         self._ahead: futures.Future[Pulled] | None = None
         self._patience, self._has_left_behind = math.inf, False
+        self._pulled: Pulled = NOTHING
         self.end()
 
     @property
@@ -194,6 +195,7 @@ class Stream:
         order of the next pass.
         """
         if self._may_read:
+            self._pulled = self._pulled._replace(has_more=False)
             with suppress(tf.errors.OpError, StopRequested):
                 finishes(functools.partial(next_of, self._iterator, None), _SECONDS_TO_END, _PATIENCE)
 
@@ -251,6 +253,11 @@ class Stream:
     def is_open(self) -> bool:
         """Whether a pass is under way."""
         return self._is_open
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the end of the pass was read."""
+        return not self._pulled.has_more
 
     @property
     def is_settled(self) -> bool:
@@ -323,10 +330,12 @@ class Stream:
             return count
 
         try:
-            return waited_for(skip)
+            count = waited_for(skip)
         except BaseException:
             is_wanted.clear()
             raise
+        self._pulled = self._pulled._replace(has_more=count >= num_batches)
+        return count
 
     def read_ahead(self, after: Block, max_updates: int, batches: int) -> None:
         """Begins to read the block that comes after this one, unless it is at hand."""

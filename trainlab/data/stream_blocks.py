@@ -207,12 +207,12 @@ def checksum_of(block: Block) -> int:
     if not isinstance(block.layout, StreamLayout):
         return 0
     lists, first = block.tensors
-    return checksum_at(lists, first, block.layout.leaf_specs)
+    return checksum(leaves_at(lists, first, block.layout.leaf_specs))
 
 
-def checksum_at(lists: Sequence[tf.Tensor], index: Any, specs: Sequence[Any]) -> int:
-    """A number that tells a batch in lists of batches from others."""
+def leaves_at(lists: Sequence[tf.Tensor], index: Any, specs: Sequence[Any]) -> list[tf.Tensor]:
+    """The tensors of a batch in lists of batches, on the host."""
     get = tf.raw_ops.TensorListGetItem
     with tf.device("CPU:0"):
         pairs = zip(lists, specs, strict=True)
-        return checksum([get(input_handle=e, index=index, element_shape=-1, element_dtype=spec.dtype) for e, spec in pairs])
+        return [get(input_handle=e, index=index, element_shape=-1, element_dtype=spec.dtype) for e, spec in pairs]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -14,10 +15,12 @@ import tensorflow as tf
 
 from trainlab.data import arrays, iterators
 from trainlab.data.blocks import Block, Layout
-from trainlab.data.kinds import Loader, as_json, from_json, weighing
+from trainlab.data.kinds import Loader, as_json, differences, from_json, weighing
 from trainlab.data.stream import StopRequested, Stream, in_thread, leaves_of, unpack, waited_for
-from trainlab.data.stream_blocks import checksum_at
+from trainlab.data.stream_blocks import leaves_at
 from trainlab.objective import Batch, keras_internals
+
+_MOMENTS = itertools.count(1)  # data sets may share a shuffle: they are put back in the order in which they were opened
 
 
 class StreamSource:
@@ -35,9 +38,13 @@ class StreamSource:
     Attributes:
         is_endless: whether a pass has no end.
         is_to_be_saved: whether `serialized` will be called.
+        name: of the argument that the data are, for warnings.
+        most: how many batches a pass has at most; 0 if `restore` need not read the passes that were, and opening them will do.
     """
 
     is_to_be_saved = False
+    name = "x"
+    most: float = math.inf
     arrays = None
 
     def __init__(
@@ -69,13 +76,16 @@ class StreamSource:
         self._used = 0
         self._passes = 0
         self._start: tf.Tensor | None = None
+        self._opened_at = 0
         self._own: Any = None
         self._has_moved_on = False
-        self._last: tuple[list[tf.Tensor], int] | None = None  # lists of batches, and the last one used
+        self._last: Callable[[], list[tf.Tensor]] | None = None  # returns the last batch used
+        self._last_lists: list[tf.Tensor] | None = None
         self._why_not = ""
         self._has_warned = False
         self._may_be_whole = may_be_whole
         self.element_spec = unpack(self._dataset.element_spec, may_be_whole)
+        self._leaf_specs = leaves_of(self.element_spec)
         self._stream = Stream(self.element_spec)
 
     dataset = property(lambda self: self._dataset, doc="The batches, for somebody else to read.")
@@ -114,8 +124,7 @@ class StreamSource:
 
     def close(self) -> None:
         """Ends a pass that has begun, and lets go of it."""
-        if is_cut_short := self._stream.is_open and not self.at_end:
-            arrays.note_cut(self._data)
+        is_cut_short = self._stream.is_open
         self._end_pass()
         # Before anybody begins another pass: it may hold a file of a cache that it has not finished.
         self._stream.close(at_once=is_cut_short)
@@ -123,6 +132,8 @@ class StreamSource:
     def _end_pass(self) -> None:
         """Ends a pass that has begun; its workers stop."""
         if self._stream.is_open:
+            if not (self.at_end or self._stream.is_over):
+                arrays.note_cut(self._data)
             self._stream.end(self.at_end and isinstance(self._data, tf.data.Dataset))
             if self._stream.has_left_behind:
                 in_thread(self._adapter.on_epoch_end)  # which would wait for the same
@@ -150,8 +161,9 @@ class StreamSource:
             if not self._stream.is_open:
                 self._open()
             block = self._stream.block(max_updates, batches)
-        if self._last is not None and (block is None or block.tensors[0] is not self._last[0]):
-            self._last = None  # it would hold what nobody needs
+        if self._last is not None and block is not None and block.tensors[0] is not self._last_lists:
+            last = self._last() if self.is_to_be_saved else []
+            self._last, self._last_lists = (lambda: last) if last else None, None  # rather than all that were read with it
         return block
 
     def read_ahead(self, after: Block, max_updates: int, batches: int) -> None:
@@ -197,8 +209,9 @@ class StreamSource:
         state: dict[str, Any] = {"passes": self._passes, "batches": self._used, "is_open": self._stream.is_open}
         if self._passes:
             if self._last is not None:
-                state["last_batch"] = self._last_batch()
-            state["before"], state["is_any_cut_short"] = self._before
+                state["last_batch"] = iterators.checksum(self._last())
+            state["opened_at"] = self._opened_at
+            state["before"], state["is_any_cut_short"] = self._before.begun, arrays.passes_of(self._data).is_any_cut_short
             if self._ordered is not None:
                 state["order"] = self._ordered.root
             if self._feed is not None:
@@ -224,15 +237,18 @@ class StreamSource:
                 raise ValueError(self._why_not)
             now = waited_for(lambda: iterators.serialize(self._stream.iterator))
         except (ValueError, tf.errors.OpError) as error:
-            why = error if isinstance(error, ValueError) else iterators.reason(error)
+            why = str(error) if isinstance(error, ValueError) else iterators.reason(error)
             others = [f"{chance}, or its batches are others when it is read again" for chance in self._nature.chance]
-            raise ValueError("; ".join([str(why), *others])) from error
+            raise ValueError("; ".join([why, *others])) from error
         if self._nature.is_unseeded and not self._has_warned:
             self._has_warned = True
-            warnings.warn(
-                f"x: {self._nature.chance_in_words}; a resume would end this pass as it is, and then {_ELSE}", stacklevel=3
-            )
-        return {"start": self._start, "now": now}
+            what = f"a resume would end this pass as it is, and then {differences.ELSE}"
+            warnings.warn(f"{self.name}: {self._nature.chance_in_words}; {what}", stacklevel=3)
+        return {**self.beginning(), "now": now}
+
+    def beginning(self) -> dict[str, tf.Tensor]:
+        """Of that, where the pass began; nothing where it is not known to be restored exactly."""
+        return {} if self._start is None else {"start": self._start}
 
     def restore(self, state: Mapping[str, Any], serialized: Mapping[str, tf.Tensor]) -> None:
         """Puts it there. Where others than the same batches come, or may come, a warning says so.
@@ -253,12 +269,11 @@ class StreamSource:
                 own[1](from_json(state["own"]))
                 if state["is_open"]:
                     self._passes = state["passes"] - 1
-                    self._open()
-                    self._skip(state["batches"], state)
+                    self._open_at(state["batches"], state)
             elif isinstance(self._feed, Loader) and self._feed.go_to(state):
                 self._open()
             elif isinstance(self._feed, arrays.Feed):
-                self._read_on(state)
+                self._open_at(self._feed.way_to(state), state)
             elif serialized and not self._nature.why_not_saved:
                 self._deserialize(state, serialized)
             else:
@@ -267,29 +282,19 @@ class StreamSource:
         if not state["is_open"] and self._stream.is_open:
             self._end_pass()
 
-    def _read_on(self, state: Mapping[str, Any]) -> None:
-        """Reads a generator up to where training stands, if it is not past that."""
-        assert isinstance(self._feed, arrays.Feed)
-        older = state["batches"] if state["passes"] == 1 else math.inf
-        to, at = state.get("generator", older), self._feed.num_used
-        if at > to:
-            raise ValueError(
-                f"x is a generator that this process has trained on up to batch {at}, and the checkpoint stands at batch {to}: "
-                "it cannot be read again, so give a new one"
-            )
-        self._open()
-        self._skip(to - at, state)
-
     def _deserialize(self, state: Mapping[str, Any], serialized: Mapping[str, tf.Tensor]) -> None:
-        self._open()
-        iterators.deserialize(self._stream.iterator, serialized["now"])
+        if "now" in serialized:
+            self._open()
+            iterators.deserialize(self._stream.iterator, serialized["now"])
+        elif state["is_open"]:
+            self._open_at(state["batches"], state, serialized["start"])
+        self._opened_at = next(_MOMENTS)
         beginning = iter(self._dataset)
         iterators.deserialize(beginning, serialized["start"])
         self._start = serialized["start"]
-        if self._has_other_seeds(state):
-            warnings.warn(f"x: {_OTHER_SEEDS}; this pass ends as it would have, and then {_ELSE}", stacklevel=4)
-        elif self._nature.is_unseeded and not self._before.begun:
-            warnings.warn(f"x: {self._nature.chance_in_words}; this pass ends as it would have, and then {_ELSE}", stacklevel=4)
+        why = self._nature.chance_in_words if self._nature.is_unseeded and not self._before.begun else ""
+        if why := differences.OTHER_SEEDS if self._has_other_seeds(state) else why:
+            warnings.warn(f"{self.name}: {why}; this pass ends as it would have, and then {differences.ELSE}", stacklevel=4)
 
     def _read_again(self, state: Mapping[str, Any]) -> None:
         """Begins where the first pass began, in other fits' passes if need be, and drops what training has used."""
@@ -300,21 +305,25 @@ class StreamSource:
             self._before = arrays.Passes()
             arrays.note_passes(self._data, self._before)
         for _ in range(before.begun - self._before.begun):
-            self._open()
-            self._stream.skip(1 if self.is_endless else math.inf)
-            self._end_pass()
+            self._pass_by(1 if self.is_endless else self.most)
         self._passes, self._before = 0, max(before, self._before)
-        for _ in range(state["passes"] - 1):
-            self._open()
-            self._stream.skip()
-            self._end_pass()
-        self._open()
-        self._skip(state["batches"], state)
-        if not (state["is_open"] or self.is_endless):
-            self._stream.see_end()
+        for _ in range(state["passes"] - (self.most > 0)):
+            self._pass_by(self.most)
+        if self.most > 0:
+            self._open_at(state["batches"], state)
+            if not (state["is_open"] or self.is_endless):
+                self._stream.see_end()
 
-    def _skip(self, num_batches: float, state: Mapping[str, Any]) -> None:
-        """Drops so many batches of this pass; makes sure that the last one is what it was."""
+    def _pass_by(self, num_batches: float) -> None:
+        self._open()
+        self._stream.skip(num_batches)
+        self._end_pass()
+
+    def _open_at(self, num_batches: float, state: Mapping[str, Any], start: tf.Tensor | None = None) -> None:
+        """Begins a pass, as the one that began at `start`, and drops so many batches; makes sure that the last is what it was."""
+        self._open()
+        if start is not None:
+            iterators.deserialize(self._stream.iterator, start)
         was = state.get("last_batch")
         found, is_same = 0, True
         if num_batches:
@@ -326,36 +335,32 @@ class StreamSource:
         if self._feed is not None:
             self._feed.use(found)
         if found < num_batches < math.inf:
-            raise ValueError(f"x gave fewer than the {num_batches} batches that it gave before: it is not the same")
+            raise ValueError(f"{self.name} gave fewer than the {num_batches} batches that it gave before: it is not the same")
         self._warn_of_others(state, is_same, is_known=was is not None)
 
     def _warn_of_others(self, state: Mapping[str, Any], is_same: bool, is_known: bool) -> None:
         """Says what may come otherwise than before; whether the last batch `is_same` counts only if it `is_known`."""
-        why = list(self._nature.chance)
-        if self._has_other_seeds(state):
-            why.append(_OTHER_SEEDS)
-        if self._ordered is not None and "order" not in state:
-            why.append("the checkpoint is of an older version, which did not keep the order of its batches")
-        if self._has_moved_on and not (is_same and is_known):
-            why.append(
-                "it was read before in this process, and what it draws from has moved on (make it anew, or give it a "
-                "get_state() and a set_state(state))"
-            )
-        if self._before.is_any_cut_short and not (is_same and is_known):
-            why.append("a fit before this one ended within a pass, and nobody knows how far that had been read ahead")
+        is_sure = is_same and is_known
+        differences_found = {
+            differences.OTHER_SEEDS: self._has_other_seeds(state),
+            differences.NO_ORDER: self._ordered is not None and "order" not in state,
+            differences.MOVED_ON: self._has_moved_on and not is_sure,
+            differences.CUT_SHORT: self._before.is_any_cut_short and not is_sure and bool(self._nature.why_not_saved),
+        }
+        why = [*self._nature.chance, *(reason for reason, is_so in differences_found.items() if is_so)]
         if not (is_same or why):
-            why.append("it is not the same, or draws from something that is not")
+            why.append(differences.NOT_THE_SAME)
         if why:
             where = f"batch {state['batches']} of pass {state['passes']}"
             what = f"{'may give' if is_same else 'gives'} other batches than before"
-            warnings.warn(f"x was read again up to {where}, and {what}: {'; '.join(why)}", stacklevel=5)
+            warnings.warn(f"{self.name} was read again up to {where}, and {what}: {'; '.join(why)}", stacklevel=5)
 
     def _has_other_seeds(self, state: Mapping[str, Any]) -> bool:
         return state.get("seeds", []) != [list(pair) for pair in self._nature.seeds if pair is not None] and "seeds" in state
 
     def _open(self) -> None:
         arrays.note_pass(self._data)
-        self._own = self._own_state()
+        self._own, self._opened_at = self._own_state(), next(_MOMENTS)
         self._passes, self._used, self._last = self._passes + 1, 0, None
         if self._ordered is not None:
             self._ordered.shuffle(self._passes)
@@ -387,14 +392,5 @@ class StreamSource:
         if self._feed is not None and self._feed.remembers:
             self._feed.use(block.size)
         lists, first = block.tensors
-        self._last = lists, int(first) + block.size - 1
-
-    def _last_batch(self) -> int:
-        """A number that tells the last batch used from others."""
-        assert self._last is not None
-        specs = tf.nest.flatten(self.element_spec, expand_composites=True)
-        return checksum_at(*self._last, [spec for spec in specs if spec is not None])
-
-
-_ELSE = "goes on in another order than it would have"
-_OTHER_SEEDS = "its shuffles have other seeds than before: give them seeds, or call keras.utils.set_random_seed before it is made"
+        self._last = functools.partial(leaves_at, lists, int(first) + block.size - 1, self._leaf_specs)
+        self._last_lists = lists

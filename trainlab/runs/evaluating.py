@@ -11,8 +11,19 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from trainlab.data import Source, StopRequested, StreamSource, Validation, stoppable, to_evaluate_on
+from trainlab.data import (
+    Source,
+    StopRequested,
+    StreamSource,
+    Validation,
+    is_stream,
+    note_pass,
+    passes_of,
+    stoppable,
+    to_evaluate_on,
+)
 from trainlab.loop import EvaluationLoop, Evaluations, Loop
 from trainlab.objective import keras_internals
 from trainlab.runs import callback_state
@@ -62,6 +73,9 @@ class Validator:
     Attributes:
         should_stop: says whether training is to stop.
         stop: called when it is, everything being as it was before the evaluation; raises.
+        keeps_place: whether the data are to be put behind the evaluations that were, at a resume.
+        place: where the data stand after the evaluations that were, as JSON holds it; None for arrays, and before the first.
+        beginning: where the last one began, for `tf.data`; see `StreamSource`.
     """
 
     def __init__(
@@ -80,6 +94,9 @@ class Validator:
         self.is_due = validation.is_due
         self.should_stop = _never
         self.stop: Callable[[], None] = lambda: None
+        self.place: dict[str, Any] | None = None
+        self.beginning: dict[str, tf.Tensor] = {}
+        self.keeps_place = False
 
     def __call__(self) -> dict[str, Any]:
         """The results, by names that begin with `val_`."""
@@ -92,7 +109,47 @@ class Validator:
             callback_state.set_states(self._listener.callbacks, remembered)
             self.stop()
             raise KeyboardInterrupt from None  # there was nobody yet who could save
+        self._note_place()
         return {f"val_{name}": value for name, value in results.items()}
+
+    def restore(self, place: Mapping[str, Any] | None, serialized: Mapping[str, tf.Tensor]) -> None:
+        """Puts the data behind the evaluations that were: those that come in another order each time go on with the next.
+
+        What was the same in all of them is not read again.
+        """
+        if place is None or not is_stream(self._validation.x):
+            return
+        self.place, self.beginning = dict(place), dict(serialized)
+        if hasattr(self._validation.x, "__next__"):
+            if place["moves"]:
+                warnings.warn(
+                    "validation_data is a generator: evaluations go on with other batches than they would", stacklevel=4
+                )
+        elif serialized or place["moves"] is not False or place["passes"] == 1 or place["own"] is not None:
+            steps = self._validation.steps
+            self._stream().most = 0 if place["moves"] is None else math.inf if steps is None else steps
+            self._stream().restore(place, serialized)
+
+    def _stream(self) -> StreamSource:
+        source = self._validation.source
+        assert isinstance(source, StreamSource)
+        return source
+
+    def _note_place(self) -> None:
+        """One more evaluation was made; whether all gave the same batches shows in their last."""
+        if not (self.keeps_place and is_stream(self._validation.x)):
+            return
+        last = self.place or {"moves": False, "passes": 0}
+        if self._evaluation_loop is None:  # Keras has read it
+            note_pass(self._validation.x)
+            begun = passes_of(self._validation.x).begun
+            count = last["passes"] + 1
+            self.place = {"passes": count, "batches": 0, "is_open": False, "own": None, "before": begun - count, "moves": None}
+            self.place["opened_at"] = 0  # unknown: of what shares a shuffle with training, that of training counts
+        else:
+            where = self._stream().state()
+            is_other = self.place is not None and where.get("last_batch") != last.get("last_batch")
+            self.place, self.beginning = {**where, "moves": last["moves"] or is_other}, self._stream().beginning()
 
     def _find_out(self) -> None:
         """Traces the evaluation, once, when the first is due; where that is not to be, says why."""
@@ -100,6 +157,8 @@ class Validator:
             return
         if self._evaluations.may_compile(self._model, self._loop.is_eager, takes_summaries(self._listener)):
             source, jit_compile = self._validation.source, self._loop.jit_compile
+            if isinstance(source, StreamSource):
+                source.is_to_be_saved = self.keeps_place
             self._evaluation_loop = self._evaluations.loop(self._model, source, jit_compile)
         self._is_known = True
         if not self._is_silent and (line := self._evaluations.tell()) is not None:

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.data import ArraySource, StopRequested, stoppable
+from trainlab.data import StopRequested, stoppable
 from trainlab.distribution import StopAsked
 from trainlab.loop import Findings, NonFiniteError, Plan
 from trainlab.runs import callback_state, manifest, signals
@@ -34,8 +34,10 @@ from trainlab.runs.resuming import (
     load_best,
     newest,
     requested,
+    restore_data,
     restore_variables,
     restore_weights,
+    serialized_data,
     variables,
 )
 from trainlab.runs.run import Run
@@ -188,6 +190,8 @@ class RunKeeper(Keeper):
         """See `Keeper`."""
         self._fit, self._loaded, self._must_save, self._is_longer = fit, found.loaded, must_save, found.is_longer
         fit.source.is_to_be_saved = self._saves_iterators = True
+        if fit.validator is not None:
+            fit.validator.keeps_place = True
         self._saved_at = fit.progress.updates, time.monotonic()
         callback_state.check(fit.listener.callbacks)
         callback_state.check_states({name: state for name, state in self._callback_states().items() if not is_history(state)})
@@ -207,9 +211,7 @@ class RunKeeper(Keeper):
             fit.loop.assign({name: value for name, value in variables(loaded).items() if name.startswith("model.")})
         else:
             fit.loop.prepare(fit.source)
-            where = loaded.state["source"]
-            if isinstance(fit.source, ArraySource) or loaded.state["iterators"] or where.get("own") or "generator" in where:
-                fit.source.restore(where, loaded.iterators())
+            restore_data(fit.source, fit.validator, loaded, may_read=False)
             self._put_back(fit, loaded)
         record = self._histories[self.fits]
         self.fits += 1
@@ -231,7 +233,7 @@ class RunKeeper(Keeper):
     def _restore(self, fit: Fit, loaded: Loaded) -> None:
         state = loaded.state
         fit.loop.prepare(fit.source)  # what only tracing discovers is to be restored too
-        fit.source.restore(state["source"], loaded.iterators())
+        restore_data(fit.source, fit.validator, loaded)
         self._put_back(fit, loaded)
         # One that a callback had stopped, and that is made longer, goes on.
         fit.model.stop_training = state["stop_training"] and not self._is_longer
@@ -241,11 +243,17 @@ class RunKeeper(Keeper):
         restore_variables(fit.model, fit.loop, loaded, keeps_rate="learning_rate" in self._overridden)
         callback_state.set_states(fit.listener.callbacks, decode(loaded.state["callbacks"], loaded.arrays), self.directory)
 
+    @property
+    def _under_way(self) -> Fit:
+        assert self._fit is not None
+        return self._fit
+
     def updates_to_go(self) -> int:
         """See `Keeper`."""
-        assert self._fit is not None
         every = self._run.save_steps
-        return super().updates_to_go() if every is None else max(every - (self._fit.progress.updates - self._saved_at[0]), 1)
+        return (
+            super().updates_to_go() if every is None else max(every - (self._under_way.progress.updates - self._saved_at[0]), 1)
+        )
 
     def boundary(self) -> None:
         """See `Keeper`."""
@@ -271,8 +279,7 @@ class RunKeeper(Keeper):
 
     def leave(self, reason: BaseException, before: Mapping[str, Any] | None = None) -> None:
         """See `Keeper`."""
-        fit = self._fit
-        assert fit is not None
+        fit = self._under_way
         if before is None and fit.progress.updates == self._saved_at[0] and not self._must_save:
             return
         self._save_and_say(self.capture() if before is None else before, type(reason).__name__)
@@ -284,19 +291,17 @@ class RunKeeper(Keeper):
             self._timeline.end("a signal")
 
     def _save_and_say(self, captured: Mapping[str, Any], reason: str) -> None:
-        assert self._fit is not None
         self._save(captured, is_finished=False)
         self._checkpoints.wait()
-        if self._signals.received is not None or self._fit.verbose:
+        if self._signals.received is not None or self._under_way.verbose:
             who = reason if self._signals.received is None else "a signal"
-            where = f"update {self._fit.progress.updates}: saved in {self._checkpoints.last}"
+            where = f"update {self._under_way.progress.updates}: saved in {self._checkpoints.last}"
             print(f"stopped by {who} at {where}; the same call goes on from there", flush=True)
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
         """See `Keeper`."""
-        assert self._fit is not None
-        self._remembered = Remembered(self._callback_states()), self._fit.loop.snapshot()
+        self._remembered = Remembered(self._callback_states()), self._under_way.loop.snapshot()
         with self._timeline.epoch():
             yield
         self._remembered = None
@@ -316,13 +321,13 @@ class RunKeeper(Keeper):
 
     def finish(self, before: Mapping[str, Any]) -> None:
         """Saves the end of a fit; and what was `before` the end, if that changed a variable, for a longer run to go on from."""
-        assert self._fit is not None
         after = self.capture()
         values = {name: value for name, value in after["tensors"].items() if name.startswith("variables/")}
         changed = any(not np.array_equal(before["tensors"].get(name), value) for name, value in values.items())
         if changed:
             self._save(before, is_finished=False)
-        kept = [c for c in self._fit.listener.callbacks if isinstance(c, keras.callbacks.History)] or [keras.callbacks.History()]
+        callbacks = [*self._under_way.listener.callbacks, keras.callbacks.History()]
+        kept = [c for c in callbacks if isinstance(c, keras.callbacks.History)]
         history = {"epoch": list(getattr(kept[0], "epoch", [])), "history": dict(kept[0].history)}
         self._histories = [*self._histories[: self.fits], history]
         self._save(after, is_finished=True, extends=not changed)
@@ -333,8 +338,7 @@ class RunKeeper(Keeper):
 
     def capture(self, values: Mapping[str, tf.Tensor] | None = None) -> Mapping[str, Any]:
         """Everything as it is now; variables as they are in `values`, if they are given."""
-        fit = self._fit
-        assert fit is not None
+        fit = self._under_way
         arrays: dict[str, np.ndarray] = {}
         states = self._callback_states()
         if self._remembered is not None:  # some hooks of the epoch's end were called and others not: a resume calls all again
@@ -348,6 +352,7 @@ class RunKeeper(Keeper):
             "fit": self.fits,
             "progress": {**progress, "logs": encode(progress["logs"], arrays, "logs", self._as_text)},
             "source": fit.source.state(),
+            "validation": None if fit.validator is None else fit.validator.place,
             "stop_training": bool(fit.model.stop_training),
             "callbacks": {"kind": "dict", "items": encoded},
             "best": self._best.metric,
@@ -361,12 +366,10 @@ class RunKeeper(Keeper):
 
     def _epoch_logs(self) -> Mapping[str, Any]:
         """Of the epoch that has just ended; none in the middle of one."""
-        assert self._fit is not None
-        return self._fit.progress.logs if self._fit.progress.phase == "between" else {}
+        return self._under_way.progress.logs if self._under_way.progress.phase == "between" else {}
 
     def _callback_states(self) -> dict[str, Any]:
-        assert self._fit is not None
-        return callback_state.get_states(self._fit.listener.callbacks, has_files=True)
+        return callback_state.get_states(self._under_way.listener.callbacks, has_files=True)
 
     def _as_text(self, value: Any, name: str) -> Any:
         """What stands in a checkpoint for something that somebody put into the logs, and that it cannot hold."""
@@ -376,8 +379,7 @@ class RunKeeper(Keeper):
         return str(value)
 
     def _save(self, captured: Mapping[str, Any], is_finished: bool, extends: bool = False) -> None:
-        fit = self._fit
-        assert fit is not None
+        fit = self._under_way
         arrays: dict[str, np.ndarray] = {}
         histories = encode(self._histories, arrays, "histories", self._as_text)
         state = {**captured["state"], "histories": histories, "finished": is_finished, "extends": extends}
@@ -387,14 +389,12 @@ class RunKeeper(Keeper):
         self._checkpoints.save(fit.progress.updates, tensors, state, captured["iterators"])
 
     def _serialized(self) -> Mapping[str, tf.Tensor]:
-        assert self._fit is not None
-        if not (self._fit.source.is_settled and self._saves_iterators):  # told to stop while more was read than used
-            return {}
-        try:
-            return self._fit.source.serialized()
+        fit = self._under_way
+        try:  # told to stop, it may have read more than was used
+            return serialized_data(fit.source, fit.validator, fit.source.is_settled and self._saves_iterators)
         except StopRequested:  # it is being read: a resume reads it again up to there
-            return {}
+            pass
         except ValueError as error:
             self._saves_iterators = False
             warnings.warn(f"x cannot be saved where it stands ({error}); a resume will read it again up to there", stacklevel=2)
-            return {}
+        return serialized_data(fit.source, fit.validator, is_whole=False)

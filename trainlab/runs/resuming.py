@@ -11,12 +11,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainlab.data import ArraySource, Source, StreamSource
 from trainlab.loop import Loop, Plan, Progress
 from trainlab.runs.disk.checkpoint import Checkpoints, Loaded, peek, read
 from trainlab.runs.disk.encoding import decode
+from trainlab.runs.evaluating import Validator
 from trainlab.runs.manifest import OVERRIDABLE
 
 RESUME = ("auto", "must", "never", "weights")
+_VALIDATION = "validation."
 
 
 class Asked(NamedTuple):
@@ -127,6 +130,33 @@ def newest(checkpoints: Checkpoints, fit: int, plan: Plan, any_will_do: bool) ->
         f"{checkpoints.directory.parent}: no checkpoint can be read ({'; '.join(damaged)}): restore them from a copy, or begin "
         "anew (resume=never with overwrite)"
     )
+
+
+def restore_data(source: Source, validator: Validator | None, loaded: Loaded, may_read: bool = True) -> None:
+    """Puts the data where they stood, to train on and to validate on: in the order in which they were opened.
+
+    Unless it `may_read`, those to train on are left alone if they had to be read again.
+    """
+    state, iterators = loaded.state, loaded.iterators()
+    of_validation = {name.removeprefix(_VALIDATION): it for name, it in iterators.items() if name.startswith(_VALIDATION)}
+    of_training = {name: it for name, it in iterators.items() if not name.startswith(_VALIDATION)}
+    place = state.get("validation") if validator is not None else None
+    is_first = place is not None and place["opened_at"] < state["source"].get("opened_at", 0)
+    if validator is not None and is_first:
+        validator.restore(place, of_validation)
+    where = state["source"]
+    if may_read or isinstance(source, ArraySource) or of_training or where.get("own") or "generator" in where:
+        source.restore(where, of_training)
+    if validator is not None and not is_first:
+        validator.restore(place, of_validation)
+
+
+def serialized_data(source: Source, validator: Validator | None, is_whole: bool) -> dict[str, tf.Tensor]:
+    """The same of `tf.data`, for a checkpoint: if it `is_whole`, where training stands, too. Raises as `StreamSource`."""
+    beginning = {} if validator is None else {f"{_VALIDATION}{name}": it for name, it in validator.beginning.items()}
+    if isinstance(source, StreamSource):
+        return {**beginning, **(source.serialized() if is_whole else source.beginning())}
+    return beginning
 
 
 def variables(loaded: Loaded) -> dict[str, np.ndarray]:

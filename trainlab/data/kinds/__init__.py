@@ -1,5 +1,6 @@
 """Kinds of data: frames, ragged and sparse arrays, how weights are matched with targets, loaders that say where they stand."""
 
+from trainlab.data.kinds import differences
 from trainlab.data.kinds.loaders import Loader, is_loader
 from trainlab.data.kinds.rows import Composite, as_sparse, first_place, is_sparse_matrix, rows_of, spec_of
 from trainlab.data.kinds.states import as_json, from_json
@@ -12,6 +13,7 @@ __all__ = [
     "as_json",
     "as_sparse",
     "class_weights",
+    "differences",
     "first_place",
     "from_json",
     "from_objects",
