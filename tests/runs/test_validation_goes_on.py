@@ -58,7 +58,8 @@ def with_arrays(validation):
 CASES = {
     "shuffle": (with_arrays(lambda: shuffled().batch(5)), None),
     "a part of a shuffle": (with_arrays(lambda: shuffled().batch(4)), 2),
-    "shuffle, repeat": (with_arrays(lambda: shuffled().repeat().batch(4)), 2),
+    # So many that TensorFlow, reading ahead, never comes to an end of the shuffle.
+    "shuffle, repeat": (with_arrays(lambda: examples().repeat(99).shuffle(12, seed=3).repeat().batch(4)), 2),
     "skip and take of a shuffle": (split_by_skip_and_take, None),
     "filter": (with_arrays(lambda: shuffled().filter(lambda x, _: x[0] > 0).batch(4)), None),
     "shuffle twice": (with_arrays(lambda: shuffled().shuffle(5, seed=2).batch(4)), None),
