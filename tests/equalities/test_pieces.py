@@ -43,13 +43,13 @@ class Recorded(tl.StepStrategy):
 
     def init(self, parameters):
         zero = parameters * 0.0
-        return {**self.inner.init(parameters), "direction": zero, "gradient": zero, "loss": tf.zeros([], tf.float64)}
+        return {**self.inner.init(parameters), "last_direction": zero, "last_gradient": zero, "loss": tf.zeros([], tf.float64)}
 
     def step(self, objective, state):
-        memory = {name: value for name, value in state.memory.items() if name not in ("direction", "gradient", "loss")}
+        memory = {name: value for name, value in state.memory.items() if name not in ("last_direction", "last_gradient", "loss")}
         step = self.inner.step(objective, state._replace(memory=memory))
-        kept = {"direction": step.gradient, "gradient": step.at.gradient, "loss": tf.cast(step.at.loss, tf.float64)}
-        return tl.Step(step.gradient, at=step.at, memory={**(step.memory or memory), **kept}, logs=step.logs)
+        kept = {"last_direction": step.gradient, "last_gradient": step.at.gradient, "loss": tf.cast(step.at.loss, tf.float64)}
+        return step._replace(memory={**(step.memory or memory), **kept})
 
 
 def train(case, strategy, size, mode="graph", kind="arrays", num_examples=None, batch_size=5, epochs=1, **kwargs):
@@ -69,7 +69,7 @@ def train(case, strategy, size, mode="graph", kind="arrays", num_examples=None, 
         data = tf.data.Dataset.from_tensor_slices((x, y, weights) if weights is not None else (x, y))
         trainer.fit(data.batch(batch_size, drop_remainder=kind == "static"), epochs=epochs, verbose=0)
     memory = trainer._loops.made.loop.update.memory
-    return trainer, *(list(memory[name].leaves) for name in ("direction", "gradient")), float(memory["loss"])
+    return trainer, *(list(memory[name].leaves) for name in ("last_direction", "last_gradient")), float(memory["loss"])
 
 
 def check(strategy, name, precision, size=2, mode="graph", **kwargs):
@@ -151,7 +151,7 @@ def test_the_gradient_is_that_of_the_whole_batch_and_not_the_mean_of_the_pieces(
     ]
     trainer = tl.Trainer(model, Recorded(tl.SGD()), micro_batch_size=4, run_eagerly=True)
     trainer.fit(x, y, sample_weight=weights, batch_size=10, shuffle=False, verbose=0)
-    found = list(trainer._loops.made.loop.update.memory["gradient"].leaves)
+    found = list(trainer._loops.made.loop.update.memory["last_gradient"].leaves)
     assert relative(found, whole) < 1e-13
     assert relative(mean, whole) > 1e-3
 

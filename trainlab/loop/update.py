@@ -273,9 +273,10 @@ class Update:
             point, memory = moved
             check_vector(point, variables, f"{name} returned as the point")
             self._check_memory(memory, name)
-            remembered = {key: _leaves(value) for key, value in memory.items()}
-            for variable, leaf in zip(variables, point.leaves, strict=True):
-                variable.assign(tf.cast(dense(leaf), variable.dtype))
+            allowed = Vector([_constrained(leaf, v) for leaf, v in zip(point.leaves, variables, strict=True)])
+            remembered = {key: _leaves(allowed if value is point else value) for key, value in memory.items()}
+            for variable, leaf in zip(variables, allowed.leaves, strict=True):
+                variable.assign(leaf)
             for key, leaves in remembered.items():
                 self._remember(key, leaves)
             return tf.zeros([])
@@ -319,6 +320,13 @@ def _describe(value: Any) -> str:
         value = tf.convert_to_tensor(value)
     kind = "number" if value.dtype.is_floating or value.dtype.is_integer else value.dtype.name
     return f"a {kind} tensor of shape {tuple(value.shape)}"
+
+
+def _constrained(leaf: Any, variable: Any) -> tf.Tensor:
+    """A variable's new value, where its constraint, if it has one, allows it: after an update constraints hold."""
+    value = tf.cast(dense(leaf), variable.dtype)
+    constraint = getattr(variable, "constraint", None)
+    return value if constraint is None else constraint(value)
 
 
 def _leaves(value: Any) -> tuple[Any, ...]:

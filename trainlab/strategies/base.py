@@ -49,8 +49,8 @@ class Step(NamedTuple):
         logs: scalars for the logs, by name, averaged over the updates between two reports.
         then: what is made of the point to which the optimizer has come: from this `Vector` to another one, and to the values of
           the memory that change with it, by name. None leaves the point. It is the last thing that an update does: clipping,
-          decay, constraints and the optimizer's own average of weights have seen the optimizer's point. It may close over what
-          the step has read or computed.
+          decay and the optimizer's own average of weights have seen the optimizer's point. Constraints are applied to the new
+          one too, and to the memory's if it is that very `Vector`. It may close over what the step has read or computed.
         when: scalar bool, in which updates `then` is asked; None in all.
     """
 

@@ -19,7 +19,7 @@ class Lookahead(StepStrategy):
 
     The model holds the fast weights between two returns and the slow ones after each `k`-th update: validate and save there, if
     you mean these. The step forward is the inner strategy's and the optimizer's: gradients are clipped, weights decayed and
-    constraints applied in each of the `k` as ever (a return keeps what a convex constraint allows); an optimizer's own momentum
+    constraints applied in each of the `k` as ever, and to what a return comes to; an optimizer's own momentum
     is left as it is, as in the paper; its average of weights (`use_ema`) is of the fast weights. `Accumulate(n, Lookahead(k,
     ...))` counts updates, not batches, and so does a resumed run.
 
