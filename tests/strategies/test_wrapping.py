@@ -52,6 +52,23 @@ def test_a_constraint_holds_after_a_return(precision):
     assert (run(trainer, 4) >= 0).all()
 
 
+def test_a_return_ends_where_the_constraint_allows_and_the_next_begins_there(precision):
+    """The way back from one point of a circle to another leaves it."""
+
+    def onto_circle(w):
+        return w / (1e-7 + np.linalg.norm(w))  # Keras' epsilon
+
+    trainer = trainer_of([0.6, 0.8], well, tl.Lookahead(2, 0.5), 0.4)
+    trainer.model.w.constraint = keras.constraints.UnitNorm(axis=0)
+    fast = slow = np.array([0.6, 0.8])
+    for _ in range(2):
+        for _ in range(2):
+            fast = onto_circle(fast - 0.4 * gradient_of_well(fast))
+        assert np.linalg.norm(slow + 0.5 * (fast - slow)) < 0.999  # what it would be without
+        fast = slow = onto_circle(slow + 0.5 * (fast - slow))
+    np.testing.assert_allclose(run(trainer, 4), fast, rtol=1e-12)
+
+
 def test_all_of_them_together(precision):
     """`Accumulate(4, Lookahead(5, 0.5, Sam(0.05)))` of one potential is the one of no accumulation."""
     nested = tl.Accumulate(4, tl.Lookahead(5, 0.5, tl.Sam(0.05)))
