@@ -55,7 +55,8 @@ def test_every_kind_under_every_strategy_stops_and_is_skipped(name, mode):
             run(*bad_at(kind, x, y, bad))  # control: that evaluation is never made
             continue
         pattern = re.escape("update 7 (number 3 of epoch 1)") + ".*"
-        pattern += reason.format(place=place, evaluations=case.evaluations)
+        # An adaptive step makes as many as the losses ask for, and a loss that is none asks for ever smaller steps.
+        pattern += reason.format(place=place, evaluations=r"\d+" if name.startswith("adaptive") else case.evaluations)
         with pytest.raises(NonFiniteError, match=pattern) as caught:
             run(*bad_at(kind, x, y, bad))
         assert "the model is at update 6, the last good one" in str(caught.value)
