@@ -49,9 +49,11 @@ def versions():
 def machine():
     """What the optimized programs and the bits depend on besides."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    models = re.findall(r"model name\s*: (.*)", text)
+    vectors = sorted(set(re.findall(r"\b(?:avx|amx|fma|sve|asimd)\w*", text)))  # one model's name stands for several of these
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{versions()}, {models[0] if models else platform.processor()}, {cores} cores"
+    return f"{versions()}, {models[0] if models else platform.processor()} ({' '.join(vectors)}), {cores} cores"
 
 
 def of_pair(model_name, strategy_name):

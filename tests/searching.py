@@ -1,5 +1,7 @@
 """Models in which TensorFlow itself looks for the variables that a function reads, or compiles a part by itself."""
 
+import functools
+
 import keras
 import tensorflow as tf
 from keras import layers
@@ -161,6 +163,20 @@ class XlaWithState(layers.Layer):
 
     def call(self, x, training=None):
         return tf.function(lambda x: self.norm(x, training=training), jit_compile=True)(x)
+
+
+@functools.cache
+def has_channels_first():
+    """Whether TensorFlow has kernels for it here: oneDNN's, which it takes on some processors only (TF_ENABLE_ONEDNN_OPTS)."""
+    filters = tf.ones((2, 2, 4, 5))
+    try:
+        with tf.GradientTape() as tape:
+            tape.watch(filters)
+            y = tf.nn.conv2d(tf.ones((1, 4, 4, 4)), filters, 1, "VALID", "NCHW")
+        tape.gradient(y, filters)
+    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+        return False
+    return True
 
 
 def stack(*fns, shape=(5,)):

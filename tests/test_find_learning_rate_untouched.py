@@ -106,6 +106,7 @@ class TestWhatItLeaves:
 
         assert_same(trained(True), trained(False))
 
+    @pytest.mark.slow
     def test_a_train_step_of_ones_own(self):
         def trained(sweeps):
             keras.utils.set_random_seed(0)

@@ -5,9 +5,11 @@ import pytest
 from fingerprints import PAIRS, differences, machine, of_pair, versions
 
 STORED = fingerprints.stored()
+LONG = ("lstm", "transformer")
+mostly_quick = [pytest.param(pair, marks=pytest.mark.slow) if pair[0] in LONG else pair for pair in PAIRS]
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids="/".join)
+@pytest.mark.parametrize("pair", mostly_quick, ids="/".join)
 def test_nothing_has_moved(pair):
     known = {
         group: STORED[group][key]["/".join(pair)]

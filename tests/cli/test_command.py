@@ -16,6 +16,7 @@ from trainlab.cli.running import setup
 RATE = "keras.optimizers.SGD.learning_rate"
 
 
+@pytest.mark.slow
 def test_heun_from_a_shell_in_any_directory(tmp_path):
     process = start(*HEUN, cwd=tmp_path)
     out, err = process.communicate(timeout=120)

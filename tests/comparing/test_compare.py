@@ -80,6 +80,7 @@ def test_reports_read_its_runs(whole, tmp_path):
     assert "loss" in tl.report(runs, tmp_path / "runs.md").read_text()
 
 
+@pytest.mark.slow
 def test_whoever_is_stopped_at_any_point_goes_on_to_the_same_bits(whole, tmp_path, monkeypatch):
     """Stopped after every few files that it writes, in the middle of runs among them."""
     real, written = executing.write_atomically, []

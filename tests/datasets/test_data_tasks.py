@@ -121,6 +121,7 @@ def test_positions_without_a_class_do_not_count():
     assert ours == pytest.approx(exact.mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 def test_positions_are_trained_and_counted(weighted):
     x = np.array([[1, 2, 0], [4, 5, 0], [3, 2, 5]] * 2, "int32")

@@ -30,6 +30,7 @@ def relative(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_elastic(name, tmp_path):
     """2 replicas, then 4, then one device, each from the checkpoint before; and an unbroken run on one."""
@@ -124,6 +125,7 @@ def test_bad_updates_are_skipped_alike(kind, settings):
     assert states[0] == states[1]
 
 
+@pytest.mark.slow
 def test_a_bad_update_stops_with_the_same_line_and_leaves_what_was():
     x, y = bad_at("second gradient", *examples(24), 10)
     lines = []

@@ -64,6 +64,7 @@ def test_settings_of_the_trainer(trainer, precision):
     assert_same_training(one, trained(case, make(), 4, trainer=trainer, num_examples=21), TOLERANCES[precision])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 @pytest.mark.parametrize(("batch_size", "num_examples"), [(3, 7), (2, 5), (1, 3), (26, 26), (40, 9)])
 def test_batches_of_few_examples(batch_size, num_examples, precision):

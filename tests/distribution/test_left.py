@@ -161,6 +161,7 @@ def test_what_own_metrics_report(settings, synchronized):
     assert_same_training(one, several, 2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"jit_compile": True}], ids=str)
 def test_metrics_of_keras(settings):
     x, y = regression(26)

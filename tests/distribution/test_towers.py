@@ -19,6 +19,7 @@ _ALL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 @pytest.mark.parametrize(("model", "strategy"), _ALL)
 def test_xla_compiles_what_each_evaluates(model, strategy, precision):

@@ -92,6 +92,7 @@ def test_sgd_is_fit_bit_for_bit(name, policy):
     check_fit(name, policy)
 
 
+@pytest.mark.slow
 def test_sgd_is_fit_bit_for_bit_where_that_is_promised(policy):
     for name in PROMISED:
         check_fit(name, policy)

@@ -136,6 +136,7 @@ def test_so_are_all(strategy, name, run_eagerly, precision):
     check_by_hand(STRATEGIES[strategy], MODELS[name], run_eagerly)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 @pytest.mark.parametrize("name", ["cnn"])
 def test_the_methods_are_told_apart(name, precision):

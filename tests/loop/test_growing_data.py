@@ -47,6 +47,7 @@ def grown(case, strategy, jit_compile, lengths, is_one=True, **settings):
     return everything(model), trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "name", "jit_compile", "lengths"), named(CASES) + named(SLOW, marks=pytest.mark.slow))
 def test_they_are_the_fits_of_trainers_of_their_own(strategy, name, jit_compile, lengths):
     case = MODELS[name]

@@ -367,6 +367,7 @@ class TestMayBeLost:
         for name, (fn, expected) in cases.items():
             assert may_be_lost(traced(fn).graph) is expected, name
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("jit_compile", [False, True])
     def test_ordinary_models_have_nothing_to_lose(self, jit_compile):
         layers = [keras.layers.Dense(4, "silu"), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)]
@@ -378,6 +379,7 @@ class TestMayBeLost:
         assert not trainer._loop().update.orders_may_be_lost
 
 
+@pytest.mark.slow
 def test_of_an_ordinary_model_it_is_the_same_program(monkeypatch):
     def program():
         model = keras.Sequential([keras.Input([3]), keras.layers.Dense(4, "silu"), keras.layers.Dense(1)])

@@ -268,6 +268,7 @@ class TestUnseededNoise:
         assert history.history["difference"] == [0.0]
         assert abs(history.history["loss"][0]) > 0
 
+    @pytest.mark.slow
     def test_where_no_generator_exists_yet(self):
         """In a fresh interpreter the first draw makes the global generator, within the trace."""
         program = """

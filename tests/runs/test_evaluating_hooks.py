@@ -78,6 +78,7 @@ class OwnTestStep(keras.Sequential):
         return {"own": keras.ops.convert_to_tensor(3.0)}
 
 
+@pytest.mark.slow
 def test_a_test_step_of_its_own_is_left_to_keras_and_said_once(capsys, calls):
     model = OwnTestStep([keras.Input([5]), layers.Dense(3)])
     model.compile("sgd", CROSS_ENTROPY(from_logits=True))

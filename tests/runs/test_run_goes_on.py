@@ -165,6 +165,7 @@ def test_streams_go_on_where_they_were(name, strategy, tmp_path, recwarn):
     assert len(resumed) > 2
 
 
+@pytest.mark.slow
 def test_what_is_read_ahead_does_not_keep_a_checkpoint_by_time_from_being_written(tmp_path):
     def trained(directory=None, **saving):
         trainer = small(directory, steps_per_execution=2, **saving)

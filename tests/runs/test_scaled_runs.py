@@ -142,6 +142,7 @@ def test_another_scaling_is_refused_and_another_rate_may_be_asked_for(tmp_path):
     assert float(trainer.model.optimizer.learning_rate) == pytest.approx(0.01)
 
 
+@pytest.mark.slow
 def test_keras_own_wrapping_goes_on_though_names_are_counted_up(tmp_path):
     keras.optimizers.Adam(0.1)
     ends = []

@@ -25,6 +25,7 @@ def test_what_resumes(layer):
     assert_resumes(lambda directory: make_trainer(directory, layer, strategy=tl.Sam()), x, y, steps=4, batch_size=6)
 
 
+@pytest.mark.slow
 def test_a_stream_made_for_each_run():
     x, y = regression(20)
     stream = lambda: tf.data.Dataset.from_tensor_slices((x, y)).shuffle(20, seed=1).batch(6)  # noqa: E731

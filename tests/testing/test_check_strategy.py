@@ -26,7 +26,7 @@ OURS = {
 }
 
 
-QUICK = ("heun", "all")
+QUICK = ("heun",)
 
 
 @pytest.mark.parametrize("make", [pytest.param(OURS[n], id=n, marks=() if n in QUICK else pytest.mark.slow) for n in OURS])

@@ -110,6 +110,7 @@ def test_each_trial_is_a_run_and_the_best_is_told(study, trainlab_command, tmp_p
     assert trainlab_command(*SWEEP)[1].splitlines()[0] == out.splitlines()[3] and len(study.trials) == 3
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_stopped_goes_on_in_its_run(study, trainlab_command, tmp_path, monkeypatch):
     assert trainlab_command(*SWEEP, "--set", "run.epochs = 3")[0] == 0
     whole = [records(tmp_path / "a" / f"trial-{k:04d}") for k in range(3)]
@@ -147,6 +148,7 @@ def test_a_run_that_does_worse_is_ended_early(study, trainlab_command, tmp_path)
     assert len(records(tmp_path / "a" / "trial-0001")) == 1 and out.count("(ended early)") == 1
 
 
+@pytest.mark.slow
 def test_more_may_be_better_and_what_diverges_is_worst(study, trainlab_command):
     more = ["--set", "sweep.metric = ('max', 'val_accuracy')", "--set", "sweep.prune = False"]
     assert trainlab_command(*SWEEP, *more)[0] == 0

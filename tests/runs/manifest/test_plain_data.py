@@ -229,6 +229,7 @@ def test_what_is_being_trained_is_told_elsewhere():
     assert Reader([model]).read(holder) == before[0] and plain(holder) != before[1]
 
 
+@pytest.mark.slow
 def test_another_process_comes_to_the_same(tmp_path):
     """With other hashes, addresses and lines; a control tells that the numbers are compared at all."""
     sources = {name: source for name, (source, *_) in CHANGED.items()} | {"caches": CACHES}
