@@ -28,15 +28,17 @@ tf.config.set_logical_device_configuration(
 # Of a test's cases (strategies, models, modes, kinds of data, ...) the quick suite has the first and a sixth of the others, drawn
 # once and for all by name, in files where a case is a training or two; under loss scaling a twelfth, and with several devices,
 # which takes twice as long, the first alone. The slow suite has all others.
-_SAMPLED = ("equalities", "distribution/test_", "test_scal", "test_loss_scale", "test_parity", "test_nonfinite", "test_run")
-_SAMPLED += ("test_jit", "test_loop", "test_micro_batches", "test_ordering", "test_duplicates", "test_undeclared", "test_ragged")
-_SAMPLED += ("test_telling", "test_way_back", "test_searching", "test_lookups", "test_requirements", "test_train_step")
-_SAMPLED += ("test_strangers", "test_heun", "test_adaptive_step", "test_accumulate", "test_going_on", "test_pipelines", "test_inputs")
-_SAMPLED += ("test_array_source", "test_libraries", "test_folders", "test_data_tasks", "test_more_models", "test_two_players")
-_SAMPLED += ("test_early_ends", "test_evaluating", "test_reset", "test_ways_out", "test_validation_goes_on", "test_without_configs")
-_SAMPLED += ("test_loggers", "test_csv_logger", "test_boards_cut", "test_hearing_as", "test_operations_counted", "test_predicting")
-_SAMPLED += ("test_epochs", "test_find_learning_rate", "test_trainer_", "test_weightless", "test_bench.py", "test_report_pages")
-_SAMPLED += ("test_racing", "test_assert_resumes", "cli/test_command.py", "cli/test_own_data", "cli/test_outline", "cli/running")
+_SAMPLED = """
+    equalities distribution/test_ test_scal test_loss_scale test_parity test_nonfinite test_run test_jit test_loop
+    test_micro_batches test_ordering test_duplicates test_undeclared test_ragged test_telling test_way_back
+    test_searching test_lookups test_requirements test_train_step test_strangers test_heun test_adaptive_step
+    test_accumulate test_going_on test_pipelines test_inputs test_array_source test_libraries test_folders
+    test_data_tasks test_more_models test_two_players test_early_ends test_evaluating test_reset test_ways_out
+    test_validation_goes_on test_without_configs test_loggers test_csv_logger test_boards_cut test_hearing_as
+    test_operations_counted test_predicting test_epochs test_find_learning_rate test_trainer_ test_weightless
+    test_bench.py test_report_pages test_racing test_assert_resumes cli/test_command.py cli/test_own_data
+    cli/test_outline cli/running
+""".split()
 
 
 def pytest_collection_modifyitems(items):
