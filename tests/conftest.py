@@ -29,7 +29,7 @@ tf.config.set_logical_device_configuration(
 # once and for all by name, in files where a case is a training or two; under loss scaling a twelfth, and with several devices,
 # which takes twice as long, the first alone. The slow suite has all others.
 _SAMPLED = """
-    equalities distribution/test_ test_scal test_loss_scale test_parity test_nonfinite test_run test_jit test_loop
+    equalities distribution/test_ test_scal test_loss_scale test_parity test_nonfinite runs/test_run test_jit test_loop
     test_micro_batches test_ordering test_duplicates test_undeclared test_ragged test_telling test_way_back
     test_searching test_lookups test_requirements test_train_step test_strangers test_heun test_adaptive_step
     test_accumulate test_going_on test_pipelines test_inputs test_array_source test_libraries test_folders
