@@ -76,6 +76,9 @@ class Keeper:
         """Gives a model the weights of the best checkpoint, and returns that."""
         raise FileNotFoundError("there is no run whose best checkpoint could be loaded: Trainer(..., run='runs/a')")
 
+    def note_settings(self) -> None:
+        """Called before a step may be traced, and after the hooks before it."""
+
     def resume(self) -> None:
         """Called once, after the hooks of the beginning: puts the state of a checkpoint in place of theirs."""
 
@@ -152,7 +155,8 @@ class Epochs:
         if progress.phase != "between":
             listener.on_epoch_begin(progress.epoch)
         if self._loop.jit_compile:  # at the same place, whether a checkpoint is restored or not: XLA's programs are known by the
-            self._loop.prepare(self._source)  # names in them, which count up with all that is made before
+            self._keeper.note_settings()  # names in them, which count up with all that is made before
+            self._loop.prepare(self._source)
         self._keeper.resume()
         announce(self._loop, self._source, progress)
         before = None
@@ -250,6 +254,7 @@ class Epochs:
 
         def begin() -> None:
             listener.on_train_batch_begin(first)
+            self._keeper.note_settings()
             if is_heard:
                 self._loop.heed_others()
 

@@ -22,9 +22,10 @@ from trainlab.loop import Findings, NonFiniteError, Plan
 from trainlab.runs import callback_state, manifest, signals
 from trainlab.runs.best import Best, note_best
 from trainlab.runs.disk.checkpoint import Checkpoints, Loaded
-from trainlab.runs.disk.encoding import decode, encode, refuse
+from trainlab.runs.disk.encoding import AsText, decode, encode, refuse
 from trainlab.runs.disk.lock import Lock
 from trainlab.runs.epochs import Fit, Keeper
+from trainlab.runs.listeners.changing import InForce
 from trainlab.runs.listeners.timeline import Timeline
 from trainlab.runs.remembered import Remembered, is_history
 from trainlab.runs.resuming import (
@@ -60,11 +61,13 @@ class RunKeeper(Keeper):
         self.run = self._run = run  # there always is one, which `Keeper` cannot say
         self._checkpoints = Checkpoints(self.directory / "checkpoints", run.keep)
         self._lock = Lock(self.directory / "lock")
+        self._in_force = InForce()
         self._timeline = Timeline(self.directory, may_write=lambda: self._lock.is_held)
         self._best = Best(run.keep_best)
         self._checkpoints.on_written = functools.partial(note_best, self._checkpoints)
         self._remembered: tuple[Remembered, Mapping[str, Any]] | None = None
         self._signals = signals.Signals(rescue=self._rescue)
+        self._as_text = AsText()
         self._fit: Fit | None = None
         self._loaded: Loaded | None = None
         self._manifest: manifest.Manifest = {}
@@ -76,7 +79,6 @@ class RunKeeper(Keeper):
         self._saves_iterators = True
         self._must_save = self._is_longer = False
         self._overridden: set[str] = set()
-        self._told: set[type] = set()
 
     @property
     def last_checkpoint(self) -> Path | None:  # type: ignore[override]
@@ -97,12 +99,7 @@ class RunKeeper(Keeper):
             self._lock.is_known = bool(self._checkpoints.paths())
             held.enter_context(self._lock)
         except OSError as error:
-            if error.errno is None:  # a line of our own
-                raise
-            where, is_file = f"run={str(self._run.directory)!r}", isinstance(error, (FileExistsError, NotADirectoryError))
-            if is_file:
-                raise NotADirectoryError(f"{where} is a file: give a directory") from None
-            raise type(error)(f"{where} cannot be written ({error.strerror})") from None
+            raise self._run.refusal(error) from None
         with held, self._signals, self._timeline.session(self._signals), stoppable(self.should_stop):
             self._checkpoints.tidy()
             try:
@@ -210,6 +207,7 @@ class RunKeeper(Keeper):
         if loaded.state["fit"] > self.fits:
             fit.loop.assign({name: value for name, value in variables(loaded).items() if name.startswith("model.")})
         else:
+            self.note_settings()
             fit.loop.prepare(fit.source)
             restore_data(fit.source, fit.validator, loaded, may_read=False)
             self._put_back(fit, loaded)
@@ -232,6 +230,8 @@ class RunKeeper(Keeper):
 
     def _restore(self, fit: Fit, loaded: Loaded) -> None:
         state = loaded.state
+        self.note_settings()
+        self._in_force.compare(state["manifests"][-1], state.get("in_force", ()), self._manifest)
         fit.loop.prepare(fit.source)  # what only tracing discovers is to be restored too
         restore_data(fit.source, fit.validator, loaded)
         self._put_back(fit, loaded)
@@ -242,6 +242,10 @@ class RunKeeper(Keeper):
     def _put_back(self, fit: Fit, loaded: Loaded) -> None:
         restore_variables(fit.model, fit.loop, loaded, keeps_rate="learning_rate" in self._overridden)
         callback_state.set_states(fit.listener.callbacks, decode(loaded.state["callbacks"], loaded.arrays), self.directory)
+
+    def note_settings(self) -> None:
+        """See `Keeper`."""
+        self._in_force.note(self._under_way.loop, self._under_way.listener.callbacks, self._manifest)
 
     @property
     def _under_way(self) -> Fit:
@@ -358,6 +362,7 @@ class RunKeeper(Keeper):
             "best": self._best.metric,
             "metric": self._best.measure(self._epoch_logs()),
             "metric_name": self._best.name,
+            "in_force": self._in_force.record(fit.listener.callbacks, self._manifest),
             "mode": self._best.mode,
             **fit.findings.record(),
         }
@@ -370,13 +375,6 @@ class RunKeeper(Keeper):
 
     def _callback_states(self) -> dict[str, Any]:
         return callback_state.get_states(self._under_way.listener.callbacks, has_files=True)
-
-    def _as_text(self, value: Any, name: str) -> Any:
-        """What stands in a checkpoint for something that somebody put into the logs, and that it cannot hold."""
-        if type(value) not in self._told:
-            self._told.add(type(value))
-            warnings.warn(f"the logs hold a {type(value).__name__}, which a checkpoint keeps as text", stacklevel=2)
-        return str(value)
 
     def _save(self, captured: Mapping[str, Any], is_finished: bool, extends: bool = False) -> None:
         fit = self._under_way

@@ -60,6 +60,15 @@ class Run:
         """The directory, wherever the process goes."""
         return Path(self.directory).absolute()
 
+    def refusal(self, error: OSError) -> OSError:
+        """An error while the directory is opened, in one line; one that is a line of ours stays as it is."""
+        if error.errno is None:
+            return error
+        where = f"run={str(self.directory)!r}"
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            return NotADirectoryError(f"{where} is a file: give a directory")
+        return type(error)(f"{where} cannot be written ({error.strerror})")
+
     @classmethod
     def of(cls, run: Any) -> Run | None:
         """The run that a directory alone stands for; a `Run` and None stay as they are.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import warnings
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -27,6 +28,21 @@ def refuse(value: Any, name: str) -> Any:
         f"{name} holds a value of type {type(value).__name__}, which a checkpoint cannot: keep None, numbers, text, dates, "
         "arrays, and lists, tuples or dicts of them"
     )
+
+
+class AsText:
+    """For `encode`: as text stands what somebody put into the logs, and no checkpoint can hold; a warning says so once a type."""
+
+    def __init__(self) -> None:
+        self._told: set[type] = set()
+
+    def __call__(self, value: Any, name: str) -> str:
+        """The text that stands in its place."""
+        del name
+        if type(value) not in self._told:
+            self._told.add(type(value))
+            warnings.warn(f"the logs hold a {type(value).__name__}, which a checkpoint keeps as text", stacklevel=2)
+        return str(value)
 
 
 def encode(value: Any, arrays: MutableMapping[str, np.ndarray], name: str, otherwise: Otherwise = refuse) -> Any:

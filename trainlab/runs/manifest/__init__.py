@@ -2,6 +2,7 @@
 
 from trainlab.runs.manifest.rows import (
     ABSENT,
+    OF_TRACED,
     OVERRIDABLE,
     REFUSE,
     RULES,
@@ -16,12 +17,14 @@ from trainlab.runs.manifest.rows import (
     of_fit,
     of_machine,
     of_model,
+    of_traced,
     refusals,
     renumbered,
 )
 
 __all__ = [
     "ABSENT",
+    "OF_TRACED",
     "OVERRIDABLE",
     "REFUSE",
     "RULES",
@@ -36,6 +39,7 @@ __all__ = [
     "of_fit",
     "of_machine",
     "of_model",
+    "of_traced",
     "refusals",
     "renumbered",
 ]

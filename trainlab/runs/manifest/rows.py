@@ -62,6 +62,9 @@ _MAX_LINES = 3  # of differences in one row that are shown
 _FORM = "form"
 _NEW_FORM = ("strategy", "layers' code", "loss and metrics", "optimizer", "learning_rate", "versions")
 
+# What an update is traced with.
+OF_TRACED = ("model", "layers' code", "loss and metrics", "optimizer", "strategy")
+
 Manifest = dict[str, Any]
 
 
@@ -149,6 +152,13 @@ def _trained(model: keras.Model) -> list[Any]:
     return [model.optimizer, scaled, *inner, *keras_internals.layers_of(model), *variables, *(v.value for v in variables)]
 
 
+def of_traced(model: keras.Model, strategy: StepStrategy) -> Manifest:
+    """The rows `OF_TRACED`, as they are now."""
+    reader = Reader(_trained(model))
+    rows = {"strategy": _numbered(reader.read(strategy)), **of_model(model, reader)}
+    return {row: rows[row] for row in OF_TRACED}
+
+
 def of_machine() -> Manifest:
     """The rows that the machine and its software decide."""
     gpus = tf.config.list_physical_devices("GPU")
@@ -184,9 +194,9 @@ def of_data(data: Any) -> Any:
     ]
 
 
-def differences(saved: Manifest, current: Manifest) -> list[Difference]:
+def differences(saved: Manifest, current: Manifest, rows: Iterable[str] = tuple(RULES)) -> list[Difference]:
     """What is not what it was, row by row."""
-    return [difference for row in RULES for difference in _compared(row, saved, current)[0]]
+    return [difference for row in rows for difference in _compared(row, saved, current)[0]]
 
 
 def _compared(row: str, saved: Manifest, current: Manifest) -> tuple[list[Difference], dict[str, str]]:
