@@ -18,6 +18,7 @@ from trainlab.data.inputs import (
     split,
     to_evaluate_on,
 )
+from trainlab.data.iterators import moves_on
 from trainlab.data.stream import StopRequested, finishes, is_anything_left_behind, stoppable, waited_for
 from trainlab.data.stream_blocks import checksum_of
 from trainlab.data.stream_source import StreamSource
@@ -47,6 +48,7 @@ __all__ = [
     "is_anything_left_behind",
     "is_stream",
     "may_unroll",
+    "moves_on",
     "note_pass",
     "passes_of",
     "prepared",

@@ -254,6 +254,24 @@ def nature_of(dataset: tf.data.Dataset) -> Nature:
         return Nature(f"TensorFlow cannot describe it: {reason(error)}", (), (), False)
 
 
+def moves_on(dataset: tf.data.Dataset) -> bool:
+    """Whether a pass over it comes otherwise than the one before it, so that it counts who has read it.
+
+    Example:
+        >>> numbers = tf.data.Dataset.range(9)
+        >>> moves_on(numbers.shuffle(9, seed=1)), moves_on(numbers.shuffle(9, seed=1, reshuffle_each_iteration=False))
+        (True, False)
+    """
+    try:
+        graph = tf.compat.v1.GraphDef.FromString(_graph_of(dataset).numpy())
+    except Exception:  # there are many ways not to be described, above all by being too large
+        return False
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    shuffles = [node for node in nodes if node.op == "ShuffleDatasetV3"]
+    has_state = any(node.op in ("VarHandleOp", "PyFunc", "EagerPyFunc") for node in nodes)
+    return has_state or any(node.attr["reshuffle_each_iteration"].b for node in shuffles)
+
+
 def copied(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The same pipeline, of which no pass was begun: orders and caches that have moved on in `dataset` itself begin anew."""
     graph = tf.compat.v1.GraphDef.FromString(_graph_of(dataset).numpy())

@@ -10,6 +10,7 @@ import random
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small import compiled
 
 from trainlab.runs.listeners.forgetting import remembers, remembers_in_methods
@@ -78,6 +79,9 @@ def builds_its_own(epoch):
 def cases():
     table, values, array, mine, model = {"a": {}}, [0.1], np.zeros(3), Mine(), compiled()
     numbers, generator, variable = iter([1, 2]), np.random.default_rng(0), keras.Variable(0.0)
+    seeds, drawn, rows = keras.random.SeedGenerator(0), tf.random.Generator.from_seed(0), tf.data.Dataset.range(8)
+    reshuffled, once = rows.shuffle(8, seed=1), rows.shuffle(8, seed=1, reshuffle_each_iteration=False)
+    noisy = rows.map(lambda i: i + drawn.uniform([], 0, 9, tf.int64))
     calls = 0
 
     def rebinds(epoch):
@@ -143,6 +147,14 @@ def cases():
         "variable": lambda epoch, logs: variable.assign(epoch),
         "random": lambda epoch: random.random(),
         "np.random": lambda epoch: np.random.rand(),
+        "keras.random": lambda epoch: float(keras.random.uniform([])),
+        "SeedGenerator": lambda epoch: float(keras.random.uniform([], seed=seeds)),
+        "tf.random": lambda epoch: float(tf.random.uniform([])),
+        "tf.random.Generator": lambda epoch: drawn.normal([]),
+        "tf.random's own generator": lambda epoch: tf.random.get_global_generator().normal([]),
+        "shuffled data": lambda epoch, logs: model.evaluate(reshuffled),
+        "data with noise": lambda epoch, logs: model.evaluate(noisy.batch(2)),
+        "rows of shuffled data": lambda epoch, logs: [row for row in reshuffled],
     }
     no = {
         "constant": lambda epoch: 0.1,
@@ -168,6 +180,10 @@ def cases():
         "schedule": keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9),
         "cache": functools.lru_cache(lambda epoch: 0.1 * epoch),
         "builtin": print,
+        "keras.random, seeded": lambda epoch: float(keras.random.uniform([], seed=epoch)),
+        "tf.random, stateless": lambda epoch: tf.random.stateless_uniform([], [1, epoch]),
+        "data": lambda epoch, logs: model.evaluate(rows.batch(2)),
+        "data in one order": lambda epoch, logs: model.evaluate(once),
     }
     return [*((name, f, True) for name, f in yes.items()), *((name, f, False) for name, f in no.items())]
 

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from trainlab.data import moves_on
 from trainlab.runs.manifest.plain import is_generator, is_installed
 
 # What a checkpoint holds, or has a `get_state` of its own, or only passes on what it is told.
@@ -24,6 +26,11 @@ _CHANGING = frozenset(
     "add append appendleft assign assign_add assign_sub clear discard extend extendleft fill insert pop popitem popleft put "
     "remove reverse rotate setdefault sort update write writelines writerow".split()
 )
+# These draw from a state of the process.
+_RANDOM = [getattr(tf.random, name) for name in "categorical gamma normal poisson shuffle truncated_normal uniform".split()]
+_RANDOM += [tf.random.get_global_generator]
+# And these, unless they are given a seed.
+_UNLESS_SEEDED = [value for value in vars(keras.random).values() if isinstance(value, types.FunctionType)]
 _SETTERS = frozenset({"setattr", "delattr", "globals", "vars"})
 
 
@@ -113,7 +120,9 @@ def _remembers(function: Any, changed: frozenset[str], seen: set[Any]) -> bool:
         if name in values or name in defaults:
             if not _is_harmless(change, values.get(name, defaults.get(name))):
                 return True
-    if any(map(_is_moving, _read(function, values))):
+    is_seeded = any("seed" in names for part in _codes(code) for names in part.co_consts if isinstance(names, tuple))
+    drawing = [] if is_seeded else _UNLESS_SEEDED
+    if any(_is_moving(value) or any(value is one for one in drawing) for value in _read(function, values)):
         return True
     called = {i.argval for part in _codes(code) for i in dis.get_instructions(part) if _is_attribute(i)}
     whole = set(_used_whole(code))
@@ -262,7 +271,10 @@ def _is_kept(value: Any) -> bool:
 def _is_moving(value: Any) -> bool:
     """Whether reading it changes it."""
     owner = getattr(value, "__self__", None)
-    return isinstance(value, collections.abc.Iterator) or is_generator(value) or is_generator(owner)
+    if isinstance(value, tf.data.Dataset):
+        return moves_on(value)
+    is_drawn_from = isinstance(value, (keras.random.SeedGenerator, tf.random.Generator)) or any(value is one for one in _RANDOM)
+    return is_drawn_from or isinstance(value, collections.abc.Iterator) or is_generator(value) or is_generator(owner)
 
 
 def _is_users(value: Any) -> bool:
