@@ -230,3 +230,22 @@ class TestInTheSameProcess:
         data = batches(200)
         read = [int(x[0][0]) for x in stream(data).dataset]
         assert read == list(range(200))
+
+
+@pytest.mark.parametrize("leaves_its_order_open", [True, False])
+def test_where_an_order_is_open_a_saved_place_does_not_keep_it(leaves_its_order_open, recwarn):
+    def make():
+        rows = tf.data.Dataset.range(8).map(lambda i: i, num_parallel_calls=2, deterministic=not leaves_its_order_open)
+        return stream(rows.batch(2))
+
+    source = make()
+    source.is_to_be_saved = True
+    take(source, 1)
+    state, serialized, why = saved(source)
+    assert why is None
+    source.close()
+    again = make()
+    again.restore(state, serialized)
+    again.close()
+    said = [str(one.message) for one in recwarn if "it leaves its order open by deterministic=False" in str(one.message)]
+    assert len(said) == leaves_its_order_open

@@ -234,6 +234,11 @@ class Nature(NamedTuple):
         """Whether each process has its own order."""
         return _UNSEEDED_SHUFFLE in self.chance
 
+    @property
+    def is_unordered(self) -> bool:
+        """Whether each pass may come in another order, read again or not."""
+        return _NO_ORDER in self.chance
+
 
 def nature_of(dataset: tf.data.Dataset) -> Nature:
     """Looks into a pipeline.

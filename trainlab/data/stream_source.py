@@ -292,6 +292,8 @@ class StreamSource:
         beginning = iter(self._dataset)
         iterators.deserialize(beginning, serialized["start"])
         self._start = serialized["start"]
+        if self._nature.is_unordered:
+            warnings.warn(f"{self.name} may give other batches than before: {self._nature.chance_in_words}", stacklevel=4)
         why = self._nature.chance_in_words if self._nature.is_unseeded and not self._before.begun else ""
         if why := differences.OTHER_SEEDS if self._has_other_seeds(state) else why:
             warnings.warn(f"{self.name}: {why}; this pass ends as it would have, and then {differences.ELSE}", stacklevel=4)
