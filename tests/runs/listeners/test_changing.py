@@ -9,7 +9,7 @@ from small import regression
 
 import trainlab as tl
 
-WORDS = "a callback changes settings"
+WORDS = "settings changed while the run trained"
 
 
 class Sets(keras.callbacks.Callback):
@@ -113,6 +113,32 @@ def test_eagerly_a_change_counts_at_once_and_is_missing_later(tmp_path):
         is_same, said = stopped_and_gone_on(tmp_path / str(stop), does, stop, run_eagerly=True)
         assert is_same == (not expected)
         assert [words in line for words, line in zip(expected, said, strict=True)] == [True] * len(expected)
+
+
+CALLS = [0]
+
+
+class Counts(keras.layers.Layer):
+    """Grows with every call, by what the module holds."""
+
+    def call(self, x):
+        CALLS[0] += 1
+        return x * CALLS[0]
+
+
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_what_code_counts_eagerly_is_said_without_a_callback(run_eagerly, tmp_path):
+    def go_on(stop):
+        CALLS[0] = 0
+        model = keras.Sequential([keras.Input([3]), Counts(), keras.layers.Dense(1)])
+        trainer = tl.Trainer(model, optimizer="sgd", loss="mse", run=tl.Run(tmp_path), run_eagerly=run_eagerly)
+        trainer.fit(*regression(24, 3), 8, verbose=0, steps=stop)
+
+    go_on(2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        go_on(3)
+    assert any(f"{WORDS}, by" in str(one.message) and "uses.CALLS: [" in str(one.message) for one in caught) == run_eagerly
 
 
 @pytest.mark.slow

@@ -65,16 +65,16 @@ class InForce:
             if found := differences({row: (saved | rows).get(row) for row in now}, now, OF_TRACED):
                 lines = [f"{d.row} {d.place}".strip() + f": {d.saved!r}, now {d.current!r}" for d in found[:_MAX_LINES]]
                 warnings.warn(
-                    f"a callback changes settings while the run trains, which goes on with others than it had: {'; '.join(lines)}"
-                    "; set them before fit or in on_train_begin, or keep what is to change in a keras.Variable",
+                    "settings changed while the run trained, by a callback or by code run eagerly, and are others now: "
+                    f"{'; '.join(lines)}; set them before fit or in on_train_begin, or keep what changes in a keras.Variable",
                     stacklevel=4,
                 )
                 return
 
 
 def _changed(loop: Loop, callbacks: Sequence[Any], manifest: Manifest) -> Manifest:
-    """The rows that are other now than when the fit was called; reading them takes as long as an update, or several."""
-    if not any(isinstance(c, _BY_FUNCTIONS) or not is_installed(type(c)) for c in callbacks):
+    """The rows that are other now than when the fit was called, if anybody may have changed them; reading takes a while."""
+    if not loop.is_eager and not any(isinstance(c, _BY_FUNCTIONS) or not is_installed(type(c)) for c in callbacks):
         return {}
     now = of_traced(loop.update.function.model, loop.update.strategy)
     return {row: now[row] for row in OF_TRACED if manifest.get(row) != now[row]}
