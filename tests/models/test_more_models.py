@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trainlab import Heun, Trainer
 from trainlab.datasets import Integers
@@ -38,10 +39,16 @@ def test_the_default_size_of_an_embedding(num_values, size):
     assert tabular({"a": Integers((), num_values)}, 1).get_layer("embedding_a").output_dim == size
 
 
-@pytest.mark.parametrize("name", ["two words", "home.dest", "Größe", "a-b", "x(1)"])
+@pytest.mark.parametrize(
+    "name", ["two words", "home.dest", "Größe", "a-b", "x(1)", "a/b", "columns", "hidden_1", "logits", "a_b"]
+)
+@pytest.mark.filterwarnings("error:When providing")
 def test_columns_may_be_called_anything(name):
-    model = tabular({"numbers": (2,), name: Integers((), 5)}, 1)
-    assert model({"numbers": NUMBERS, name: TOWNS}).shape == (6, 1)
+    models = [tabular({"numbers": (2,), called: Integers((), 5), "a b": Integers((), 7)}, 1) for called in (name, "plain")]
+    models[0].set_weights(models[1].get_weights())
+    inputs = [{"numbers": NUMBERS, called: TOWNS, "a b": TOWNS + 2} for called in (name, "plain")]
+    logits = [tf.function(model)(x).numpy() for model, x in zip(models, inputs, strict=True)]  # in a graph names are stricter
+    np.testing.assert_array_equal(*logits)
 
 
 SEQUENCES = {

@@ -1,7 +1,8 @@
 """A multilayer perceptron for the columns of a table, of which categories are embedded."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -59,18 +60,47 @@ def tabular(
     shapes = dict(input_shape) if isinstance(input_shape, Mapping) else {"inputs": input_shape}
     if unknown := [name for name in num_values or () if name not in shapes]:
         raise ValueError(f"num_values: there is no input {unknown[0]!r}; there are {', '.join(shapes)}")
-    inputs, columns = {}, []
+    inputs, columns, names = {}, [], _Names(shapes)
     for name, shape in shapes.items():
         number = num_values_of(shape, (num_values or {}).get(name), f"num_values[{name!r}]")
-        inputs[name] = keras.Input(_shape(name, shape, number), name=name, dtype=None if number is None else "int32")
-        columns.append(_column(name, inputs[name], number, embedding_size))
-    x = columns[0] if len(columns) == 1 else keras.layers.Concatenate(name="columns")(columns)
+        of_input = names.of_inputs[name]
+        inputs[name] = keras.Input(_shape(name, shape, number), name=of_input, dtype=None if number is None else "int32")
+        columns.append(_column(names, name, inputs[name], number, embedding_size))
+    x = columns[0] if len(columns) == 1 else keras.layers.Concatenate(name=names.free("columns"))(columns)
     for i, size in enumerate(hidden_sizes, start=1):
-        x = keras.layers.Dense(size, activation=activation, kernel_regularizer=l2_penalty(l2), name=f"hidden_{i}")(x)
+        penalty = l2_penalty(l2)
+        x = keras.layers.Dense(size, activation=activation, kernel_regularizer=penalty, name=names.free(f"hidden_{i}"))(x)
         if dropout:
-            x = keras.layers.Dropout(dropout, name=f"dropout_{i}")(x)
-    logits = keras.layers.Dense(num_outputs, kernel_regularizer=l2_penalty(l2), name="logits")(x)
-    return keras.Model(inputs if isinstance(input_shape, Mapping) else inputs["inputs"], logits, name="tabular")
+            x = keras.layers.Dropout(dropout, name=names.free(f"dropout_{i}"))(x)
+    logits = keras.layers.Dense(num_outputs, kernel_regularizer=l2_penalty(l2), name=names.free("logits"))(x)
+    with warnings.catch_warnings():  # of inputs that are not called as their columns: they are found by their place
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
+        return keras.Model(inputs if isinstance(input_shape, Mapping) else inputs["inputs"], logits, name="tabular")
+
+
+class _Names:
+    """Names for the layers of a model whose inputs are called as the columns of a file: anything.
+
+    Args:
+        columns: Their names.
+
+    Attributes:
+        of_inputs: By the column the name of its input: the same, but that Keras takes no slash.
+    """
+
+    def __init__(self, columns: Iterable[str]):
+        self._taken: set[str] = {name for name in columns if "/" not in name}
+        self.of_inputs = {name: self._unlike(name.replace("/", "_")) if "/" in name else name for name in columns}
+
+    def free(self, name: str) -> str:
+        """A name that TensorFlow takes for a scope, and no other layer has."""
+        return self._unlike(re.sub(r"[^A-Za-z0-9_.-]", "_", name))
+
+    def _unlike(self, name: str) -> str:
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
 
 
 def _shape(name: str, shape: Any, num_values: int | None) -> tuple[int, ...]:
@@ -82,10 +112,9 @@ def _shape(name: str, shape: Any, num_values: int | None) -> tuple[int, ...]:
     return () if shape == () else checked_counts(where, shape, empty="write the shape of one example, for example (3,)")
 
 
-def _column(name: str, x: Any, num_values: int | None, embedding_size: int | None) -> Any:
-    name = re.sub(r"[^\w.-]", "_", name)
+def _column(names: _Names, name: str, x: Any, num_values: int | None, embedding_size: int | None) -> Any:
     if num_values is not None:
         default = min(50, max(1, round(1.6 * num_values**0.56)))
         size = default if embedding_size is None else checked_count("embedding_size", embedding_size)
-        x = keras.layers.Embedding(num_values, size, name=f"embedding_{name}")(x)
-    return x if len(x.shape) == 2 else keras.layers.Flatten(name=f"flatten_{name}")(x)
+        x = keras.layers.Embedding(num_values, size, name=names.free(f"embedding_{name}"))(x)
+    return x if len(x.shape) == 2 else keras.layers.Flatten(name=names.free(f"flatten_{name}"))(x)
