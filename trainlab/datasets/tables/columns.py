@@ -32,7 +32,7 @@ class Number:
     @classmethod
     def of(cls, name: str, column: Any, standardize: bool) -> Number:
         """From the training part's column; the mean and the deviation are those of the filled one."""
-        values, is_gap = _floats(column), np.asarray(column.isna())
+        values, is_gap = floats(column), np.asarray(column.isna())
         median = float(np.median(values[~is_gap])) if not is_gap.all() else 0.0
         filled = np.where(is_gap, median, values)
         mean, deviation = (float(filled.mean()), float(filled.std())) if standardize else (0.0, 1.0)
@@ -41,7 +41,7 @@ class Number:
     def encode(self, column: Any) -> list[np.ndarray]:
         """One float column `[n]`, and a second that marks gaps where the training part had some."""
         is_gap = np.asarray(column.isna())
-        values = (np.where(is_gap, self.median, _floats(column)) - self.mean) / self.scale
+        values = (np.where(is_gap, self.median, floats(column)) - self.mean) / self.scale
         return [values, is_gap.astype(np.float64)] if self.has_gaps else [values]
 
 
@@ -138,5 +138,6 @@ def numbered(column: Any, values: Sequence[Any]) -> np.ndarray:
     return np.array([numbers.get(value, -1) for value in column.astype(object)], np.int64)
 
 
-def _floats(column: Any) -> np.ndarray:
+def floats(column: Any) -> np.ndarray:
+    """Numbers or booleans as float64 `[n]`, NaN for a gap."""
     return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))

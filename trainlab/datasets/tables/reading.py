@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 from trainlab.datasets import tasks
 from trainlab.datasets.checks import checked_seed, library, num_drawn
 from trainlab.datasets.data import Data
-from trainlab.datasets.tables.columns import Encoding, is_number, is_text, numbered, sorted_values
+from trainlab.datasets.tables.columns import Encoding, floats, is_number, is_text, numbered, sorted_values
+from trainlab.datasets.tables.files import read_csv, read_parquet, table_of
 
 Names = str | Sequence[str]
 PathLike = str | os.PathLike[str]
@@ -67,9 +69,9 @@ def csv(
         >>> data.input_shape, data.vocabularies["kind"]
         ({'numbers': (1,), 'kind': one of 3}, ('[unknown]', 'cat', 'dog'))
     """
-    pandas = library("pandas", "csv", "tables")
+    library("pandas", "csv", "tables")
     arguments = {"columns": columns, "categories": categories, "missing": missing, "standardize": standardize, "task": task}
-    return _data(pandas.read_csv, Path(path), target, test, test_fraction, seed, **arguments)
+    return _data(read_csv, Path(path), target, test, test_fraction, seed, **arguments)
 
 
 def parquet(
@@ -99,10 +101,10 @@ def parquet(
     Example:
         >>> data = parquet("houses.parquet", target="price", categories=["town"])  # doctest: +SKIP
     """
-    pandas = library("pandas", "parquet", "tables")
+    library("pandas", "parquet", "tables")
     library("pyarrow", "parquet", "tables")
     arguments = {"columns": columns, "categories": categories, "missing": missing, "standardize": standardize, "task": task}
-    return _data(pandas.read_parquet, Path(path), target, test, test_fraction, seed, **arguments)
+    return _data(read_parquet, Path(path), target, test, test_fraction, seed, **arguments)
 
 
 def from_tables(
@@ -127,8 +129,11 @@ def from_tables(
     tasks.check(task)
     targets, inputs = _named(tables, target, columns, categories)
     chosen = _categories(tables[0], inputs, categories)
+    numbers = [column for column in inputs if column not in chosen]
     for where, table in tables:
-        _check_kinds(where, table, [column for column in inputs if column not in chosen])
+        _check_values(where, table, [*targets, *inputs])
+        _check_numbers(where, table, numbers)
+        _check_alike(where, table, tables[0], chosen)
         _check_gaps(where, table, targets, "a target must not: leave these rows out")
         if missing == "refuse":
             _check_gaps(where, table, inputs, 'write missing="fill", or leave the columns out by columns=')
@@ -136,7 +141,11 @@ def from_tables(
     labels, found, classes = _labels(tables, targets, task)
     parts = [(encoding.encode(table), y) for (_, table), y in zip(tables, labels, strict=True)]
     num_outputs = len(classes) if found == "classification" else len(targets)
-    vocabularies = encoding.vocabularies | ({"y": tuple(map(str, classes))} if found == "classification" else {})
+    vocabularies = encoding.vocabularies
+    if found == "classification":
+        if "y" in vocabularies:
+            raise ValueError(f"{tables[0][0]}: a column of categories must not be called 'y', as the classes are: rename it")
+        vocabularies["y"] = tuple(map(str, classes))
     test = parts[1] if len(parts) > 1 else None
     return Data(name, parts[0], test, num_outputs, task=found, vocabularies=vocabularies)
 
@@ -151,10 +160,10 @@ def _data(
     **arguments: Any,
 ) -> Data:
     path = path.expanduser()
-    table = _table(read, path)
+    table = table_of(read, path)
     if test is not None:
         other = Path(test).expanduser()
-        return from_tables(path.stem, [(str(path), table), (str(other), _table(read, other))], target, **arguments)
+        return from_tables(path.stem, [(str(path), table), (str(other), table_of(read, other, table))], target, **arguments)
     if test_fraction is None:
         return from_tables(path.stem, [(str(path), table)], target, **arguments)
     number = num_drawn("test_fraction", test_fraction, len(table), "test")
@@ -163,33 +172,30 @@ def _data(
     return from_tables(path.stem, [(str(path), table[~is_test]), (str(path), table[is_test])], target, **arguments)
 
 
-def _table(read: Callable[..., Any], path: Path) -> Any:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        table = read(path)
-    except Exception as error:  # pandas, pyarrow and their codecs each have their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: cannot be read as a table ({reason})") from error
-    if len(table) == 0:
-        raise ValueError(f"{path}: has no rows")
-    return table.rename(columns=str)
-
-
 def _named(
     tables: Sequence[tuple[str, Any]], target: Names, columns: Sequence[str] | None, categories: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
     """The columns that are learned, and those that they are learned from."""
+    if not isinstance(target, (str, Sequence)):
+        raise ValueError(f"target={target!r}: must be the name of a column, or a list of names")
     targets = [target] if isinstance(target, str) else list(target)
     for name, given in (("columns", columns), ("categories", categories)):
         if isinstance(given, str):
             raise ValueError(f"{name}={given!r}: must be a list of names, {name}=[{given!r}]")
+    for what, names in (("target", targets), ("columns", columns or ()), ("categories", categories or ())):
+        if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+            raise ValueError(f"{what}: has {twice[0]!r} twice: leave one out")
     inputs = [str(name) for name in tables[0][1].columns if name not in targets] if columns is None else list(columns)
     for what, names in (("target", targets), ("columns", inputs), ("categories", categories or ())):
         for where, table in tables:
             if unknown := [name for name in names if name not in table.columns]:
                 has = ", ".join(map(str, table.columns))
                 raise ValueError(f"{what}: {where} has no column {', '.join(map(repr, unknown))}; it has {has}")
+    if columns is None and (unnamed := [name for name in inputs if re.fullmatch(r"Unnamed: \d+", name)]):  # so pandas calls it
+        raise ValueError(
+            f"{tables[0][0]}: column {unnamed[0].split()[1]} has no name (row numbers that were saved with the table?): "
+            "say what to learn from by columns=, or give it a name"
+        )
     if both := sorted({*targets} & {*inputs}):
         raise ValueError(f"columns: {both[0]!r} is the target, which is not to be learned from itself: leave it out")
     if others := [name for name in categories or () if name not in inputs]:
@@ -208,12 +214,41 @@ def _categories(table: tuple[str, Any], inputs: Sequence[str], categories: Seque
     return chosen
 
 
-def _check_kinds(where: str, table: Any, names: Sequence[str]) -> None:
+def _check_values(where: str, table: Any, names: Sequence[str]) -> None:
+    for name in names:
+        values = table[name].dropna() if str(table[name].dtype) == "object" else ()
+        if nested := [value for value in values if type(value).__hash__ is None]:
+            raise ValueError(
+                f"{where}: column {name!r} holds a {type(nested[0]).__name__} in a field, which cannot be learned from: "
+                "leave it out by columns=, or write a column for each of its numbers"
+            )
+
+
+def _check_numbers(where: str, table: Any, names: Sequence[str]) -> None:
     for name in names:
         if not is_number(table[name]):
             raise ValueError(
                 f"{where}: column {name!r} holds {table[name].dtype}, which is no number: "
                 f"name it in categories=, or leave it out by columns="
+            )
+        _check_finite(where, "column", name, table[name])
+
+
+def _check_finite(where: str, what: str, name: str, column: Any) -> None:
+    values = floats(column)
+    if (is_huge := np.abs(values) > np.finfo(np.float32).max).any():  # a gap is NaN, and not above
+        raise ValueError(
+            f"{where}: {what} {name!r} has {values[is_huge][0]:g}, which float32 does not hold: leave such rows out, or scale it"
+        )
+
+
+def _check_alike(where: str, table: Any, first: tuple[str, Any], names: Sequence[str]) -> None:
+    """Categories by number and by text would have nothing in common."""
+    for name in names:
+        if is_text(table[name]) != is_text(first[1][name]) and not table[name].isna().all():
+            raise ValueError(
+                f"{where}: column {name!r} holds {table[name].dtype}, and {first[1][name].dtype} in {first[0]}: "
+                "categories must be text in both, or numbers in both"
             )
 
 
@@ -245,6 +280,7 @@ def _labels(
         for name in targets:
             if not is_number(table[name]):
                 raise ValueError(f"{where}: target {name!r} holds {table[name].dtype}, and {task} needs numbers")
+            _check_finite(where, "target", name, table[name])
         y = np.stack([table[name].to_numpy(np.float32) for name in targets], axis=1)
         labels.append(y[:, 0] if len(targets) == 1 and task == "regression" else y)
     return labels, task, ()
@@ -255,10 +291,19 @@ def _target_kind(column: Any) -> str:
 
 
 def _classes(tables: Sequence[tuple[str, Any]], target: str) -> tuple[list[np.ndarray], str, tuple[Any, ...]]:
+    for where, table in tables:
+        if str(table[target].dtype).startswith(("datetime", "timedelta")):
+            raise ValueError(
+                f"{where}: target {target!r} holds {table[target].dtype}: write it as a number, or as text for classes"
+            )
     values = sorted_values(tables[0][1][target])
     labels = [numbered(table[target], values).astype(np.int32) for _, table in tables]
     for (where, table), y in zip(tables, labels, strict=True):
         if (y < 0).any():
-            other = table[target].iloc[int(np.argmax(y < 0))]
-            raise ValueError(f"{where}: target {target!r} has {other!r}, a class that the training part does not have")
+            other = table[target].astype(object).iloc[int(np.argmax(y < 0))]
+            number = ', or write task="regression"' if is_number(table[target]) else ""
+            raise ValueError(
+                f"{where}: target {target!r} has {other!r}, a class that the training part "
+                f"does not have: leave such rows out{number}"
+            )
     return labels, "classification", values
