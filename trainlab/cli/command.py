@@ -246,7 +246,7 @@ def _show(given: Given) -> Failure | None:
 def _report(given: Given) -> Failure | None:
     if not given.rest:
         raise UsageError("report: give the directories of runs, for example trainlab report runs/heun runs/sgd")
-    output = _output(given.values["output"], (".html", ".md", ".png", ".pdf"))
+    output = _output(given.values["output"], (".html", ".md", ".png", ".pdf", ".svg"))
     for run in given.rest:
         if not (Path(run) / "metrics.jsonl").is_file() and not (Path(run) / "checkpoints").is_dir():
             raise ConfigError(f"{run}: {_no_run(Path(run), 'metrics.jsonl')}")

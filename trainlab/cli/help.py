@@ -67,7 +67,7 @@ usage: trainlab report RUN [RUN ...] [--output FILE] [--title TEXT]
 
 Writes one page on the runs in these directories: curves, settings that differ, results.
 
-  -o, --output FILE  report.html by default; .md, .png and .pdf are other forms of it
+  -o, --output FILE  report.html by default; .md, .png, .pdf and .svg are other forms of it
   --title TEXT       the heading
   --debug            on an error, show the whole traceback
   --help             this text

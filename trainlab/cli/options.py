@@ -93,7 +93,7 @@ VERBS = {
             "report",
             "write one page on one or several runs",
             (
-                Option("output", "the file: .html, .md, .png or .pdf", default="report.html", short="o", takes="*"),
+                Option("output", "the file: .html, .md, .png, .pdf or .svg", default="report.html", short="o", takes="*"),
                 Option("title", "the heading of the page"),
                 *_COMMON,
             ),

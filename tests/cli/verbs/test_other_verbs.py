@@ -71,7 +71,8 @@ def test_report_hands_on_what_it_was_given(trainlab_command, tmp_path, monkeypat
         (tmp_path / name / "metrics.jsonl").touch()
     assert trainlab_command("report", "a", "b") == (0, "report    report.html\n", "")
     assert trainlab_command("report", "a", "-o", "a.MD", "--title", "A run")[0] == 0
-    assert given == [(["a", "b"], "report.html", None), (["a"], "a.MD", "A run")]
+    assert trainlab_command("report", "a", "-o", "a.svg")[0] == 0
+    assert given == [(["a", "b"], "report.html", None), (["a"], "a.MD", "A run"), (["a"], "a.svg", None)]
 
 
 def test_a_report_by_the_command_is_the_real_one(trainlab_command, tmp_path):
