@@ -85,6 +85,58 @@ def test_mistakes_with_images_get_one_line(case, tmp_path):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("content", [b"", b"\0\5\x16\7", b"<html>"])
+def test_a_file_that_is_no_image_is_named(content, tmp_path):
+    write_images(tmp_path / "all")
+    path = tmp_path / "all" / "digit 3" / "._1.png"  # as some systems leave them beside a file
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is no image, by its first bytes") as error:
+        image_folder(tmp_path / "all", (8, 8))
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+    path.unlink()
+    assert image_folder(tmp_path / "all", (8, 8)).num_outputs > 1
+
+
+def test_a_fraction_of_no_images_is_said(tmp_path):
+    write_images(tmp_path / "all")
+    with pytest.raises(ValueError, match=r"^test_fraction=0.0001: puts 0 of \d+ examples into the test set"):
+        image_folder(tmp_path / "all", (8, 8), test_fraction=1e-4)
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    """A folder of two classes, a text in each, and a function that adds one to it and reads all."""
+
+    def read(added):
+        for name, content in (("bad/1", b"bad film"), ("good/1", b"good film"), ("good/2", added)):
+            path = tmp_path / "reviews" / f"{name}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return text_folder(tmp_path / "reviews", length=2, test_fraction=None)
+
+    return read
+
+
+def test_a_byte_order_mark_is_no_part_of_a_word(reviews):
+    x = reviews("good film".encode("utf-8-sig")).train[0]
+    assert x[2].tolist() == x[1].tolist() != x[0].tolist()
+
+
+def test_a_text_in_another_encoding_is_named(reviews, tmp_path):
+    with pytest.raises(ValueError) as error:
+        reviews("good café".encode("latin-1"))
+    path = tmp_path / "reviews" / "good" / "2.txt"
+    assert str(error.value) == f"{path}: is no text in UTF-8 (byte 8): write it so, or remove it"
+
+
+def test_texts_without_words_are_said(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.txt").write_text(" ?!\n")
+    with pytest.raises(ValueError, match="the texts to train on hold no words$"):
+        text_folder(tmp_path, test_fraction=None)
+
+
 TEXTS = {"bad": ["Not good, not good at all.", "bad bad film", ""], "good": ["A good film!", "Very, very good", "good"]}
 
 

@@ -2,13 +2,14 @@
 
 import importlib
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 
-def num_drawn(name: str, fraction: float, num_examples: int, part: str) -> int:
-    """How many of the examples a fraction puts into another part.
+def num_drawn(name: str, fraction: float, num_examples: int, part: str, rounded: Callable[[float], int] = round) -> int:
+    """How many of the examples a fraction, rounded so, puts into another part.
 
     Raises:
         ValueError: It is no number in (0, 1), or leaves one of the two empty.
@@ -16,11 +17,12 @@ def num_drawn(name: str, fraction: float, num_examples: int, part: str) -> int:
     number = isinstance(fraction, (int, float, np.number)) and not isinstance(fraction, bool)
     if not number or not 0 < fraction < 1:
         raise ValueError(f"{name}={fraction!r}: must be a number in (0, 1), for example 0.2")
-    drawn = round(num_examples * float(fraction))
+    drawn = rounded(num_examples * float(fraction))
     if not 0 < drawn < num_examples:
+        fits = "one example cannot be divided" if num_examples < 2 else f"use for example {0.2 if num_examples >= 5 else 0.5}"
         raise ValueError(
             f"{name}={fraction!r}: puts {drawn} of {num_examples} examples into the {part} set, "
-            "and both sides need at least one; use for example 0.2"
+            f"and both sides need at least one; {fits}"
         )
     return drawn
 

@@ -14,6 +14,9 @@ from trainlab.datasets.data import Data
 
 PathLike = str | os.PathLike[str]
 _COLOR_MODES = ("rgb", "grayscale", "rgba")
+# What the files begin with that `tf.io.decode_image` reads: PNG, JPEG, GIF, BMP, WebP, and both forms of JPEG XL.
+_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"\xff\x0a", b"\0\0\0\x0cJXL ")
+_BOM = b"\xef\xbb\xbf"
 
 
 def image_folder(
@@ -47,7 +50,8 @@ def image_folder(
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: There are no classes or images in it, both folders have not the same classes, or an argument breaks its rule.
+        ValueError: There are no classes or images in it, a file is no image, both folders have not the same classes, or an
+            argument breaks its rule.
 
     Example:
         >>> data = image_folder("pets", image_size=(64, 64))  # doctest: +SKIP
@@ -56,7 +60,7 @@ def image_folder(
 
     if color_mode not in _COLOR_MODES:
         raise ValueError(f"color_mode={color_mode!r}: must be {', '.join(map(repr, _COLOR_MODES))}")
-    if isinstance(image_size, (str, int)) or len(image_size) != 2:
+    if isinstance(image_size, str) or not isinstance(image_size, Sequence) or len(image_size) != 2:
         raise ValueError(f"image_size={image_size!r}: must be (height, width), for example image_size=(64, 64)")
     size = tuple(checked_count(f"image_size[{i}]", side) for i, side in enumerate(image_size))
     batch_size, seed = checked_count("batch_size", batch_size), checked_seed(seed)
@@ -89,6 +93,8 @@ def image_folder(
     else:
         others = [] if test is None else [read(_same_classes(test, classes), False)]
         parts = [read(folder, shuffle), *others]
+    for part in parts:
+        _check_images(part.file_paths)
     batches = [_batches(part, batch_size) for part in parts]
     test_part = batches[1] if len(batches) > 1 else None
     return Data(folder.name, batches[0], test_part, num_classes=len(classes), vocabularies={"y": tuple(classes)})
@@ -121,7 +127,8 @@ def text_folder(
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: There are no classes or texts in it, both folders have not the same classes, or an argument breaks its rule.
+        ValueError: There are no classes or texts in it, a file is not UTF-8, both folders have not the same classes, or an
+            argument breaks its rule.
 
     Example:
         >>> from pathlib import Path
@@ -138,7 +145,7 @@ def text_folder(
     folder, classes = _classes(path)
     folders = [folder] if test is None else [folder, _same_classes(test, classes)]
     read = [_read(keras.utils.text_dataset_from_directory, folder, class_names=classes, shuffle=False) for folder in folders]
-    parts = [_arrays(part) for part in read]
+    parts = [_arrays(*part) for part in zip(folders, read, strict=True)]
     if test is None and test_fraction is not None:
         texts, labels = parts[0]
         number = num_drawn("test_fraction", test_fraction, len(texts), "test")
@@ -147,6 +154,8 @@ def text_folder(
         parts = [(texts[which], labels[which]) for which in (~is_test, is_test)]
     words = keras.layers.TextVectorization(num_words, output_sequence_length=length)
     words.adapt(parts[0][0])
+    if words.vocabulary_size() <= 2:  # padding, and words that are not in it
+        raise ValueError(f"{folder}: the texts to train on hold no words")
     numbered = [(_numbers(words, texts), labels) for texts, labels in parts]
     vocabularies = {"x": tuple(map(str, words.get_vocabulary())), "y": tuple(classes)}
     test_part = numbered[1] if len(numbered) > 1 else None
@@ -175,7 +184,20 @@ def _read(reader: Callable[..., Any], folder: Path, **arguments: Any) -> Any:
     try:
         return reader(str(folder), label_mode="int", batch_size=None, verbose=False, **arguments)
     except ValueError as error:
+        if "validation_split" in arguments:  # Keras says of a part without files that there are none
+            whole = {name: value for name, value in arguments.items() if name not in ("validation_split", "subset")}
+            num_drawn("test_fraction", arguments["validation_split"], len(_read(reader, folder, **whole).file_paths), "test", int)
         raise ValueError(f"{folder}: {str(error).splitlines()[0]}") from error
+
+
+def _check_images(paths: Sequence[str]) -> None:
+    """Looks at how the files begin: what fails to be read while training goes on has no name."""
+    for path in paths:
+        with open(path, "rb") as file:
+            if not file.read(8).startswith(_IMAGES):
+                raise ValueError(
+                    f"{path}: is no image, by its first bytes: remove it, or write it again as JPEG, PNG, GIF or BMP"
+                )
 
 
 def _batches(images: Any, batch_size: int) -> Any:
@@ -188,9 +210,16 @@ def _batches(images: Any, batch_size: int) -> Any:
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _arrays(texts: Any) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(folder: Path, texts: Any) -> tuple[np.ndarray, np.ndarray]:
     pairs = list(texts.as_numpy_iterator())
-    return np.array([text for text, _ in pairs], object), np.array([label for _, label in pairs], np.int32)
+    for text, _ in pairs:
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.read_bytes() == text)
+            where = next(paths, folder)  # Keras says not which file a text is from
+            raise ValueError(f"{where}: is no text in UTF-8 (byte {error.start:,}): write it so, or remove it") from None
+    return np.array([text.removeprefix(_BOM) for text, _ in pairs], object), np.array([label for _, label in pairs], np.int32)
 
 
 def _numbers(words: Any, texts: np.ndarray) -> np.ndarray:
