@@ -113,3 +113,16 @@ def test_where_it_is_imported_already_nothing_is_touched(monkeypatch, capfd):
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
     written_inside(NOISE[0])
     assert capfd.readouterr().err == NOISE[0].decode() and "TF_CPP_MIN_LOG_LEVEL" not in os.environ
+
+
+def test_an_output_that_cannot_hold_a_sign_gets_it_escaped(tmp_path):
+    program = "import sys; from trainlab.cli import console; sys.exit(console(sys.argv[1:]))"
+    shown = {}
+    for encoding in ("utf-8", "ascii"):
+        command = [sys.executable, "-c", program, "--list", "strategies"]
+        environment = clean_environment(PYTHONIOENCODING=f"{encoding}:strict")
+        shown[encoding] = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, check=True, timeout=100
+        ).stdout
+    assert shown["ascii"].decode() == shown["utf-8"].decode().encode("ascii", "backslashreplace").decode()
+    assert not shown["utf-8"].isascii()  # the control: there is such a sign

@@ -40,6 +40,7 @@ def console(arguments: Sequence[str] | None = None) -> int:
         trainlab 0.3.0
         0
     """
+    _print_anything()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in VERBS:
         return _attempted(VERBS[given[0]], given[1:])
@@ -67,7 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["--config", "configs/heun.gin", "--set", "run.epochs = 5"])  # doctest: +SKIP
         0
     """
+    _print_anything()
     return _attempted(VERBS["train"], list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _print_anything() -> None:
+    """A name that the encoding of the output does not have ends no training: it is escaped, as it is on stderr."""
+    out = sys.stdout
+    if getattr(out, "errors", None) == "strict" and hasattr(out, "reconfigure"):
+        out.reconfigure(errors="replace" if out.isatty() else "backslashreplace")  # Keras' bar on a terminal is many such signs
 
 
 def _without_verb(given: Sequence[str]) -> str:
