@@ -211,3 +211,9 @@ def test_what_cannot_be_split_is_said(parts, arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         Data("own", **{"train": (X, np.arange(6))} | parts).split_off(**arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("num_classes", [0, -1, "3", 2.0, True])
+def test_a_number_of_classes_is_a_whole_one(num_classes):
+    with pytest.raises(ValueError, match=f"^Data.num_classes={num_classes!r}: must be an integer >= 1$"):
+        Data("own", (X, np.arange(len(X)) % 2), num_classes=num_classes)

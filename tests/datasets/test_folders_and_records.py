@@ -259,6 +259,21 @@ def test_records_go_on_in_the_middle_of_an_epoch(records, settings, tmp_path, re
     assert not [str(warning.message) for warning in recwarn if "read again" in str(warning.message)]
 
 
+def test_bytes_of_more_than_an_example_are_refused(tmp_path):
+    write_records(tmp_path / "a", [{"x": bytes(6), "y": 0}] * 4)  # of a shape of three they would be eight examples
+    with pytest.raises(ValueError, match="cannot be read with these features"):
+        tfrecord(str(tmp_path / "a"), {"x": ([3], "uint8"), "y": ([], "int64")}, "x", "y", 2)
+
+
+def test_no_record_is_said_and_an_empty_file_is_none(tmp_path):
+    features = {"x": ([], "float32"), "y": ([], "int64")}
+    write_records(tmp_path / "a", [])
+    with pytest.raises(ValueError, match=r"a: holds no record, nor do those after it$"):
+        tfrecord(str(tmp_path / "*"), features, "x", "y", 2)
+    write_records(tmp_path / "b", [{"x": 1.0, "y": 0}])
+    assert len(list(tfrecord(str(tmp_path / "*"), features, "x", "y", 2).train)) == 1
+
+
 def test_several_features_become_a_dictionary(tmp_path):
     write_records(tmp_path / "a", [{"a": [1.0 * i, 2.0], "b": i, "y": 3.0 * i} for i in range(4)])
     features = {"a": ([2], "float32"), "b": ([1], "int64"), "y": ([1], "float32"), "unused": ([], "string")}
@@ -271,6 +286,8 @@ def test_several_features_become_a_dictionary(tmp_path):
 
 
 RECORD_MISTAKES = {
+    "a shape": ({"features": {"image": (8, "float32"), "label": ([], "int64")}}, ValueError, "must be (shape, dtype), as in"),
+    "a list of features": ({"features": [("image", "float32")]}, ValueError, "must be a dictionary, as in {'x'"),
     "no file": ({"pattern": "none-*"}, FileNotFoundError, "none-*: no file is called so"),
     "no feature": ({"x": "imag"}, ValueError, "x: there is no feature 'imag'; there are image, label"),
     "no target": ({"y": "lab"}, ValueError, "y: there is no feature 'lab'"),

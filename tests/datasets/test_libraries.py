@@ -131,6 +131,15 @@ def test_images_and_classes_of_hugging_face(tmp_path):
     assert data.num_outputs == 3 and data.vocabularies == {"y": ("a", "b", "c")}
 
 
+@pytest.mark.parametrize("y, dtype", [([5_000_000_000, 1, 2], "int64"), ([-(2**31), 1, 2**31 - 1], "int32")])
+def test_integers_that_int32_does_not_hold_stay_what_they_are(y, dtype, tmp_path):
+    import datasets as library
+
+    library.Dataset.from_dict({"x": [1.0, 2.0, 3.0], "y": y}).save_to_disk(str(tmp_path / "large"))
+    data = hugging_face(tmp_path / "large", "x", "y", test_fraction=None, task="regression")
+    assert data.train[1].tolist() == y and data.train[1].dtype == dtype
+
+
 def test_mistakes_with_hugging_face_get_one_line(saved, tmp_path):
     folder = saved({"x": [[1.0], [1.0, 2.0]], "y": [0, 1]}, {"x": [[1.0]], "y": [1]})
     (tmp_path / "empty").mkdir()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainlab.datasets import tasks
-from trainlab.datasets.checks import checked_seed, num_drawn
+from trainlab.datasets.checks import checked_count, checked_seed, num_drawn
 from trainlab.datasets.structures import Batches, leaves, length, rows, shapes, x_of
 
 
@@ -97,6 +97,8 @@ class Data:
             elif name == "train" or part is not None:
                 _check_arrays(f"Data.{name}", part)
         tasks.check(self.task)
+        if self.num_classes is not None:
+            checked_count("Data.num_classes", self.num_classes)
         if self.task is None:
             object.__setattr__(self, "task", tasks.found(self._labels, self.num_classes))
 

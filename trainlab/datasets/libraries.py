@@ -42,7 +42,7 @@ def tfds(
 
     Returns:
         Arrays as they are stored, in the order of the files; images `(n, height, width, channels)` of bytes as float32 in [0, 1],
-        `y` of classes int32.
+        `y` of integers int32, where that holds them.
 
     Raises:
         ModuleNotFoundError: `tensorflow-datasets` is not installed.
@@ -91,7 +91,7 @@ def hugging_face(
 
     Returns:
         Arrays as they are stored, in their order; images `(n, height, width, channels)` of bytes as float32 in [0, 1], `y` of
-        classes int32.
+        integers int32, where that holds them.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -193,7 +193,7 @@ def _data(
             raise ValueError(f"{name}: has no feature {unknown[0]!r}; it has {', '.join(arrays)}")
         inputs = _input(arrays[x]) if isinstance(x, str) else {wanted: _input(arrays[wanted]) for wanted in x}
         labels = np.asarray(arrays[y])
-        parts.append((inputs, labels.astype(np.int32) if labels.dtype.kind in "iu" else labels))
+        parts.append((inputs, _labels(labels)))
     vocabularies = {} if classes is None else {"y": tuple(map(str, classes))}
     number = len(classes) if classes is not None else None
     return Data(name, parts[0], parts[1] if len(parts) > 1 else None, number, task=task, vocabularies=vocabularies)
@@ -205,6 +205,13 @@ def _input(array: Any) -> Any:
         array = array.astype(np.float32) / np.float32(255)
         return array[..., None] if array.ndim == 3 else array
     return array
+
+
+def _labels(labels: np.ndarray) -> np.ndarray:
+    """Integers as int32 where that holds them: others would come round to classes that they are not."""
+    limits = np.iinfo(np.int32)
+    fits = labels.dtype.kind in "iu" and (not labels.size or (labels.min() >= limits.min and labels.max() <= limits.max))
+    return labels.astype(np.int32) if fits else labels
 
 
 def _stacked(where: Path, name: str, values: Any) -> np.ndarray:

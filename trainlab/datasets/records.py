@@ -51,7 +51,7 @@ def tfrecord(
 
     Raises:
         FileNotFoundError: No file is called so.
-        ValueError: The first record is none of such features, or an argument breaks its rule.
+        ValueError: There is no record, the first is none of such features, or an argument breaks its rule.
 
     Example:
         >>> import tensorflow as tf
@@ -65,6 +65,10 @@ def tfrecord(
         >>> data.input_shape, data.task
         ((2,), 'regression')
     """
+    if not isinstance(features, Mapping):
+        raise ValueError(
+            f"features={features!r}: must be a dictionary, as in {{'x': ([8, 8, 1], 'float32'), 'y': ([], 'int64')}}"
+        )
     names = [x] if isinstance(x, str) else list(x)
     for what, asked in (("x", names), ("y", [y])):
         if unknown := [name for name in asked if name not in features]:
@@ -81,7 +85,7 @@ def tfrecord(
         for number, paths in enumerate(files)
     ]
     for paths in files:  # in a pipeline of its own: a shuffle that was begun has another order the next time
-        _check_first(paths[0], _batches(paths[:1], specs, structure, y, 1, 0, compression, seed))
+        _check_first(paths[0], _batches(paths, specs, structure, y, 1, 0, compression, seed))
     return Data(Path(files[0][0]).stem, parts[0], parts[1] if test is not None else None, num_classes=num_classes, task=task)
 
 
@@ -98,7 +102,8 @@ def _spec(name: str, feature: Any) -> tuple[Any, str, tuple[int, ...]]:
 
     if hasattr(feature, "_fields"):  # TensorFlow's are named tuples
         return feature, "", ()
-    if not isinstance(feature, (tuple, list)) or len(feature) != 2 or feature[1] not in (*_STORED, *_RAW, "image"):
+    is_pair = isinstance(feature, (tuple, list)) and len(feature) == 2 and isinstance(feature[0], (tuple, list))
+    if not is_pair or feature[1] not in (*_STORED, *_RAW, "image"):
         known = ", ".join((*_STORED, "image", *_RAW))
         raise ValueError(
             f"features[{name!r}]={feature!r}: must be (shape, dtype), as in ([8, 8, 1], 'float32'); dtypes are {known}"
@@ -141,7 +146,7 @@ def _decoded(encoded: Any, dtype: str, shape: tuple[int, ...]) -> Any:
     import tensorflow as tf
 
     if dtype != "image":
-        return tf.reshape(tf.io.decode_raw(encoded, dtype), (-1, *shape))
+        return tf.reshape(tf.io.decode_raw(encoded, dtype), (tf.shape(encoded)[0], *shape))
 
     def decode(image: Any) -> Any:
         pixels = tf.io.decode_image(image, channels=shape[-1], expand_animations=False)
@@ -154,6 +159,7 @@ def _check_first(file: str, batches: Any) -> None:
     import tensorflow as tf
 
     try:
-        next(iter(batches), None)
+        if next(iter(batches), None) is None:
+            raise ValueError(f"{file}: holds no record, nor do those after it")
     except tf.errors.OpError as error:
         raise ValueError(f"{file}: cannot be read with these features ({error.message.splitlines()[0]})") from error
