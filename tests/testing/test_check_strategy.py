@@ -2,6 +2,7 @@
 
 import doctest
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -216,6 +217,22 @@ def test_what_is_wrong_is_caught(wrong, check, line):
     assert line in found.failures[0].line and "\n" not in found.failures[0].line
     with pytest.raises(AssertionError, match="FAILS"):
         found.raise_if_any_fails()
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", None])
+def test_whatever_dtype_layers_were_made_in(policy):
+    """Keras keeps the default policy of a process' first layer: the checks are in float64 beside it, and leave it."""
+    keras.utils.clear_session(free_memory=False)  # no policy yet
+    if policy is not None:
+        keras.config.set_dtype_policy(policy)
+        keras.layers.Dense(1)
+    try:
+        assert check_strategy(tl.SGD(), checks=["accumulation"])
+        assert keras.config.floatx() == "float32"
+        layer = keras.layers.Dense(1)
+        assert layer.dtype_policy.name == (policy or "float32")
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 def test_arguments():

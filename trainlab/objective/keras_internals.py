@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.backend import lstm
+from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.trainers.data_adapters import get_data_adapter
 
@@ -230,6 +231,23 @@ def autocast(variable: keras.Variable, value: tf.Tensor) -> tf.Tensor:
 def current_scope() -> Any:
     """The `keras.StatelessScope` that is open in this thread, None if none is: the class has no public way to ask."""
     return get_stateless_scope()
+
+
+@contextmanager
+def dtype_by_default(dtype: str) -> Iterator[None]:
+    """Keras' floatx and its default policy are this one meanwhile.
+
+    The policy is set beside floatx since Keras keeps the one of the first layer that a process makes. Its getter makes one where
+    there is none yet, and so would leave this one, or fix another, for whatever is made later: hence the private attribute.
+    """
+    floatx, policy = keras.config.floatx(), global_state.get_global_attribute("dtype_policy")
+    keras.config.set_floatx(dtype)
+    global_state.set_global_attribute("dtype_policy", keras.DTypePolicy(dtype))
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
+        global_state.set_global_attribute("dtype_policy", policy)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from trainlab.objective import keras_internals
 from trainlab.strategies import StepStrategy
 from trainlab.trainer import Trainer
 
@@ -24,12 +25,8 @@ class NotChecked(Exception):
 @contextlib.contextmanager
 def in_float64() -> Iterator[None]:
     """Keras' default dtype is float64 meanwhile, so that what differs by more than rounding shows."""
-    before = keras.config.floatx()
-    keras.config.set_floatx("float64")
-    try:
+    with keras_internals.dtype_by_default("float64"):
         yield
-    finally:
-        keras.config.set_floatx(before)
 
 
 def small_model(seed: int = 0, rate: float = 0.05) -> keras.Model:
