@@ -89,6 +89,25 @@ def test_the_bound_and_the_evaluations(precision):
     assert rejected > 0 and long.model.history.history["gradient_evaluations"] == [2 + rejected]
 
 
+def test_the_first_step_keeps_the_bound(precision):
+    trainer = trainer_of([1.0], quadratic(np.eye(1)), tl.AdaptiveStep("heun", 0.1, max_scale=0.25), 0.01)
+    np.testing.assert_allclose(run(trainer, 1), [1 - 0.0025 + 0.0025**2 / 2], rtol=1e-14)
+    assert trainer.model.history.history["step_scale"] == [0.25]
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("start, rate", [([0.0], 0.1), ([1.0], 0.0)], ids=["gradient", "rate"])
+def test_where_there_is_no_step_none_grows(start, rate, mode, precision):
+    trainer = trainer_of(start, quadratic(np.eye(1)), tl.AdaptiveStep("heun", 0.1), rate, **mode)
+    assert run(trainer, 30) == start
+    memory = trainer.model.history.history
+    assert memory["step_scale"] == [1.0] and memory["rejected"] == [0.0]
+    trainer.model.w.assign([1.0])
+    trainer.model.optimizer.learning_rate = 0.1
+    w, _ = by_hand("heun", 0.1, lambda w: w, np.array([1.0]), 0.1, 8)
+    np.testing.assert_allclose(run(trainer, 8), w, rtol=1e-12)
+
+
 def test_a_step_to_where_nothing_is_finite_is_made_again_shorter(precision):
     trainer = trainer_of([3.0, -2.0], well, tl.AdaptiveStep("heun", 0.1), 1e3)  # cosh of thousands
     w = run(trainer, 30)

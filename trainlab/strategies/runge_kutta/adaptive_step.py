@@ -23,8 +23,9 @@ class AdaptiveStep(StepStrategy):
 
     The step is `scale` times the learning rate. After each step a PI controller moves `scale` by the error of this step and of
     the one before; a step whose error is above the tolerance is rejected: it is made again, shorter, on the same data, within the
-    update, which then costs more evaluations (the first stage is kept). `step_scale`, `step_error`, `rejected` and
-    `gradient_evaluations` are logged, averaged over updates.
+    update, which then costs more evaluations (the first stage is kept); the tenth try is taken as it is. Where the gradient or the
+    learning rate is 0 the length stays. `step_scale`, `step_error`, `rejected` and `gradient_evaluations` are logged, averaged
+    over updates.
 
     The error is that of `RungeKutta`'s `step_error`: it compares two methods on *this update's* data, and says nothing of the
     noise between batches: a large tolerance, small batches and a full-batch flow are different things.
@@ -99,20 +100,26 @@ class AdaptiveStep(StepStrategy):
             scale *= tf.clip_by_value(factor, _SMALLEST, 1.0)
             return tries + 1, scale, *tried(scale)
 
-        scale = state.memory["scale"]
+        longest = math.inf if self.max_scale is None else self.max_scale
+        scale = tf.minimum(state.memory["scale"], longest)  # the first one too
         direction, error = tried(scale)
         first = tf.ones([], tf.int32), scale, direction, error
         tries, scale, direction, error = tf.while_loop(is_rejected, again, first)
         following = self._factor(error, 0.7) * self._factor(state.memory["error"], -0.4, safety=1)
         # At once after a rejection it does not grow.
         following = tf.clip_by_value(following, _SMALLEST, tf.where(tries > 1, tf.ones_like(scale), _LARGEST))
+        error_kept = tf.maximum(error, 1e-4 * self.tolerance)
+        # Where there is no step its error says nothing: by it the next one would grow for ever.
+        is_step = (state.learning_rate * direction).norm() > 0
+        following = tf.where(is_step, following, tf.ones_like(following))
+        error_kept = tf.where(is_step, error_kept, state.memory["error"])
         evaluations = 1 + tries * (tableau.stages - 1)
         return Step(
             direction * scale,
             at=here,
             memory={
-                "scale": tf.minimum(scale * following, math.inf if self.max_scale is None else self.max_scale),
-                "error": tf.maximum(error, 1e-4 * self.tolerance),
+                "scale": tf.minimum(scale * following, longest),
+                "error": error_kept,
             },
             logs={"step_scale": scale, "step_error": error, "rejected": tries - 1, "gradient_evaluations": evaluations},
         )
