@@ -174,12 +174,13 @@ class TestMemory:
             ({"a": 0.0, "b": 0.0}, {"a": 1.0}, r"memory with the keys \['a'\]; init shaped \['a', 'b'\]"),
             ({"a": 0.0}, {"a": 1.0, "c": 2.0}, r"memory with the keys \['a', 'c'\]; init shaped \['a'\]"),
             ({"a": 0.0}, {"a": tf.ones([2])}, r"memory\['a'\]"),
+            ({"a": 0}, {"a": 0.5}, r"memory\['a'\] with fractions; init made it of whole numbers, .*: give it 0.0"),
             ({"a": 0.0}, {"a": other_models()}, r"memory\['a'\] as a Vector of .*; init made it .*"),
             ({"a": other_models()}, {"a": 1.0}, r"memory\['a'\] as .*; init made it a Vector of .*"),
             ({"a": other_models()}, {"a": Vector([tf.ones([2])])}, r"memory\['a'\]"),
             ({"a": other_models()}, {"a": Vector([tf.ones([5, 5]), tf.ones([2])])}, r"memory\['a'\]"),
         ],
-        ids=["missing", "unknown", "shape", "a vector for a scalar", "a scalar for a vector", "leaf's shape", "leaves"],
+        ids=["missing", "unknown", "shape", "cut off", "vector for scalar", "scalar for vector", "leaf's shape", "leaves"],
     )
     def test_a_wrong_memory_is_named(self, init, memory, message):
         before = weights(compiled())
@@ -189,6 +190,13 @@ class TestMemory:
             Trainer(model, strategy(with_(memory=memory), lambda parameters: init)).fit(x, y, verbose=0)
         assert "\n" not in str(error.value)
         assert_same(weights(model), before)
+
+    def test_whole_numbers_into_a_memory_of_others_are_right(self):
+        x, y = regression(20)
+        mine = strategy(with_(memory={"a": 3}), lambda parameters: {"a": 0.0})
+        trainer = Trainer(compiled(), mine)
+        trainer.fit(x, y, verbose=0)
+        assert trainer.model.optimizer.iterations > 0
 
 
 class TestLogs:

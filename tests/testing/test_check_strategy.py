@@ -122,6 +122,15 @@ class Misshapen(Plain):
         return tl.Step(here.gradient, at=here, memory={"last": here.gradient.norm()})
 
 
+class CutOff(Plain):
+    def init(self, parameters):
+        return {"last": 0}
+
+    def step(self, objective, state):
+        step = super().step(objective, state)
+        return step._replace(memory={"last": step.at.loss})
+
+
 class Unremembered(Plain):
     def init(self, parameters):
         return {"last": parameters * 0.0}
@@ -201,6 +210,7 @@ WRONG = [
     (ForgettingBatches, "evaluations", "delegate it, or data are left out"),
     (Stale, "at", "is none that the objective returned"),
     (Misshapen, "memory", "init shapes [(2, 3), (2,)], a step returns [()]"), (Unremembered, "memory", "returns no memory"),
+    (CutOff, "memory", "memory['last']: init makes it of whole numbers, a step returns fractions"),
     (OtherKeys, "memory", "init shapes ['last'], a step returns ['first']"),
     (InFloat32, "kinds", "comes out as float32"), (OneRate, "kinds", ""), (Writing, "kinds", "row-sparse"),
     (Unkept, "serialises", "self.rate is not set"), (OtherWhenMadeAgain, "serialises", "made again from its configuration"),

@@ -233,6 +233,10 @@ class Update:
             want, got = _describe(self.memory[key]), _describe(value)
             if want != got:
                 raise ValueError(f"{who} returned memory[{key!r}] as {got}; init made it {want}")
+            if _is_whole(self.memory[key]) and not _is_whole(value):
+                raise ValueError(
+                    f"{who} returned memory[{key!r}] with fractions; init made it of whole numbers, which loses them: give it 0.0"
+                )
 
     def _commit(self, step: Step) -> None:
         """The one commit of a step."""
@@ -320,6 +324,11 @@ def _describe(value: Any) -> str:
         value = tf.convert_to_tensor(value)
     kind = "number" if value.dtype.is_floating or value.dtype.is_integer else value.dtype.name
     return f"a {kind} tensor of shape {tuple(value.shape)}"
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a tensor holds whole numbers; a Vector never does: it is of trainable variables."""
+    return not isinstance(value, Vector) and tf.as_dtype(tf.convert_to_tensor(value).dtype).is_integer
 
 
 def _constrained(leaf: Any, variable: Any) -> tf.Tensor:

@@ -154,6 +154,9 @@ def check_memory(strategy: StepStrategy) -> None:
         shapes = [[tuple(t.shape) for t in _dense(each)] for each in (state.memory[name], value)]
         if shapes[0] != shapes[1]:
             raise Failed(f"memory[{name!r}]: init shapes {shapes[0]}, a step returns {shapes[1]}")
+        is_whole = [_dense(each)[0].dtype.is_integer if _dense(each) else True for each in (state.memory[name], value)]
+        if is_whole == [True, False]:
+            raise Failed(f"memory[{name!r}]: init makes it of whole numbers, a step returns fractions: give it 0.0")
 
 
 def check_kinds(strategy: StepStrategy) -> None:

@@ -23,9 +23,9 @@ class AdaptiveStep(StepStrategy):
 
     The step is `scale` times the learning rate. After each step a PI controller moves `scale` by the error of this step and of
     the one before; a step whose error is above the tolerance is rejected: it is made again, shorter, on the same data, within the
-    update, which then costs more evaluations (the first stage is kept); the tenth try is taken as it is. Where the gradient or the
-    learning rate is 0 the length stays. `step_scale`, `step_error`, `rejected` and `gradient_evaluations` are logged, averaged
-    over updates.
+    update, which then costs more evaluations (the first stage is kept); the tenth try is taken as it is. Where the gradient or
+    the learning rate is 0 the length stays. `step_scale`, `step_error`, `rejected` and `gradient_evaluations` are logged,
+    averaged over updates.
 
     The error is that of `RungeKutta`'s `step_error`: it compares two methods on *this update's* data, and says nothing of the
     noise between batches: a large tolerance, small batches and a full-batch flow are different things.
