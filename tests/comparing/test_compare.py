@@ -173,6 +173,68 @@ def test_what_is_wrong_is_one_line_before_anything_is_made(tmp_path, changes, sa
     assert not list(tmp_path.rglob("result.json"))
 
 
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"metric": "acuracy"}, "metric = 'acuracy': .* which are accuracy, loss; did you mean 'accuracy'"),
+        ({"jit_compil": True}, "did you mean jit_compile"),
+    ],
+    ids=["metric", "setting"],
+)
+def test_whoever_called_wrongly_calls_again(tmp_path, changes, said):
+    """What only the Trainer finds is said before any run, and the directory is then nobody's."""
+    few = {"seeds": 1, "epochs": 1, "learning_rates": [0.1]}
+    with pytest.raises((TypeError, ValueError), match=said):
+        compared(tmp_path, [tl.Heun()], **few, **changes)
+    assert not list(tmp_path.iterdir())
+    assert compared(tmp_path, [tl.Heun()], **few).table
+
+
+@pytest.mark.parametrize("factor, is_timed", [(-1e30, True), (np.inf, False)], ids=["soon", "at once"])
+def test_whoever_diverges_at_every_rate_is_in_the_table(tmp_path, factor, is_timed):
+    class Away(tl.StepStrategy):
+        def step(self, objective, state):
+            return tl.Step(state.parameters * factor, at=objective(state.parameters))
+
+    found = compared(tmp_path, {"away": Away()}, metrics=[], seeds=1)
+    plain, away = found.table
+    assert plain["mean"] is not None and (away["mean"], away["cost_to_target"]) == (None, None)
+    assert (found.seconds["away"]["seconds_per_update"] is not None) == is_timed
+    assert found.seconds[plain["entry"]]["seconds_per_update"] > 0 and found.to_json() and "missed" in str(found)
+    assert found.report(tmp_path / "page.html").exists()
+
+
+def test_nothing_goes_on_with_other_code(tmp_path):
+    def factor():
+        return 1.0
+
+    def made(factor):
+        class Mine(tl.StepStrategy):
+            def __init__(self, factor):
+                self.factor = factor
+
+            def step(self, objective, state):
+                here = objective(state.parameters)
+                return tl.Step(here.gradient * self.factor(), at=here)
+
+        return [Mine(factor)]
+
+    few = {"seeds": 1, "epochs": 1, "learning_rates": [0.1], "test_data": None}
+    first = compared(tmp_path, made(factor), **few)
+    assert first.table[1]["entry"].endswith("factor>)") and " at 0x" not in first.table[1]["entry"]
+
+    def factor():  # the same code at another address
+        return 1.0
+
+    assert compared(tmp_path, made(factor), **few).table == first.table
+
+    def factor():
+        return 0.5
+
+    with pytest.raises(ValueError, match="another comparison: its code of the entries differ"):
+        compared(tmp_path, made(factor), **few)
+
+
 def test_a_model_is_no_function_that_makes_one_and_strangers_are_left_alone(tmp_path):
     given, named = asked(tmp_path, [tl.Heun()])
     with pytest.raises(TypeError, match="a function without arguments"):

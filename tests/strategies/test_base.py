@@ -95,6 +95,21 @@ def test_repr_is_the_call_that_makes_it(strategy, text):
     assert repr(strategy) == text
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Annealed(tl.StepStrategy):
+    def __init__(self, schedule):
+        self.schedule = schedule
+
+
+def test_a_schedule_is_described_and_written():
+    strategy = Annealed(keras.optimizers.schedules.ExponentialDecay(1.0, 10, 0.5))
+    described = json.loads(json.dumps(keras.saving.serialize_keras_object(strategy)))
+    again = keras.saving.deserialize_keras_object(described)
+    assert float(again.schedule(10)) == 0.5
+    text = "Annealed(schedule=ExponentialDecay(initial_learning_rate=1.0, decay_steps=10, decay_rate=0.5, staircase=False))"
+    assert repr(again) == repr(strategy) == text
+
+
 def test_a_setting_that_is_not_kept_is_named_with_the_remedy():
     with pytest.raises(AttributeError, match=r"Sloppy.__init__ takes 'rho' but self.rho is not set: keep it as self.rho"):
         Sloppy().get_config()

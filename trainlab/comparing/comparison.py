@@ -254,7 +254,7 @@ def _in_seconds(plan: Plan, results: Results, seconds: Mapping[str, float]) -> d
     verdicts = _against(plan, values, "seconds", "validation")
     return {
         e.name: {
-            "seconds_per_update": seconds[e.name],
+            "seconds_per_update": _finite(seconds[e.name]),
             "value": _shown(results, sum(values[e.name]) / len(values[e.name])),
             "verdict": _together([v["verdict"] for v in verdicts if v["entry"] == e.name]),
         }

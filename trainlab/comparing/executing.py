@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainlab.comparing.entries import PLAIN, Entry
+from trainlab.comparing.entries import PLAIN, Entry, written
 from trainlab.comparing.plan import Plan, Trial
-from trainlab.comparing.problem import Problem
-from trainlab.comparing.racing import Racer, measured_in_turns
+from trainlab.comparing.problem import Problem, code_of
+from trainlab.comparing.racing import Racer, measured_in_turns, number
 from trainlab.comparing.results import Results
 from trainlab.comparing.statistics import median
 from trainlab.runs import InUse, Lock, write_atomically
@@ -51,23 +51,26 @@ class Executor:
         """Makes the directory this comparison's.
 
         Raises:
-            ValueError: it holds another one, or something else; the line says what differs.
+            TypeError, ValueError: it holds another one, or something else (the line says which); nothing can be trained.
         """
         plan = self._plan
         described = {
             "format": _FORMAT,
-            "entries": [[entry.name, repr(entry.strategy), entry.cost, entry.divisor] for entry in plan.entries],
+            "entries": [[entry.name, written(entry.strategy), entry.cost, entry.divisor] for entry in plan.entries],
             "learning_rates": list(plan.rates),
             "seeds": list(plan.seeds),
             "budget": plan.budget,
             **self._problem.described(),
+            "code of the entries": {entry.name: code_of(entry.strategy) for entry in plan.entries},
         }
         path = self._directory / _PLAN
         self._directory.mkdir(parents=True, exist_ok=True)
         if path.exists():
             found, wanted = _read(path) or {}, json.loads(json.dumps(described))
+            # By another Python the same code has other bytes.
+            unlike = {name for name in wanted if name.startswith("code of ")} if found.get("python") != wanted["python"] else ()
             for name in {**wanted, **found}:
-                if found.get(name) != wanted.get(name):
+                if found.get(name) != wanted.get(name) and name not in ("python", *unlike):
                     raise ValueError(
                         f"{self._directory} holds another comparison: its {name} differ: "
                         "give another directory, or remove this one"
@@ -75,6 +78,8 @@ class Executor:
             return
         if strangers := sorted(p.name for p in self._directory.iterdir() if not p.name.startswith(".")):
             raise ValueError(f"{self._directory} holds {strangers[0]}, and no comparison: give another directory")
+        entry = plan.entries[0]
+        self._racer(entry).check(plan.trials(entry)[0])  # what was called wrongly leaves the directory to whoever calls again
         _write(path, described)
 
     def work(self, worker: int = 0, num_workers: int = 1) -> bool:
@@ -138,9 +143,9 @@ class Executor:
                 alike.setdefault(id(entry.strategy), entry.name)
             racers = {entry.name: self._racer(entry) for entry in self._plan.entries if alike[id(entry.strategy)] == entry.name}
             seconds = measured_in_turns(racers, trials)
-            found = {entry.name: seconds[alike[id(entry.strategy)]] for entry in self._plan.entries}
+            found = {entry.name: number(seconds[alike[id(entry.strategy)]]) for entry in self._plan.entries}
             _write(path, found)
-        return {name: float(value) for name, value in found.items()}
+        return {name: math.inf if value is None else float(value) for name, value in found.items()}
 
     def _make(self, entries: Sequence[Entry], worker: int, num_workers: int) -> bool:
         first = len(entries) * worker // num_workers

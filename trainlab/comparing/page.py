@@ -111,7 +111,7 @@ def _seconds(found: Comparison) -> Table:
     rows = [
         [
             Cell(name),
-            Cell(f"{row['seconds_per_update']:.3g}", True),
+            Cell("–" if row["seconds_per_update"] is None else f"{row['seconds_per_update']:.3g}", True),
             Cell("–" if row["value"] is None else f"{row['value']:.4g}", True),
             Cell(row["verdict"]),
         ]

@@ -6,11 +6,15 @@ import dataclasses
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+
+from trainlab.comparing.schedules import optimizer_like
+from trainlab.runs import manifest
 
 # Initial weights that are kept in memory, of all seeds; of larger models they are made anew for each run.
 _MOST_BYTES = 2**28
@@ -86,6 +90,8 @@ class Problem:
         except Exception:  # of a model that cannot be described: its variables are then all that is known
             config = ""
         shapes = [(v.path.rpartition("/")[2], list(v.shape), str(v.dtype)) for v in model.variables]
+        model.compile(optimizer_like(self.optimizer), loss=copied(self.loss), metrics=[copied(each) for each in self.metrics])
+        rows = manifest.of_model(model)
         return {
             "model": _digest_of(_without_names(config)),
             "variables": _digest_of(json.dumps(shapes)),
@@ -96,6 +102,8 @@ class Problem:
             "metrics": [_described(metric) for metric in self.metrics],
             "metric": [self.metric, "up" if self.is_up else "down"],
             "settings": {name: str(value) for name, value in self.settings.items()},
+            "python": sys.implementation.cache_tag,
+            "code of layers, loss and metrics": _digest_of(json.dumps([rows["layers' code"], rows["loss and metrics"]])),
         }
 
     def _some(self) -> Any:
@@ -104,6 +112,11 @@ class Problem:
             element = next(iter(x.take(1)))
             return element[0] if isinstance(element, (tuple, list)) else element
         return keras.tree.map_structure(lambda leaf: keras.ops.convert_to_tensor(leaf[: min(self.batch_size or 32, 2)]), x)
+
+
+def code_of(thing: Any) -> str:
+    """What tells somebody's code, and what it holds, from another's; the same in every process of one Python."""
+    return _digest_of(json.dumps(manifest.plain(thing), sort_keys=True))
 
 
 def copied(thing: Any) -> Any:

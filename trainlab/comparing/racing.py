@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import math
 import random
 import statistics
@@ -66,6 +68,20 @@ class Racer:
         x, y, weight = self._problem.test
         found = trainer.evaluate(x, y, sample_weight=weight, batch_size=self._problem.batch_size, verbose=0, return_dict=True)
         return {name: number(value) for name, value in found.items()}
+
+    def check(self, trial: Trial) -> None:
+        """Trains and validates once, so that what cannot be is said before any run is made.
+
+        Raises:
+            TypeError, ValueError: the Trainer refuses it, or there is no such metric.
+        """
+        trainer, wanted = self._begin(trial, None), self._problem.metric
+        x, y, weight = self._problem.validation
+        found = trainer.evaluate(x, y, sample_weight=weight, batch_size=self._problem.batch_size, verbose=0, return_dict=True)
+        if wanted not in found:
+            close = difflib.get_close_matches(wanted, found, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "name it in metrics too"
+            raise ValueError(f"metric = {wanted!r}: is none of those that validation gives, which are {', '.join(found)}; {hint}")
 
     def seconds(self, trial: Trial, num_updates: int) -> float:
         """How long so many updates take, all but what a `fit` takes by itself left out as far as it can be."""
@@ -180,23 +196,33 @@ def measured_in_turns(racers: Mapping[str, Racer], trials: Mapping[str, Trial]) 
         trials: of each one run, whose rate and seed are taken.
 
     Returns:
-        By name, the median over the rounds.
+        By name, the median over the rounds; of what diverges at the rate 0; infinite where not even the first loss is finite.
     """
-    num_updates = {}
+    timed: dict[str, tuple[Trial, int]] = {}
     for name, racer in racers.items():
-        racer.seconds(trials[name], 1)
-        n, seconds = 1, 0.0
-        while seconds < _SECONDS_A_TURN and n < 2**14:  # as many as take long enough for a clock
-            n *= 4
-            seconds = racer.seconds(trials[name], n)
-        num_updates[name] = n
-    found: dict[str, list[float]] = {name: [] for name in racers}
+        trial = trials[name]
+        for is_resting in (False, True):
+            try:
+                tried = dataclasses.replace(trial, rate=0.0) if is_resting else trial
+                timed[name] = tried, _long_enough(racer, tried)
+                break
+            except NonFiniteError:  # perhaps long after its last update: it is timed where weights stay as they are
+                continue
+    found: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(_ROUNDS):
-        for name, racer in racers.items():
-            n = num_updates[name]
-            few, many = (racer.seconds(trials[name], k) for k in (1, n + 1))
+        for name, (trial, n) in timed.items():
+            few, many = (racers[name].seconds(trial, k) for k in (1, n + 1))
             found[name].append(max(many - few, 1e-9) / n)
-    return {name: statistics.median(values) for name, values in found.items()}
+    return {name: statistics.median(found[name]) if name in found else math.inf for name in racers}
+
+
+def _long_enough(racer: Racer, trial: Trial) -> int:
+    """A number of updates that takes long enough for a clock, and was made, with the first one that is not counted."""
+    racer.seconds(trial, 1)
+    n = 1
+    while racer.seconds(trial, n + 1) < _SECONDS_A_TURN and n < 2**14:
+        n *= 4
+    return n
 
 
 def number(value: Any) -> float | None:

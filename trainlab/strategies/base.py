@@ -131,6 +131,8 @@ class StepStrategy:
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, read from the attributes of the same names; Keras' convention.
 
+        Strategies and learning-rate schedules among them are described too.
+
         Raises:
             AttributeError: an argument is not kept under its name.
         """
@@ -144,7 +146,7 @@ class StepStrategy:
                     f"keep it as self.{name}, or override get_config"
                 )
             value = getattr(self, name)
-            config[name] = keras.saving.serialize_keras_object(value) if isinstance(value, StepStrategy) else value
+            config[name] = keras.saving.serialize_keras_object(value) if isinstance(value, _SERIALISED) else value
         return config
 
     @classmethod
@@ -162,7 +164,7 @@ class StepStrategy:
             names = self.get_config()
         except AttributeError:
             return f"{type(self).__name__}(...)"
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        return f"{type(self).__name__}({', '.join(f'{name}={_written(getattr(self, name))}' for name in names)})"
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
@@ -170,3 +172,17 @@ class StepStrategy:
         while isinstance(inner := getattr(steps[-1], "inner", None), StepStrategy) and inner not in steps:
             steps.append(inner)
         return notebook.strategy_html(self, has_memory=type(steps[-1]).init is not StepStrategy.init)
+
+
+_SERIALISED = (StepStrategy, keras.optimizers.schedules.LearningRateSchedule)
+
+
+def _written(value: Any) -> str:
+    """An argument as it is written; Keras writes a schedule by its address."""
+    if not isinstance(value, keras.optimizers.schedules.LearningRateSchedule) or type(value).__repr__ is not object.__repr__:
+        return repr(value)
+    try:
+        config = value.get_config()
+    except NotImplementedError:
+        return f"{type(value).__name__}(...)"
+    return f"{type(value).__name__}({', '.join(f'{name}={each!r}' for name, each in config.items() if name != 'name')})"

@@ -1,5 +1,6 @@
 """What a run is made of, as plain data: compared before anything is restored."""
 
+from trainlab.runs.manifest.plain import plain
 from trainlab.runs.manifest.rows import (
     ABSENT,
     OF_TRACED,
@@ -40,6 +41,7 @@ __all__ = [
     "of_machine",
     "of_model",
     "of_traced",
+    "plain",
     "refusals",
     "renumbered",
 ]
