@@ -141,6 +141,24 @@ def test_a_trial_that_was_stopped_goes_on_in_its_run(study, trainlab_command, tm
     assert [records(tmp_path / "b" / name) for name in names[:2]] == whole[:2]
 
 
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        ("sweep.metric = ('max', 'val_accuracy')", "sweep.metric was 'val_loss', now ('max', 'val_accuracy')"),
+        ("run.epochs = 1", "run.epochs was 2, now 1"),
+        ("run.on_nonfinite = 'skip'", "run.on_nonfinite was not set, now 'skip'"),
+    ],
+)
+def test_trials_by_other_settings_are_another_sweep(study, trainlab_command, tmp_path, more, said):
+    """Optuna keeps the direction of the first call: by another metric the worst trial would be the best."""
+    one = [*SWEEP, "--set", "sweep.num_trials = 1"]
+    assert trainlab_command(*one)[0] == 0
+    status, _, err = trainlab_command(*one, "--set", more)
+    assert status != 0 and len(study.trials) == 1
+    assert f"a holds another sweep: {said}: give another directory" in ours(err)[0]
+    assert trainlab_command(*one, "--set", "sweep.prune = False")[0] == 0
+
+
 def test_a_run_that_does_worse_is_ended_early(study, trainlab_command, tmp_path):
     study.prunes = lambda trial: trial.number == 1
     status, out, _ = trainlab_command(*SWEEP)

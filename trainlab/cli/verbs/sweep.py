@@ -1,5 +1,6 @@
 """`trainlab sweep`: looks for good settings, a run a trial, with optuna."""
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,13 @@ from trainlab.cli.running.setup import check_all_used, seed, set_up
 from trainlab.cli.verbs.job import callbacks_of, fit_arguments
 from trainlab.data import device
 from trainlab.loop import NonFiniteError
-from trainlab.runs import Lock
+from trainlab.runs import Lock, write_atomically
 
 _KINDS = {"log": float, "uniform": float, "int": int}
 _EXAMPLE = "{'keras.optimizers.SGD.learning_rate': ('log', 1e-3, 1.0)}"
 _RUN = "run"  # of a trial, the name of its directory
+_SETTINGS = "sweep.json"
+_MAY_CHANGE = ("num_trials", "prune", "seed")  # of those of a sweep, between two calls
 
 
 def sweep(files: Sequence[str], bindings: Sequence[str], directory: Path, debug: bool) -> Failure | None:
@@ -45,6 +48,7 @@ def sweep(files: Sequence[str], bindings: Sequence[str], directory: Path, debug:
         directory.mkdir(parents=True, exist_ok=True)
         with Lock(directory / "lock"):
             study = _study(optuna, directory, told)
+            _check_same(config, directory, is_begun=_num_done(optuna, study) > 0)
             _give_back_what_was_stopped(optuna, study)
             while (number := _num_done(optuna, study)) < told.num_trials:
                 _one(optuna, study, told, space, (files, bindings, directory), number)
@@ -96,6 +100,19 @@ def _told(config: Config) -> Sweeping:
     if isinstance(told.num_trials, bool) or not isinstance(told.num_trials, int) or told.num_trials < 1:
         raise ConfigError(f"sweep.num_trials = {told.num_trials!r}: must be a whole number of at least 1")
     return told
+
+
+def _check_same(config: Config, directory: Path, is_begun: bool) -> None:
+    """Notes what the trials are made by, or compares it: trials of other settings, or by another metric, are no study."""
+    path = directory / _SETTINGS
+    wanted = {b.name: repr(b.value) for b in config.bindings if b.selector != "trainlab.sweep" or b.argument not in _MAY_CHANGE}
+    if is_begun and path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for name in sorted({*found, *wanted}):
+            if found.get(name) != wanted.get(name):
+                was, now = (each.get(name, "not set") for each in (found, wanted))
+                raise ConfigError(f"{directory} holds another sweep: {name} was {was}, now {now}: give another directory")
+    write_atomically(path, lambda aside: aside.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8"))
 
 
 def _optuna() -> Any:
