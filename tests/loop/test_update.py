@@ -191,6 +191,25 @@ class TestMemory:
         assert "\n" not in str(error.value)
         assert_same(weights(model), before)
 
+    @pytest.mark.parametrize(
+        ("returned", "message"),
+        [
+            ({"memory": [1.0]}, "returned memory as list; it must be a dictionary"),
+            ({"memory": {"a": None}}, r"returned memory\['a'\] as a NoneType"),
+            ({"logs": None}, "returned logs as NoneType; it must be a dictionary"),
+            ({"logs": {"b": object()}}, r"returned logs\['b'\] as a object; it must be a scalar number"),
+            ({"logs": {1: 1.0}}, "returned logs by 1, which is no name"),
+            ({"then": 3}, "returned then as int; it must be a function"),
+            # Of more than one element TensorFlow aborted the process.
+            ({"then": lambda point: (point, {}), "when": [True, False]}, r"returned when as a bool tensor of shape \(2,\)"),
+        ],
+    )
+    def test_what_else_is_no_step_is_named(self, returned, message):
+        x, y = regression(20)
+        with pytest.raises((TypeError, ValueError), match=f"^Mine.step {message}") as error:
+            Trainer(compiled(), strategy(with_(**returned), lambda parameters: {"a": 0.0})).fit(x, y, verbose=0)
+        assert "\n" not in str(error.value)
+
     def test_whole_numbers_into_a_memory_of_others_are_right(self):
         x, y = regression(20)
         mine = strategy(with_(memory={"a": 3}), lambda parameters: {"a": 0.0})

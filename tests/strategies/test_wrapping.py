@@ -120,6 +120,13 @@ def test_noise_has_the_distribution_of_its_temperature(mode, precision):
     assert np.abs(w - other).max() > 0.1
 
 
+def test_noise_round_noise_is_of_both_temperatures(precision):
+    """Drawn from one seed the two would be one noise, of twice the variance."""
+    both = tl.Noise(1.0, tl.Noise(1.0))
+    w = run(trainer_of(np.zeros(20000), lambda w: 0.0 * keras.ops.sum(w), both, 0.5), 1)
+    assert np.var(w) == pytest.approx(2 * 0.5 * (1.0 + 1.0), rel=0.05)
+
+
 def test_noise_of_two_steps_and_variables_is_not_the_same(precision):
     trainer = trainer_of(np.zeros(1000), lambda w: 0.0 * keras.ops.sum(w), tl.Noise(1.0), 0.5)
     one = run(trainer, 1)

@@ -214,6 +214,13 @@ class Update:
             raise TypeError(
                 f"{name}.step returned at={type(step.at).__name__}; it must be an Evaluation, what objective(...) returned"
             )
+        for field, value in (("memory", step.memory), ("logs", step.logs)):
+            if not isinstance(value, Mapping) and (field, value) != ("memory", None):
+                raise TypeError(f"{name}.step returned {field} as {type(value).__name__}; it must be a dictionary by name")
+        if step.then is not None and not callable(step.then):
+            raise TypeError(f"{name}.step returned then as {type(step.then).__name__}; it must be a function of a Vector")
+        if step.when is not None and _describe(step.when) != "a bool tensor of shape ()":  # TensorFlow aborts the process
+            raise TypeError(f"{name}.step returned when as {_describe(step.when)}; it must be a scalar bool")
         if step.memory is not None and set(step.memory) != set(self.memory):
             raise ValueError(
                 f"{name}.step returned memory with the keys {sorted(step.memory)}; init shaped {sorted(self.memory)}"
@@ -222,8 +229,9 @@ class Update:
         for key, value in step.logs.items():
             if key in self._metric_names:
                 raise ValueError(f"{name}.step returned logs[{key!r}], which is the name of a metric: choose another")
-            value = tf.convert_to_tensor(value)
-            if value.shape.rank != 0 or not (value.dtype.is_floating or value.dtype.is_integer or value.dtype.is_bool):
+            if not isinstance(key, str):
+                raise TypeError(f"{name}.step returned logs by {key!r}, which is no name: give text")
+            if _describe(value) not in ("a number tensor of shape ()", "a bool tensor of shape ()"):
                 raise ValueError(f"{name}.step returned logs[{key!r}] as {_describe(value)}; it must be a scalar number")
 
     def _check_memory(self, memory: Mapping[str, Any], who: str) -> None:
@@ -321,7 +329,10 @@ def _describe(value: Any) -> str:
     if isinstance(value, Vector):
         return f"a Vector of shapes {[tuple(leaf.shape) for leaf in value.leaves]}"
     if not isinstance(value, tf.Variable):
-        value = tf.convert_to_tensor(value)
+        try:
+            value = tf.convert_to_tensor(value)
+        except (TypeError, ValueError):  # nothing that TensorFlow knows
+            return f"a {type(value).__name__}"
     kind = "number" if value.dtype.is_floating or value.dtype.is_integer else value.dtype.name
     return f"a {kind} tensor of shape {tuple(value.shape)}"
 

@@ -55,9 +55,11 @@ class Noise(StepStrategy):
 
     def step(self, objective: Objective, state: State) -> Step:
         """See `StepStrategy.step`."""
-        step = self.inner.step(objective, state)
         if not self.temperature:
-            return step
+            return self.inner.step(objective, state)
+        # What the inner strategy draws, another Noise above all, is another number.
+        inner_seed = tf.random.experimental.stateless_fold_in(state.seed, -1)
+        step = self.inner.step(objective, state._replace(seed=inner_seed))
         rates = state.learning_rate
         shares = rates.leaves if isinstance(rates, Vector) else [rates] * len(state.parameters.parts)
         noise = []
