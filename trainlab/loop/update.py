@@ -339,7 +339,10 @@ def _describe(value: Any) -> str:
 
 def _is_whole(value: Any) -> bool:
     """Whether a tensor holds whole numbers; a Vector never does: it is of trainable variables."""
-    return not isinstance(value, Vector) and tf.as_dtype(tf.convert_to_tensor(value).dtype).is_integer
+    if isinstance(value, Vector):
+        return False
+    dtype = value.dtype if hasattr(value, "dtype") else tf.convert_to_tensor(value).dtype  # a variable is not read for it
+    return tf.as_dtype(dtype).is_integer
 
 
 def _constrained(leaf: Any, variable: Any) -> tf.Tensor:

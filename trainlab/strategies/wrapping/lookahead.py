@@ -21,7 +21,9 @@ class Lookahead(StepStrategy):
     you mean these. The step forward is the inner strategy's and the optimizer's: gradients are clipped, weights decayed and
     constraints applied in each of the `k` as ever, and to what a return comes to; an optimizer's own momentum
     is left as it is, as in the paper; its average of weights (`use_ema`) is of the fast weights. `Accumulate(n, Lookahead(k,
-    ...))` counts updates, not batches, and so does a resumed run.
+    ...))` counts updates, not batches, and so does a resumed run. The slow weights are memory, as a momentum is: of weights that
+    you set between two calls of `fit` (`load_weights`, `restore_best_weights`) the next return keeps the part `alpha`. A new
+    Trainer begins at the weights that are there.
 
     Source: M. R. Zhang, J. Lucas, G. Hinton, J. Ba, NeurIPS 2019 (https://arxiv.org/abs/1907.08610), algorithm 1.
 
