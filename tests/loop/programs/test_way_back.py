@@ -221,6 +221,7 @@ def test_a_batch_that_does_not_fit_is_taken_back_and_the_program_for_smaller_pie
         return trainer, hears
 
     plain, _ = fitted()
+    monkeypatch.setattr(telling, "MOST_SECONDS", 1e9)  # of a slow machine's updates calls would not tell
     monkeypatch.setattr(telling.Telling, "__call__", exhausted)
     trainer, hears = fitted(micro_batch_size="auto")
     assert (trainer.micro_batch_size, trainer.iterations, len(hears.before)) == (2, 10, 10)
