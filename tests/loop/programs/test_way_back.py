@@ -18,6 +18,11 @@ TARGETS = Y[:, None]  # as numbers
 FAILS_AT = 5  # an update, counted from 1
 
 
+@pytest.fixture(autouse=True)
+def _whatever_else_the_machine_does(monkeypatch):
+    monkeypatch.setattr(telling, "MOST_SECONDS", 1e9)  # calls of slow updates do not tell
+
+
 class Hears(keras.callbacks.Callback):
     """Keeps everything before every update, and may do something at a hook."""
 
@@ -177,7 +182,6 @@ def test_one_that_is_heard_now_and_then_waits_until_it_pays(monkeypatch, tmp_pat
     calls, call = [], telling.Telling.__call__
     monkeypatch.setattr(telling.Telling, "__call__", lambda self, arguments: calls.append(1) or call(self, arguments))
     monkeypatch.setattr(telling, "FEWEST_CALLS_AMONG_OTHERS", 3)
-    monkeypatch.setattr(telling, "MOST_SECONDS", 1e9)
     saves = keras.callbacks.ModelCheckpoint(tmp_path / "a.weights.h5", save_weights_only=True, save_freq=2)
     tl.Trainer(classifier()).fit(X, Y, 4, epochs=1, verbose=0, callbacks=[saves])
     assert len(calls) == 5 - 3
@@ -221,7 +225,6 @@ def test_a_batch_that_does_not_fit_is_taken_back_and_the_program_for_smaller_pie
         return trainer, hears
 
     plain, _ = fitted()
-    monkeypatch.setattr(telling, "MOST_SECONDS", 1e9)  # of a slow machine's updates calls would not tell
     monkeypatch.setattr(telling.Telling, "__call__", exhausted)
     trainer, hears = fitted(micro_batch_size="auto")
     assert (trainer.micro_batch_size, trainer.iterations, len(hears.before)) == (2, 10, 10)
