@@ -7,6 +7,8 @@ import zlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts its background jobs; tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup; tests send it too
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import gin  # noqa: E402
 import keras  # noqa: E402

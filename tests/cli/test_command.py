@@ -309,19 +309,15 @@ def test_a_signal_that_is_ignored_stays_so(command, monkeypatch):
 def test_a_terminal_that_is_closed(tmp_path, nohup):
     arguments = [sys.executable, "-m", "trainlab.train", *HEUN, "--set", f"run.epochs = {60 if nohup else 1000000}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may have been started with nohup
-    try:
-        process = subprocess.Popen(
-            ["nohup", *arguments] if nohup else arguments,
-            cwd=tmp_path,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    process = subprocess.Popen(
+        ["nohup", *arguments] if nohup else arguments,
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     metrics = tmp_path / "runs" / "heun" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not metrics.exists() and time.monotonic() < deadline and process.poll() is None:

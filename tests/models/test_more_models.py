@@ -141,6 +141,7 @@ def test_what_cannot_be_built_is_said(build, message):
     ],
 )
 def test_they_train(build, x, y):
+    keras.utils.set_random_seed(1)
     model = build()
     model.compile(keras.optimizers.Adam(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     history = Trainer(model, Heun(), seed=0, jit_compile=False).fit(x, y, batch_size=3, epochs=30, verbose=0)

@@ -36,6 +36,7 @@ REPLACEMENTS = {
     "count_test_batches": (keras.callbacks.Callback, ["on_test_batches_end", "on_test_batches", "count_test_batches"]),
     "held_learning_rate": (keras.Optimizer, ["given_learning_rate", "learning_rate_or_schedule", "learning_rate_schedule"]),
     "take_initial_epoch": (keras.Model, ["take_initial_epoch"]),
+    "dtype_by_default": (keras.config, ["dtype_scope", "dtype_policy_scope", "floatx_scope", "reset_dtype_policy"]),
     "build": (keras.Model, ["symbolic_build"]),
     "loss_tracker": (keras.Model, ["loss_tracker"]),
     "in_order_of_metrics": (keras.Model, ["flatten_metrics_in_order", "metrics_in_order"]),

@@ -116,7 +116,7 @@ class Problem:
 
 def code_of(thing: Any) -> str:
     """What tells somebody's code, and what it holds, from another's; the same in every process of one Python."""
-    return _digest_of(json.dumps(manifest.plain(thing), sort_keys=True))
+    return _digest_of(json.dumps(manifest.of_object(thing), sort_keys=True))
 
 
 def copied(thing: Any) -> Any:

@@ -1,6 +1,6 @@
 """What a run is made of, as plain data: compared before anything is restored."""
 
-from trainlab.runs.manifest.plain import plain
+from trainlab.runs.manifest.plain import plain as of_object
 from trainlab.runs.manifest.rows import (
     ABSENT,
     OF_TRACED,
@@ -40,8 +40,8 @@ __all__ = [
     "of_fit",
     "of_machine",
     "of_model",
+    "of_object",
     "of_traced",
-    "plain",
     "refusals",
     "renumbered",
 ]
