@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainlab.strategies import SGD, StepStrategy
+from trainlab.strategies import SGD, StepStrategy, written
 
 PLAIN = "SGD()"
 
@@ -65,11 +64,6 @@ def entries_of(strategies: Mapping[str, StepStrategy] | Sequence[StepStrategy]) 
             raise ValueError(f"strategies: {name!r} is the name of a plain step, which is always there: give another name")
         found.append(Entry(name, strategy, cost, rivals=rivals))
     return found
-
-
-def written(strategy: StepStrategy) -> str:
-    """A strategy as it is written, the same in every process: without the address of a function that it was given."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(strategy))
 
 
 def _name(one: Any) -> Any:

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainlab.comparing.entries import PLAIN, Entry, written
+from trainlab.comparing.entries import PLAIN, Entry
 from trainlab.comparing.plan import Plan, Trial
 from trainlab.comparing.problem import Problem, code_of
 from trainlab.comparing.racing import Racer, measured_in_turns, number
 from trainlab.comparing.results import Results
 from trainlab.comparing.statistics import median
 from trainlab.runs import InUse, Lock, write_atomically
+from trainlab.strategies import written
 
 _PLAN, _RESULT, _TARGET, _TEST, _TIMING, _CLAIM = "plan.json", "result.json", "target.json", "test.json", "timing.json", "claim"
 _FORMAT = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -164,7 +165,7 @@ class StepStrategy:
             names = self.get_config()
         except AttributeError:
             return f"{type(self).__name__}(...)"
-        return f"{type(self).__name__}({', '.join(f'{name}={_written(getattr(self, name))}' for name in names)})"
+        return f"{type(self).__name__}({', '.join(f'{name}={_argument(getattr(self, name))}' for name in names)})"
 
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
@@ -177,7 +178,12 @@ class StepStrategy:
 _SERIALISED = (StepStrategy, keras.optimizers.schedules.LearningRateSchedule)
 
 
-def _written(value: Any) -> str:
+def written(strategy: StepStrategy) -> str:
+    """A strategy as it is written, the same in every process: without the address of a function that it was given."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(strategy))
+
+
+def _argument(value: Any) -> str:
     """An argument as it is written; Keras writes a schedule by its address."""
     if not isinstance(value, keras.optimizers.schedules.LearningRateSchedule) or type(value).__repr__ is not object.__repr__:
         return repr(value)

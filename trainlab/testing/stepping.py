@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import tensorflow as tf
 
 from trainlab.objective import Evaluation, assigned_variables
 from trainlab.parameters import Rows, Vector
-from trainlab.strategies import State, Step, StepStrategy
+from trainlab.strategies import State, Step, StepStrategy, written
 from trainlab.testing.comparing import Failed, flat
 
 _START = ([[0.5, -1.0, 2.0], [0.25, 0.75, -0.5]], [1.5, -0.5])  # of two leaves
@@ -184,17 +183,12 @@ def check_serialises(strategy: StepStrategy) -> None:
         again = type(strategy).from_config(copy.deepcopy(config))
     except Exception as error:
         raise Failed(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
-    if _without_addresses(again) != _without_addresses(strategy):
+    if written(again) != written(strategy):
         raise Failed(f"made again from its configuration it is {again!r}")
     if again.evaluations != strategy.evaluations or again.batches != strategy.batches:
         raise Failed("made again from its configuration it takes other batches or evaluations")
     one, other = (values_of(step_of(each, state_of(each))) for each in (strategy, again))
     _require_equal(one, other, "made again from its configuration it takes another step")
-
-
-def _without_addresses(strategy: StepStrategy) -> str:
-    """As it is written; of an argument that has no way to be written but its address, the class."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(strategy))
 
 
 def draws_noise(strategy: StepStrategy) -> bool:
