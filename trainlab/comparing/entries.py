@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainlab.strategies import SGD, StepStrategy, written
+from trainlab.strategies import SGD, StepStrategy
 
 PLAIN = "SGD()"
 
@@ -66,14 +66,10 @@ def entries_of(strategies: Mapping[str, StepStrategy] | Sequence[StepStrategy]) 
     return found
 
 
-def _name(one: Any) -> Any:
-    return written(one) if isinstance(one, StepStrategy) else repr(one)
-
-
 def _named(strategies: Any) -> dict[str, StepStrategy]:
     if isinstance(strategies, StepStrategy) or not isinstance(strategies, (Mapping, Sequence)) or isinstance(strategies, str):
         raise TypeError(f"strategies must be a list, as in [tl.Heun(), tl.Sam()], or a dictionary by name, not {strategies!r}")
-    pairs = list(strategies.items()) if isinstance(strategies, Mapping) else [(_name(one), one) for one in strategies]
+    pairs = list(strategies.items()) if isinstance(strategies, Mapping) else [(repr(one), one) for one in strategies]
     if not pairs:
         raise ValueError("strategies is empty: give at least one, as in [tl.Heun()]")
     for name, strategy in pairs:

@@ -16,7 +16,6 @@ from trainlab.comparing.racing import Racer, measured_in_turns, number
 from trainlab.comparing.results import Results
 from trainlab.comparing.statistics import median
 from trainlab.runs import InUse, Lock, write_atomically
-from trainlab.strategies import written
 
 _PLAN, _RESULT, _TARGET, _TEST, _TIMING, _CLAIM = "plan.json", "result.json", "target.json", "test.json", "timing.json", "claim"
 _FORMAT = 1
@@ -57,7 +56,7 @@ class Executor:
         plan = self._plan
         described = {
             "format": _FORMAT,
-            "entries": [[entry.name, written(entry.strategy), entry.cost, entry.divisor] for entry in plan.entries],
+            "entries": [[entry.name, repr(entry.strategy), entry.cost, entry.divisor] for entry in plan.entries],
             "learning_rates": list(plan.rates),
             "seeds": list(plan.seeds),
             "budget": plan.budget,

@@ -2,7 +2,7 @@
 
 from trainlab.strategies.accumulate import Accumulate
 from trainlab.strategies.asam import Asam
-from trainlab.strategies.base import State, Step, StepStrategy, written
+from trainlab.strategies.base import State, Step, StepStrategy
 from trainlab.strategies.extragradient import Extragradient
 from trainlab.strategies.heun import Heun
 from trainlab.strategies.optimistic_gradient import OptimisticGradient
@@ -31,5 +31,4 @@ __all__ = [
     "Step",
     "StepStrategy",
     "Tableau",
-    "written",
 ]

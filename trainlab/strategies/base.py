@@ -178,15 +178,10 @@ class StepStrategy:
 _SERIALISED = (StepStrategy, keras.optimizers.schedules.LearningRateSchedule)
 
 
-def written(strategy: StepStrategy) -> str:
-    """A strategy as it is written, the same in every process: without the address of a function that it was given."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(strategy))
-
-
 def _argument(value: Any) -> str:
-    """An argument as it is written; Keras writes a schedule by its address."""
+    """An argument as it is written, the same in every process: without the address of a function, or of a schedule."""
     if not isinstance(value, keras.optimizers.schedules.LearningRateSchedule) or type(value).__repr__ is not object.__repr__:
-        return repr(value)
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
     try:
         config = value.get_config()
     except NotImplementedError:

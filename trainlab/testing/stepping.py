@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from trainlab.objective import Evaluation, assigned_variables
 from trainlab.parameters import Rows, Vector
-from trainlab.strategies import State, Step, StepStrategy, written
+from trainlab.strategies import State, Step, StepStrategy
 from trainlab.testing.comparing import Failed, flat
 
 _START = ([[0.5, -1.0, 2.0], [0.25, 0.75, -0.5]], [1.5, -0.5])  # of two leaves
@@ -183,7 +183,7 @@ def check_serialises(strategy: StepStrategy) -> None:
         again = type(strategy).from_config(copy.deepcopy(config))
     except Exception as error:
         raise Failed(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
-    if written(again) != written(strategy):
+    if repr(again) != repr(strategy):
         raise Failed(f"made again from its configuration it is {again!r}")
     if again.evaluations != strategy.evaluations or again.batches != strategy.batches:
         raise Failed("made again from its configuration it takes other batches or evaluations")
