@@ -27,9 +27,9 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
 
-# Of a test's cases (strategies, models, modes, kinds of data, ...) the quick suite has the first and a sixth of the others, drawn
-# once and for all by name, in files where a case is a training or two; under loss scaling a twelfth, and with several devices,
-# which takes twice as long, the first alone. The slow suite has all others.
+# Of a test's cases (strategies, models, modes, kinds of data, ...) the quick suite has the first and a twelfth of the others,
+# drawn once and for all by name, in files where a case is a training or two; under loss scaling a 24th, and with several
+# devices, which takes twice as long, the first alone. The slow suite has all others.
 _SAMPLED = """
     equalities distribution/test_ test_scal test_loss_scale test_parity test_nonfinite runs/test_run test_jit test_loop
     test_micro_batches test_ordering test_duplicates test_undeclared test_ragged test_telling test_way_back
@@ -39,7 +39,9 @@ _SAMPLED = """
     test_validation_goes_on test_without_configs test_loggers test_csv_logger test_boards_cut test_hearing_as
     test_operations_counted test_predicting test_epochs test_find_learning_rate test_trainer_ test_weightless
     test_bench.py test_report_pages test_racing test_assert_resumes cli/test_command.py cli/test_own_data
-    cli/test_outline cli/running
+    cli/test_outline cli/running test_fingerprints test_stopping test_runge_kutta test_compare.py
+    test_manifest_of_own_code test_device test_order.py test_kinds_weights test_sweep_verb test_wrapping test_sam
+    test_callback_state test_signals test_hooks test_best test_update.py test_model_function test_hard_models
 """.split()
 
 
@@ -52,7 +54,7 @@ def pytest_collection_modifyitems(items):
     for product in cases.values():
         for i, item in enumerate(product):
             is_divided = "distribution" in item.nodeid
-            share = 12 if "test_scal" in item.nodeid or "loss_scal" in item.nodeid else 6
+            share = 24 if "test_scal" in item.nodeid or "loss_scal" in item.nodeid else 12
             if i and (is_divided or zlib.crc32(item.nodeid.encode()) % share):
                 item.add_marker(pytest.mark.slow)
 

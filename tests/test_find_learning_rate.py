@@ -40,6 +40,7 @@ class TestWhatItFinds:
         assert rates.diverged_at is None
         assert "did not diverge up to 0.3" in rates.why
 
+    @pytest.mark.slow
     def test_the_update_is_the_one_that_fit_makes(self):
         """Momentum diverges later than SGD: at 2(1 + m)/L."""
         momentum = found(Quadratic(10.0), optimizer=keras.optimizers.SGD(0.01, momentum=0.5), num_updates=200)

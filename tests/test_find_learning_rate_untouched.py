@@ -92,6 +92,7 @@ class TestWhatItLeaves:
         assert_same(swept, plain)
         assert traces == plain_traces
 
+    @pytest.mark.slow
     def test_layers_that_draw_from_the_shared_generator(self):
         class Noisy(keras.layers.Layer):
             def call(self, x):
@@ -155,6 +156,7 @@ class TestWhatItLeaves:
         assert_same(swept, plain)
         assert rest == others
 
+    @pytest.mark.slow
     def test_eagerly(self):
         def trained(sweeps):
             model = compiled(dense_model(lambda: keras.layers.Dropout(0.5), lambda: keras.layers.Dense(1)), metrics=["mae"])

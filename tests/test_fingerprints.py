@@ -22,6 +22,7 @@ def test_nothing_has_moved(pair):
     assert {group: differences(known[group], found[group]) for group in known} == {group: [] for group in known}
 
 
+@pytest.mark.slow
 def test_another_step_has_another_fingerprint():
     model, plain, heun = "mlp_with_penalties", "sgd", "heun"
     one, other = of_pair(model, plain), of_pair(model, heun)

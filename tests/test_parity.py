@@ -78,6 +78,7 @@ def test_what_the_tolerance_tells_apart(optimizer):
     assert relative(ends[2], ends[0]) > 1000 * TOLERANCE[optimizer]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, jit_compile", [("Adam", False), ("Adam", True), ("RMSprop", False), ("Adagrad", False)])
 def test_adaptive_optimizers_on_an_embedding_see_duplicate_rows_summed(name, jit_compile):
     """Against a loop by hand that sums them; Keras squares them one by one."""
@@ -215,6 +216,7 @@ def test_other_sources(source, weighted):
     compare(lambda: dense(OPTIMIZERS["adam"]()), fit, TOLERANCE["adam"])
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_unknown_size_is_one_of_known_size():
     """Keras itself takes a step too many there at each epoch's end: its iterations count it, and Adam and momentum go on."""
     ours, theirs = dense(OPTIMIZERS["adam"]()), dense(OPTIMIZERS["adam"]())
@@ -228,6 +230,7 @@ def test_a_pipeline_of_unknown_size_is_one_of_known_size():
     assert ours.optimizer.iterations.numpy() == theirs.optimizer.iterations.numpy() == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 def test_other_sources_give_what_arrays_give(source):
     (x, y), ends = labelled(), []
@@ -247,6 +250,7 @@ def test_class_weights_of_a_pipeline():
     compare(lambda: dense(OPTIMIZERS["sgd"]()), fit, TOLERANCE["sgd"])
 
 
+@pytest.mark.slow
 def test_shuffled_training_is_another_order():
     """Control: with shuffle=True the two take their own orders, and the comparison sees it."""
     x, y = labelled()

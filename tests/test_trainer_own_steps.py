@@ -108,6 +108,7 @@ def test_the_best_by_a_log_that_only_the_step_returns(tmp_path):
     assert_same(weights(model), weights(other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["diffusion", "distiller_frozen"])
 def test_validation_by_a_test_step_of_its_own(name):
     case = OWN_STEPS[name]
@@ -184,6 +185,7 @@ def test_elements_that_are_not_x_and_y_are_handed_on_as_they_are(shape):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64", "mixed_bfloat16"], indirect=True)
 def test_precisions(precision):
     model, reference = poisoned(), poisoned()
@@ -279,6 +281,7 @@ def test_a_resume_with_another_step_is_refused(tmp_path):
     assert differ(weights(train(4)), weights(first))  # control: as it was, it goes on
 
 
+@pytest.mark.slow
 def test_labels_are_the_steps_own_business():
     """It masks those of -1 before the compiled loss sees them, and has no `call` that could tell the classes."""
 
@@ -338,6 +341,7 @@ def turns():
     return found
 
 
+@pytest.mark.slow
 def test_a_gan_by_two_trainers_in_turns_is_the_loop_of_two_optimizers():
     x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
     models, by_hand = turns(), turns()

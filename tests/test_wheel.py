@@ -87,12 +87,14 @@ def test_it_holds_every_module_and_the_data_and_no_tests(site):
     assert not [name for name in names if name.startswith(("tests", "scripts", "configs"))]
 
 
+@pytest.mark.slow
 def test_what_is_missing_would_be_found(site, tmp_path):
     assert "No module named 'trainlab.no_such'" in run(site, ["-c", "import trainlab.no_such"], tmp_path).stderr
     part = shutil.copytree(site, tmp_path / "part", ignore=lambda folder, names: {"runs"} & set(names))
     assert "No module named 'trainlab.runs'" in run(part, ["-c", "from trainlab import Trainer"], tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_it_trains_from_python(site, tmp_path):
     result = run(site, ["-c", SCRIPT], tmp_path)
     assert result.returncode == 0, result.stderr
@@ -114,6 +116,7 @@ def verb(site, arguments, cwd):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_the_command_is_installed(site, tmp_path):
     version = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version"))
     assert verb(site, ["--version"], tmp_path) == "trainlab " + version.split('"')[1] + "\n"
@@ -139,6 +142,7 @@ def test_every_verb_works_as_installed(site, tmp_path):
         assert "_shtab_trainlab" in verb(site, ["--print-completion", "bash"], tmp_path)
 
 
+@pytest.mark.slow
 def test_importing_warns_of_nothing(site, tmp_path):
     result = run(site, ["-W", "error", "-c", "from trainlab import Trainer"], tmp_path)
     assert result.returncode == 0 and "Warning" not in result.stderr

@@ -49,6 +49,7 @@ def test_the_other_examples_learn(command, tmp_path, name):
     assert records(tmp_path / "runs" / name)[-1]["test_accuracy"] >= 0.95
 
 
+@pytest.mark.slow
 def test_a_short_run_can_be_repeated_from_what_it_left(command, tmp_path):
     accumulate = ["--config", CONFIGS / "accumulate_heun.gin", "--set", "run.steps = 3"]
     status, out, _ = command(*accumulate)
@@ -75,6 +76,7 @@ def test_a_finished_run_shows_its_result_and_is_left_alone(command, tmp_path):
     assert everything_in(tmp_path / "runs" / "heun") == before
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_with_a_finished_one(command, tmp_path):
     command(*SHORT, "--run_dir", "a")
     status, out, _ = command(*HEUN, "--set", "run.epochs = 3", "--run_dir", "a")
@@ -85,6 +87,7 @@ def test_a_longer_run_goes_on_with_a_finished_one(command, tmp_path):
     assert (a["step"], a["test"]) == (b["step"], b["test"]) and a["checkpoint"] == "00000002-step-63"
 
 
+@pytest.mark.slow
 def test_the_end_of_a_run_can_be_done_again(command, tmp_path):
     command(*SHORT)
     directory = tmp_path / "runs" / "heun"
@@ -95,6 +98,7 @@ def test_the_end_of_a_run_can_be_done_again(command, tmp_path):
     assert records(directory) == before and (directory / "model.keras").exists() and (directory / "result.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", ["result", "model", "both removed", "no digest"])
 def test_a_result_that_somebody_changed_is_measured_again(command, tmp_path, edit):
     assert command(*SHORT)[0] == 0
@@ -159,6 +163,7 @@ def test_another_run_is_refused_and_nothing_is_touched(command, tmp_path, argume
     assert everything_in(tmp_path / "r") == before
 
 
+@pytest.mark.slow
 def test_overwriting_begins_anew(command, tmp_path):
     command(*SHORT, "--run_dir", "r")
     first = records(tmp_path / "r")
@@ -169,6 +174,7 @@ def test_overwriting_begins_anew(command, tmp_path):
     assert command(*SHORT, "--run_dir", "none", "--resume=must")[0] == 1
 
 
+@pytest.mark.slow
 def test_a_new_learning_rate_needs_to_be_said(command, tmp_path):
     command(*SHORT, "--run_dir", "r")
     more = [*HEUN, "--set", "run.epochs = 2", "--set", f"{RATE} = 0.01", "--run_dir", "r"]

@@ -210,6 +210,7 @@ def test_the_config_that_a_user_keeps_in_the_directory_is_not_overwritten(comman
     assert command("--config", "exp-2/config.gin", "--run_dir", "exp-2")[0] == 0  # a run's own is
 
 
+@pytest.mark.slow
 def test_a_failed_start_again_leaves_what_the_first_one_has_written(command, tmp_path, monkeypatch):
     """Killed before its first checkpoint; the second start fails; the third goes on."""
     with monkeypatch.context() as patch:
@@ -269,6 +270,7 @@ def test_probabilities_expected_of_logits_is_a_warning(command):
     assert ours(command(*HEUN, "--set", "run.epochs = 0", "--run_dir", "control")[2]) == []
 
 
+@pytest.mark.slow
 def test_less_data_than_an_update_is_told_and_a_warning_where_it_takes_several_batches(command):
     status, out, err = command(*SHORT, "--set", "run.batch_size = 2000")
     assert status == 0 and ours(err) == []

@@ -71,6 +71,7 @@ def own(command, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_data_set_of_batches_trains_as_its_arrays_do(own, tmp_path, monkeypatch):
     results = {}
     # Arrays are shuffled, and a data set is taken as it comes.
@@ -121,6 +122,7 @@ def test_several_inputs(own, tmp_path, data, model, shape):
         ),
     ],
 )
+@pytest.mark.slow
 def test_loss_scaling_is_told(own, tmp_path, model, bindings, scale):
     status, out, err = own("arrays", model, *bindings)
     assert (status, ours(err)) == (0, []), err

@@ -204,6 +204,7 @@ def test_whoever_diverges_at_every_rate_is_in_the_table(tmp_path, factor, is_tim
     assert found.report(tmp_path / "page.html").exists()
 
 
+@pytest.mark.slow
 def test_nothing_goes_on_with_other_code(tmp_path):
     def factor():
         return 1.0
@@ -245,12 +246,14 @@ def test_a_model_is_no_function_that_makes_one_and_strangers_are_left_alone(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_to_be_large_is_judged_so(tmp_path):
     found = compared(tmp_path / "a", [tl.Heun()], metric=("max", "accuracy"), learning_rates=[1e-4, 0.5], seeds=1)
     assert all(row["learning_rate"] >= 0.25 for row in found.table)  # the one that learns
     assert 0 < found.target <= 1 and all(0 <= row["mean"] <= 1 for row in found.table)
 
 
+@pytest.mark.slow
 def test_data_sets_are_compared_on_too(tmp_path):
     import tensorflow as tf
 

@@ -45,6 +45,7 @@ def test_a_shared_trace_makes_the_runs_of_new_trainers(name, tmp_path):
     assert len({tuple(values) for values in found.values()}) == len(trials)  # the control: rates and seeds do differ
 
 
+@pytest.mark.slow
 def test_the_program_is_traced_once_for_all_rates_and_seeds(tmp_path, monkeypatch):
     of, traced = problem(), []
     heun = tl.Heun()
@@ -72,6 +73,7 @@ def test_the_same_weights_order_and_masks_for_all(tmp_path):
     assert c["points"][-1] != a["points"][-1]
 
 
+@pytest.mark.slow
 def test_masks_of_layers_without_a_seed_of_their_own_are_the_same_too(tmp_path):
     class Noisy(keras.layers.Layer):
         def call(self, x, training=False):
@@ -127,6 +129,7 @@ def test_a_run_that_diverges_has_no_value_and_the_next_one_is_none_the_worse(tmp
     assert Racer(of, all_runs, tl.SGD()).run(trials[2], tmp_path / "fresh") == good
 
 
+@pytest.mark.slow
 def test_what_an_adaptive_step_really_used_is_counted_and_ends_it(tmp_path):
     of = problem()
     adaptive = tl.AdaptiveStep("heun", tolerance=1e-5)
@@ -140,6 +143,7 @@ def test_what_an_adaptive_step_really_used_is_counted_and_ends_it(tmp_path):
     assert all(number >= 2 * made for number, made in zip(used, updates, strict=True)) and used[-1] > 2 * updates[-1]
 
 
+@pytest.mark.slow
 def test_schedules_end_with_each_ones_budget(tmp_path):
     """A cosine of the plain step's horizon is at zero for everybody at the end: the last updates move nothing."""
     steps = 24  # four passes of six batches

@@ -99,6 +99,7 @@ class TestSameData:
 
 
 class TestPasses:
+    @pytest.mark.slow
     def test_are_counted_of_the_very_data_as_long_as_they_live(self):
         one, other = keras.utils.PyDataset(), keras.utils.PyDataset()
         arrays.note_pass(one)

@@ -370,6 +370,7 @@ class TestCheckData:
             fitted(make, fit)
         as_keras(make, {**fit, "check_data": False}, like=fit)
 
+    @pytest.mark.slow
     def test_in_validation_alone(self):
         fit = {"x": self.X, "y": self.Y, "validation_data": (self.X, self.spoilt(self.Y))}
         with pytest.raises(ValueError, match="^validation_data: y holds NaN in example 3: clean the data, or say check_data"):

@@ -55,9 +55,11 @@ class TestInAnotherProcess:
             assert [numbers(take(again, 1)) for _ in range(9 - used)] == whole[used:]
             again.close()
 
+    @pytest.mark.slow
     def test_py_dataset_that_draws_for_every_batch(self):
         assert_goes_on_everywhere(lambda: fresh(Augmented), 3, every=2)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", [Torchlike, Grainlike])
     @pytest.mark.parametrize("shuffle", [True, False])
     def test_data_that_keep_account_of_their_state_need_not_be_read_again(self, kind, shuffle):
@@ -67,11 +69,13 @@ class TestInAnotherProcess:
         stream(data, shuffle).restore(*places[-2][2][:2])
         assert (data.begun, data.ended) == (1, 0)
 
+    @pytest.mark.slow
     def test_generators(self):
         [why] = assert_goes_on_everywhere(lambda: stream(batches()), 1)
         assert "from_generator" in why
         assert_goes_on_everywhere(lambda: stream(batches()), 1, batches=5)
 
+    @pytest.mark.slow
     def test_the_hooks_of_a_pass_are_called_as_often_as_they_were(self):
         places, _ = everywhere(stream(Plain()), 3)
         for number, used, (state, _, _) in places[1:]:

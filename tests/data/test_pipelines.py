@@ -239,6 +239,7 @@ def test_chance_that_cannot_be_repeated_is_named_when_it_is_saved_and_when_it_is
         assert passes(again, 1) == passes(first, 1)
 
 
+@pytest.mark.slow
 def test_global_seed_makes_it_repeatable(recwarn):
     def make():
         tf.random.set_seed(4)
@@ -295,6 +296,7 @@ def slowly(i):
     return i
 
 
+@pytest.mark.slow
 def test_the_order_of_the_next_pass_is_no_matter_of_speed():
     """TensorFlow reads ahead as far as it has the time, and a repeat behind a shuffle that sees its end moves that on."""
 

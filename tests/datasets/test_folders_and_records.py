@@ -166,6 +166,7 @@ def test_words_are_those_of_the_training_part(tmp_path):
     assert len(drawn.test[1]) == 3 and sorted([*drawn.train[1], *drawn.test[1]]) == [0, 0, 0, 1, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", [lstm, text_transformer])
 def test_texts_train_and_go_on(factory, tmp_path):
     write_texts(tmp_path / "films")

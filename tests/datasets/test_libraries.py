@@ -207,6 +207,7 @@ def test_grain_trains_as_arrays(kind):
     assert isinstance(direct.train, Batches) and not differ(fitted(direct), fitted(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_grain_goes_on_in_the_middle_of_an_epoch(kind, tmp_path, recwarn):
     assert_goes_on(lambda: grain(KINDS[kind](Source()), num_classes=10), tmp_path / "run", stop_after=8)

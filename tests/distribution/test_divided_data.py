@@ -54,6 +54,7 @@ def generator():
             yield X[start : start + 5], Y[start : start + 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"micro_batch_size": 2}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
 @pytest.mark.parametrize("strategy", [tl.SGD(), tl.Accumulate(3, tl.Heun())], ids=repr)
 def test_streams_of_batches_of_any_size(strategy, settings):

@@ -32,18 +32,21 @@ def test_steps_of_their_own(name, settings):
     assert_same_training(one, several, 2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["distiller", "averaged"])
 def test_weights_where_shards_are_not_of_one_size(name):
     one, several = (fit(OWN_STEPS[name], number, (13, 5)) for number in (None, 4))
     assert distance(one[0], several[0]) < 1e-6
 
 
+@pytest.mark.slow
 def test_what_is_done_with_the_new_weights_is_done_once():
     one, several = (fit(OWN_STEPS["byol"], number, strategy=tl.Accumulate(2)) for number in (None, 2))
     assert distance(one[0], several[0]) < 1e-6
     np.testing.assert_allclose(one[1]["distance"], several[1]["distance"], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["calls_super", "vae"])
 def test_random_ones_repeat(name):
     one, again = (fit(OWN_STEPS[name], 2) for _ in range(2))

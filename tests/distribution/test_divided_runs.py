@@ -96,6 +96,7 @@ def test_a_layout_goes_on_with_the_same_bits(replicas, tmp_path):
     assert_same(everything(unbroken.model), everything(again.model))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_before_is_of_one_replica(tmp_path):
     import json
 

@@ -177,6 +177,7 @@ def test_metrics_of_keras(settings):
     assert_same_training(one, several, 2e-6)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_a_sum_and_a_frozen_layer():
     x, y = regression(14)
 

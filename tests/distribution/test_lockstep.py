@@ -56,6 +56,7 @@ def test_statistics_of_each_shard_alone_would_be_seen(precision):
     assert distance(one[0], fit(lambda: normalized(False), 2)[0]) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 @pytest.mark.parametrize("sizes", [(5, 3, 4), (2, 6, 2), (3, 2)], ids=str)
 def test_batches_of_any_size(sizes, precision):
@@ -71,6 +72,7 @@ def test_batches_of_any_size(sizes, precision):
     assert_same_training(one, several, 1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 def test_the_cnn_of_the_table_without_its_noise(precision):
     def make():
@@ -95,6 +97,7 @@ class Centered(layers.Layer):
         return x - total / number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 def test_a_layer_of_ones_own(precision):
     def make():
@@ -105,6 +108,7 @@ def test_a_layer_of_ones_own(precision):
     assert_same_training(one, several, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 def test_in_a_train_step_of_ones_own(precision):
     class Own(keras.Model):

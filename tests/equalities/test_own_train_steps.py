@@ -178,6 +178,7 @@ def test_by_hand_can_fail():
     assert min(np.abs(a - b).max() for a, b in ((ends[0], ends[1]), (ends[0], ends[2]))) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [tl.Heun, lambda: tl.Accumulate(2, tl.Heun())], ids=["heun", "accumulate_heun"])
 @pytest.mark.parametrize("name", mostly_slow(["diffusion", "averaged"]))
 def test_a_resume_is_bitwise(name, strategy, tmp_path):
@@ -207,6 +208,7 @@ def moved(name, strategy, **kwargs):
     return flatten(model.variables), parameters(model) - start, history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{"jit_compile": True}, {"run_eagerly": True}], ids=["xla", "eager"])
 @pytest.mark.parametrize("strategy", [tl.SGD, lambda: tl.Accumulate(2, tl.Heun()), Sam], ids=["sgd", "accumulate_heun", "sam"])
 @pytest.mark.parametrize("name", [param for param in mostly_slow(["byol"]) if param.values[0] in EXACT])

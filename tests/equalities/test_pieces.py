@@ -162,6 +162,7 @@ def tagger():
     return keras.Sequential([keras.Input([None], dtype="int64"), table, keras.layers.Dense(3)])
 
 
+@pytest.mark.slow
 @float64
 @pytest.mark.parametrize("strategy", [slow("sgd"), "accumulate_2"])
 def test_padded_batches_of_different_lengths(strategy, precision):

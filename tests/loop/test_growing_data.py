@@ -212,6 +212,7 @@ def test_memory_stays_flat(jit_compile):
     assert seen[-1] - seen[9] < 40  # a program for each took 3 to 6, and 10 to 15 under XLA
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_the_same_programs(tmp_path):
     """Interrupted before its last update, which is smaller, and in a Trainer that knows another size."""
     x, y = regression(23)

@@ -68,6 +68,7 @@ def test_finding_out_moves_nothing(kind, strategy, outcome, capsys):
     assert differ(everything(trainer.model), ends[0])
 
 
+@pytest.mark.slow
 def test_finding_out_itself_moves_nothing(eager_to_try):
     (x, y), kwargs = data_of("arrays")
     trainer = Trainer(noisy_model())
@@ -104,6 +105,7 @@ def test_it_is_found_out_once(outcome, monkeypatch, capsys):
     assert "XLA: " not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_short_run_does_not_try_and_a_long_one_does(monkeypatch):
     (x, y), kwargs = data_of("arrays")
     trainer = Trainer(noisy_model())

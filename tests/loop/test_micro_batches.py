@@ -80,6 +80,7 @@ def test_good_values():
 
 
 class TestTheLine:
+    @pytest.mark.slow
     @SOURCES_AND_MODES
     def test_it_names_the_batch_and_the_remedy_and_nothing_has_moved(self, kind, run_eagerly):
         data, kwargs = data_of(kind)

@@ -133,6 +133,7 @@ class Positive(keras.layers.Layer):
         return keras.ops.where(x > 0, x, keras.ops.zeros_like(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("strategy", [tl.SGD(), tl.Accumulate(2, tl.Heun())], ids=repr)
 def test_bad_data_that_the_loss_does_not_show_are_named(strategy, mode):
@@ -167,6 +168,7 @@ class Masking(keras.layers.Layer):
         return keras.ops.where(keras.ops.isnan(x), keras.ops.zeros_like(x), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_overflow_is_normal_where_a_model_masks_bad_data(mode):
     x, y = regression(24)

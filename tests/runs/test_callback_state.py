@@ -152,6 +152,7 @@ def test_states_go_to_the_callback_they_came_from_in_whatever_order(makers):
         assert bests(fresh) == [i + 1 for i in order]
 
 
+@pytest.mark.slow
 def test_through_a_run(tmp_path):
     """The control in the same order, and the same callbacks in another one: equal ends."""
     x, y = regression()

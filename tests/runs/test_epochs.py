@@ -233,6 +233,7 @@ class TestGoingOn:
         trainer.fit(x, y, batch_size=4, epochs=4, initial_epoch=1, verbose=0)
         assert_same(weights(twice), weights(once))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("interrupted_at", [0, 7])
     def test_an_interrupted_fit_continued_is_an_uninterrupted_one(self, interrupted_at):
         x, y = regression(46)

@@ -62,6 +62,7 @@ def test_pruning_keeps_a_file_that_somebody_put_there(tmp_path):
     assert [path.name for path in kept.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_checkpoints_may_be_a_link_to_a_larger_disk(tmp_path):
     run, disk = tmp_path / "run", tmp_path / "disk"
     run.mkdir()

@@ -196,6 +196,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, capsys):
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [False, True])
 def test_a_longer_run_is_what_it_would_have_been(tmp_path, ema):
     x, y = regression()

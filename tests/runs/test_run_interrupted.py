@@ -33,6 +33,7 @@ def killer(hook):
     return keras.callbacks.LambdaCallback(**{hook: die})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_the_choice_of_xla_is_kept_from_the_first_moment(jit_compile, tmp_path, monkeypatch):
     x, y = regression()
@@ -47,6 +48,7 @@ def test_the_choice_of_xla_is_kept_from_the_first_moment(jit_compile, tmp_path, 
     assert_same(everything(trainer.model), everything(whole.model))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_made_longer_may_find_out(tmp_path, monkeypatch):
     x, y = regression()
     first, whole = small(tmp_path), small(None)
@@ -76,6 +78,7 @@ def test_a_stopped_run_does_not_change_its_mind(tmp_path, monkeypatch):
     assert small(tmp_path).fit(x, y, 8, epochs=2, verbose=0, resume="must").epoch == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_notebook_of_several_fits_can_be_run_again(tmp_path):
     x, y = regression()
 
@@ -95,6 +98,7 @@ def test_a_notebook_of_several_fits_can_be_run_again(tmp_path):
     assert_same(again, values)
 
 
+@pytest.mark.slow
 def test_each_fit_of_a_notebook_may_be_another(tmp_path):
     x, y = regression()
 

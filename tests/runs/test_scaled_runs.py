@@ -130,6 +130,7 @@ def adam(rate):
     return LossScaleOptimizer(keras.optimizers.Adam(rate), initial_scale=2.0**21, dynamic_growth_steps=2)
 
 
+@pytest.mark.slow
 def test_another_scaling_is_refused_and_another_rate_may_be_asked_for(tmp_path):
     fit(trainer_of(tl.SGD(), tmp_path, adam(0.1)))
     with pytest.raises(OtherRun, match=r"optimizer initial_scale: saved 2097152.0, now 8.0"):
@@ -152,6 +153,7 @@ def test_keras_own_wrapping_goes_on_though_names_are_counted_up(tmp_path):
     assert ends[0][1] == ends[2][1] and len(ends[2][1]["skipped"]) == 4
 
 
+@pytest.mark.slow
 def test_the_best_may_be_told_by_the_scale(tmp_path):
     with pytest.raises(ValueError, match="'skiped'.*skipped"):
         fit(trainer_of(tl.SGD(), tmp_path / "a", keep_best="skiped"))

@@ -109,6 +109,7 @@ def test_numbers_are_those_of_a_run_that_was_not_stopped(case, tmp_path, recwarn
     assert len(set(whole["val_loss"])) == 4
 
 
+@pytest.mark.slow
 def test_a_control_that_forgets_them(tmp_path, monkeypatch):
     """Other numbers come if the data begin anew, of each kind of stop after an evaluation."""
     from trainlab.runs.evaluating import Validator

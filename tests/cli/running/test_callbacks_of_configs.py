@@ -116,6 +116,7 @@ def test_the_runs_own_board_and_records_stand_round_those_of_the_config(callback
     assert names == ["_Begin", "TensorBoard", "EarlyStopping", "JsonLines"] and made[1].log_dir == "runs/heun/tensorboard"
 
 
+@pytest.mark.slow
 def test_who_forgets_is_warned_of_as_in_python(command, tmp_path):
     (tmp_path / "own_callbacks.py").write_text(OWN)
     more = ["--set", "import own_callbacks as own", "--set", "run.callbacks = [@own.Forgets()]", "--set", "run.steps = 2"]
@@ -184,6 +185,7 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(command, tmp_path, monkeyp
         assert steps == list(range(number))
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_anew_has_a_board_of_its_own(command, tmp_path):
     more = [*HEUN, "--set", "run.tensorboard = True", "--set", "run.epochs = 2", "--run_dir", "a"]
     assert command(*more)[0] == 0
@@ -193,6 +195,7 @@ def test_a_run_that_begins_anew_has_a_board_of_its_own(command, tmp_path):
     assert [step for tag, step, _ in again["train"] if tag == "epoch_loss"] == [0, 1] and again != first
 
 
+@pytest.mark.slow
 def test_what_is_no_event_file_in_a_board_is_somebodys(command, tmp_path):
     more = [*HEUN, "--set", "run.tensorboard = True", "--set", "run.epochs = 1", "--run_dir", "a"]
     assert command(*more)[0] == 0

@@ -115,6 +115,7 @@ def test_a_memmap_gives_its_end_and_is_not_copied(own):
     assert isinstance(x, np.memmap) and isinstance(validation[0], np.memmap)
 
 
+@pytest.mark.slow
 def test_weights_go_with_their_examples(own):
     status, _, err, seen = own("arrays", "own_parts.arrays.weights = True")
     assert status == 0 and len(seen["fits"][0][1]) == 3, err
@@ -132,6 +133,7 @@ def test_data_to_validate_on_are_given(own, tmp_path, kind, num):
     assert len(seen["fits"][0][0]) == 40 and num in out and "val_loss" in records(tmp_path / "runs" / "c")[0]
 
 
+@pytest.mark.slow
 def test_the_test_set_is_validated_on_where_that_is_said(own, tmp_path):
     status, _, _, seen = own("arrays", "run.validation_data = 'test'")
     *epochs, last = records(tmp_path / "runs" / "c")
@@ -142,6 +144,7 @@ def test_the_test_set_is_validated_on_where_that_is_said(own, tmp_path):
     assert status == 0 and last["test_loss"] != pytest.approx(epochs[-1]["val_loss"])
 
 
+@pytest.mark.slow
 def test_a_data_set_is_not_split_and_a_line_says_so_once(own, tmp_path):
     status, out, err, seen = own("batches")
     assert (status, ours(err)) == (0, []) and seen["fits"][0][1] is None
@@ -153,6 +156,7 @@ def test_a_data_set_is_not_split_and_a_line_says_so_once(own, tmp_path):
     assert "cannot be split" not in own("batches", "run.validation_split = 0.0", flags=["--run_dir", "third"])[1]
 
 
+@pytest.mark.slow
 def test_overfitting_trains_and_validates_on_so_many_batches(own, tmp_path):
     status, out, _, seen = own("arrays", "run.overfit = 2", "run.epochs = 3")
     [(x, validation)] = seen["fits"]
@@ -163,6 +167,7 @@ def test_overfitting_trains_and_validates_on_so_many_batches(own, tmp_path):
     assert status == 0 and [int(part.cardinality()) for part in seen["fits"][0]] == [1, 1]
 
 
+@pytest.mark.slow
 def test_data_without_a_test_part(own, tmp_path):
     status, out, err, seen = own("no_test")
     assert (status, ours(err)) == (0, []) and "test      nothing: the data have no test part" in out and seen["tests"] == 0
@@ -172,6 +177,7 @@ def test_data_without_a_test_part(own, tmp_path):
     assert status == 1 and "run.validation_data = 'test': the data have no test part" in ours(err)[-1]
 
 
+@pytest.mark.slow
 def test_loss_and_metrics_are_those_of_the_data_where_none_are_named(own, tmp_path):
     status, out, err, _ = own("arrays")
     assert (status, ours(err)) == (0, []) and "accuracy: " in out  # of logits: no warning

@@ -31,6 +31,7 @@ def test_it_says_what_the_run_will_be_and_leaves_nothing(trainlab_command, tmp_p
     assert max(map(len, out.splitlines())) <= 120
 
 
+@pytest.mark.slow
 def test_a_run_that_is_there_is_left_as_it_is(trainlab_command, tmp_path):
     assert trainlab_command("train", *SHORT, "--run_dir", "a")[0] == 0
     before = everything_in(tmp_path / "a")
@@ -73,6 +74,7 @@ def test_bad_test_data_are_found(trainlab_command, tmp_path):
     assert status == 1 and "test data: x" in ours(err)[-1]
 
 
+@pytest.mark.slow
 def test_an_update_of_several_batches(trainlab_command):
     status, out, _ = trainlab_command(
         "train", "--dry-run", "--config", CONFIGS / "accumulate_heun.gin", "--set", "run.steps = 50"

@@ -159,6 +159,7 @@ def test_trials_by_other_settings_are_another_sweep(study, trainlab_command, tmp
     assert trainlab_command(*one, "--set", "sweep.prune = False")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_does_worse_is_ended_early(study, trainlab_command, tmp_path):
     study.prunes = lambda trial: trial.number == 1
     status, out, _ = trainlab_command(*SWEEP)

@@ -203,6 +203,7 @@ class TestSomeOutputs:
         like = {"x": X, "y": y, "sample_weight": whole, "validation_data": (X, y, whole)}
         as_keras(make, {"x": X, "y": (Y, 2 * Y), "sample_weight": {"a": W}, "validation_data": (X, y, {"a": W})}, like=like)
 
+    @pytest.mark.slow
     def test_in_a_data_set(self):
         make = two_outputs("dict")
         fit = lambda: {"x": batches(X, TARGETS["dict"], {"a": W}), "batch_size": None}  # noqa: E731

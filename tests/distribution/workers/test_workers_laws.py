@@ -43,6 +43,7 @@ def check(results, names, tolerance):
             assert np.linalg.norm(found[0] - alone) <= tolerance * np.linalg.norm(alone), (name, kind)
 
 
+@pytest.mark.slow
 def test_two_workers_are_one_device(tmp_path):
     check(run(tmp_path, QUICK), QUICK, TOLERANCE["float32"])
 

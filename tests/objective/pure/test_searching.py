@@ -61,6 +61,7 @@ def test_training_is_that_of_keras(name):
     assert relative(fitted(name, eager=True), want) < 2e-6
 
 
+@pytest.mark.slow
 @mostly_slow
 def test_xla_agrees(name):
     assert relative(fitted(name, jit_compile=True), fitted(name)) < 2e-6

@@ -5,6 +5,7 @@ What a difference means is one table, `RULES`.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -310,6 +311,7 @@ def _numbered(value: Any) -> Any:
     return renumbered(value, _named_in(value))
 
 
+@functools.cache  # what was imported stays, and to find and read it takes milliseconds
 def _version(package: str = "trainlab") -> str:
     try:
         return importlib.metadata.version(package)
