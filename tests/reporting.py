@@ -67,7 +67,11 @@ def four(tmp_path):
     runs = []
     for name, (evaluations, batches, rate) in kinds.items():
         cost = 0.05 * evaluations * batches
-        lines = [begin(evaluations=evaluations, batches=batches, strategy=name), *learned(25, rate, updates=23, seconds=cost)]
+        whole = {"examples": 10 * batches, "settings": {"examples": 40, "seed": 0}}  # so that every update is
+        lines = [
+            begin(evaluations=evaluations, batches=batches, strategy=name, **whole),
+            *learned(25, rate, updates=23, seconds=cost),
+        ]
         lines += [end(25 * 23, 25 * cost)]
         runs.append(
             written(tmp_path / name, lines, config(strategy=f"@{name}()", epochs=25, seed=0), {"accuracy": 0.9 + rate / 10})

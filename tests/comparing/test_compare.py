@@ -265,7 +265,7 @@ def test_data_sets_are_compared_on_too(tmp_path):
         tl.compare(model, [tl.Heun()], data.repeat(), **(named | {"directory": tmp_path / "b"}))
 
 
-def results_of(values):
+def results_of(values, is_up=False):
     """A table of made-up results: by entry the last value of each seed, at one rate."""
     of = problem()
     seeds = len(next(iter(values.values())))
@@ -277,7 +277,7 @@ def results_of(values):
             points += [{"updates": all_runs.updates(entry), "evaluations": 24, "value": value, "loss": 1.0}]
             found[entry.name, 0, seed] = {"points": points, "end": "finished" if value is not None else "not finite: here"}
     seconds = {entry.name: 0.1 for entry in all_runs.entries}
-    results = Results(all_runs, found).with_seconds(seconds)
+    results = Results(all_runs, found, is_up).with_seconds(seconds)
     return conclude(all_runs, results, 1.0, {}, seconds, "loss", Path())
 
 
@@ -295,6 +295,27 @@ def test_better_is_better_than_every_plain_step():
         verdicts[difference] = found.table[2]["verdict"]
     # At 0.2 it beats the one with the smaller rate, and not the one with the larger.
     assert verdicts == {-0.2: "better", 0.0: "not told apart", 0.2: "worse", 0.7: "worse"}
+
+
+def test_a_metric_that_is_to_be_large_is_told_as_it_is():
+    """Differences and quartiles have the metric's own sign; what is better is turned."""
+    rng = np.random.default_rng(0)
+    plain = list(0.5 + 0.01 * rng.normal(size=12))
+    values = {
+        "SGD()": plain,
+        "SGD(), rate / 2": plain,
+        "heun": [p + 0.1 + 0.001 * k for k, p in enumerate(plain)],
+        "other": plain,
+    }
+    up, down = results_of(values, is_up=True), results_of(values)
+    assert (up.table[2]["verdict"], down.table[2]["verdict"]) == ("better", "worse")
+    for found in (up, down):
+        first = found.verdicts[0]
+        assert first["mean"] == pytest.approx(0.1055) and 0.1 < first["interval"][0] < 0.1055 < first["interval"][1] < 0.111
+        for curve in found.curves["evaluations"].values():
+            assert all(
+                low <= middle <= high for low, middle, high in zip(curve["low"], curve["median"], curve["high"], strict=True)
+            )
 
 
 def test_a_miss_is_infinite_and_takes_part_in_the_median():

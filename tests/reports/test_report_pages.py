@@ -276,7 +276,7 @@ DOWN = (
 )
 UP = "accuracy val_acc sparse_categorical_accuracy auc precision recall_1 f1_score mean_io_u mean_iou r2_score cosine_similarity"
 UP += " top_k_categorical_accuracy pearson_correlation"
-UNKNOWN = "temperature learning_rate skipped loss_scale spread"
+UNKNOWN = "temperature learning_rate skipped loss_scale spread step_error val_step_error rejected gradient_evaluations"
 
 
 @pytest.mark.parametrize(("names", "way"), [(DOWN, "down"), (UP, "up"), (UNKNOWN, None)])

@@ -40,13 +40,21 @@ def test_an_epoch_whose_hooks_were_called_again_counts_once():
 def test_several_fits_are_added_up(tmp_path):
     records = [begin(evaluations=2), epoch(0, 10, 1.0, loss=3.0), end(10, 1.0)]
     records += [
-        begin(fit=1, evaluations=1, batches=4),
+        begin(fit=1, evaluations=1, batches=4, examples=40),  # 10 batches a pass: updates of 4, 4 and 2
         epoch(0, 5, 0.5, fit=1, loss=2.0),
         epoch(1, 10, 1.0, fit=1, loss=1.0),
         end(10, 1.0, fit=1),
     ]
     run = read_run(written(tmp_path / "a", records))
-    assert run.axes == {"updates": [10, 15, 20], "evaluations": [20, 40, 60], "seconds": [1.0, 1.5, 2.0]}
+    assert run.axes == {"updates": [10, 15, 20], "evaluations": [20, 38, 54], "seconds": [1.0, 1.5, 2.0]}
+
+
+def test_a_step_that_tells_its_evaluations_is_believed(tmp_path):
+    """What is logged is their mean over the updates of an epoch."""
+    records = [begin(evaluations=4), epoch(0, 10, 1.0, gradient_evaluations=5.5), epoch(1, 20, 2.0, gradient_evaluations=4.0)]
+    assert read_run(written(tmp_path / "a", records)).axes["evaluations"] == [55, 95]
+    records = [begin(evaluations=4, batches=2, settings={}), epoch(0, 10, 1.0, gradient_evaluations=4.5)]
+    assert read_run(written(tmp_path / "b", records)).axes["evaluations"] == [90]
 
 
 def test_a_fit_begun_afresh_leaves_out_what_was_before():

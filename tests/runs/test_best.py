@@ -108,6 +108,15 @@ def test_a_number_that_steps_log(tmp_path):
     assert json.loads((tmp_path / "b" / "best.json").read_text())["speed"] == max(history)
 
 
+def test_a_file_of_somebody_elses_is_left_alone(tmp_path):
+    (tmp_path / "best.json").write_text('{"learning_rate": 0.1}')
+    with pytest.warns(UserWarning, match=r"best.json is no run's, and is left as it is"):
+        trainer = small(tmp_path, keep_best="loss")
+        trainer.fit(X, Y, 8, verbose=0)
+    assert (tmp_path / "best.json").read_text() == '{"learning_rate": 0.1}'
+    trainer.load_best()
+
+
 def test_another_name_does_not_compare_two_scales(tmp_path):
     def run(keep_best, epochs):
         trainer = tl.Trainer(compiled(metrics=["mae"]), run=tl.Run(tmp_path, keep=1, keep_best=keep_best, save_seconds=None))

@@ -176,8 +176,9 @@ def test_a_tableau_of_ones_own(precision):
     (lambda: tl.Tableau(a=[[1]], b=[0.5, 0.5], order=2, b_embedded=[1]), "b_embedded has 1 weights for 2 stages"),
     (lambda: tl.Tableau(a=[[float("inf")]], b=[0.5, 0.5], order=2), "finite"),
     (lambda: tl.AdaptiveStep("kutta_4"), "no embedded method"),
-    (lambda: tl.AdaptiveStep(tolerance=0), "tolerance = 0: must be a number above 0"),
-    (lambda: tl.AdaptiveStep(max_scale=-1), "max_scale = -1"),
+    (lambda: tl.AdaptiveStep(tolerance=float("inf")), "tolerance must be a finite number above 0, not inf"),
+    (lambda: tl.AdaptiveStep(tolerance=0), "tolerance must be a finite number above 0, not 0"),
+    (lambda: tl.AdaptiveStep(max_scale=-1), "max_scale must be a finite number above 0, not -1"),
 ])  # fmt: skip
 def test_what_is_refused(make, line, precision):
     with pytest.raises((TypeError, ValueError), match="^.*$") as caught:

@@ -257,11 +257,17 @@ def _report(given: Given) -> Failure | None:
         raise UsageError("report: give the directories of runs, for example trainlab report runs/heun runs/sgd")
     output = _output(given.values["output"], (".html", ".md", ".png", ".pdf", ".svg"))
     for run in given.rest:
-        if not (Path(run) / "metrics.jsonl").is_file() and not (Path(run) / "checkpoints").is_dir():
-            raise ConfigError(f"{run}: {_no_run(Path(run), 'metrics.jsonl')}")
+        if not _holds_a_run(Path(run)):
+            inside = [path for path in sorted(Path(run).glob("*")) if _holds_a_run(path)]
+            instead = f"; there are {len(inside)} in it: give {run}/*, or {inside[0]}" if inside else ""
+            raise ConfigError(f"{run}: {_no_run(Path(run), 'timeline.jsonl')}{instead}")
     with quiet():
         from trainlab.cli.verbs.report import report
     return report(given.rest, output, given.values["title"], given.values["debug"])
+
+
+def _holds_a_run(directory: Path) -> bool:
+    return any((directory / name).exists() for name in ("timeline.jsonl", "metrics.jsonl", "checkpoints"))
 
 
 def _no_run(directory: Path, file: str) -> str:

@@ -36,7 +36,8 @@ class Comparison:
           `reached` (share of the seeds that reached the target), `cost_to_target` (median evaluations, None where the median is a
           miss), `verdict` ("" for the plain steps). The same bits on every try.
         verdicts: of each entry against each plain step that it must beat: `entry`, `rival`, `axis`, `on` ("test" or
-          "validation"), `mean` of the differences, `standard_error`, `interval`, `num_seeds`, `verdict`.
+          "validation"), `mean` of the differences, `standard_error`, `interval`, `num_seeds`, `verdict`. The mean is of the
+          entry's value less the rival's, as the metric has it, and the interval is that of the mean.
         seconds: what rests on a clock: by entry `seconds_per_update`, `value` at equal seconds, `verdict`.
         best_of: by entry, the value to expect of the best of 1 ... k rates, on validation.
         profile: `factors`, and by entry the `shares` of seeds that reach the target within that factor of the least cost.
@@ -158,12 +159,12 @@ def conclude(
     judged = {e.name: _judged(e.name, plan, results, tests, metric) for e in plan.entries}
     on = "test" if tests else "validation"
     aim = results.shown(target) if math.isfinite(target) else -math.inf
-    verdicts = _against(plan, judged, "evaluations", on)
+    verdicts = _against(plan, results, judged, "evaluations", on)
     for axis in ("evaluations", "updates"):
         if axis == "updates" or tests:
             budget = plan.budget if axis == "evaluations" else results.common_budget(axis)
             values = {e.name: results.at(e.name, results.best(e.name), axis, budget) for e in plan.entries}
-            verdicts += _against(plan, values, axis, "validation")
+            verdicts += _against(plan, results, values, axis, "validation")
     costs = {e.name: results.costs(e.name, "evaluations", aim) for e in plan.entries}
     factors, shares = performance_profile(costs)
     return Comparison(
@@ -227,7 +228,7 @@ def _together(against: Sequence[str]) -> str:
     return WORSE if WORSE in against else BETTER if set(against) == {BETTER} else NOT_TOLD_APART
 
 
-def _against(plan: Plan, values: Mapping[str, Sequence[float]], axis: str, on: str) -> list[dict[str, Any]]:
+def _against(plan: Plan, results: Results, values: Mapping[str, Sequence[float]], axis: str, on: str) -> list[dict[str, Any]]:
     found = []
     for entry in plan.entries:
         for rival in entry.rivals:
@@ -238,9 +239,9 @@ def _against(plan: Plan, values: Mapping[str, Sequence[float]], axis: str, on: s
                     "rival": rival,
                     "axis": axis,
                     "on": on,
-                    "mean": difference.mean,
+                    "mean": results.shown(difference.mean),
                     "standard_error": _finite(difference.standard_error),
-                    "interval": [difference.low, difference.high],
+                    "interval": sorted(map(results.shown, (difference.low, difference.high))),
                     "num_seeds": difference.num_seeds,
                     "verdict": difference.verdict,
                 }
@@ -251,7 +252,7 @@ def _against(plan: Plan, values: Mapping[str, Sequence[float]], axis: str, on: s
 def _in_seconds(plan: Plan, results: Results, seconds: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     budget = results.common_budget("seconds")
     values = {e.name: results.at(e.name, results.best(e.name), "seconds", budget) for e in plan.entries}
-    verdicts = _against(plan, values, "seconds", "validation")
+    verdicts = _against(plan, results, values, "seconds", "validation")
     return {
         e.name: {
             "seconds_per_update": _finite(seconds[e.name]),
@@ -265,6 +266,8 @@ def _in_seconds(plan: Plan, results: Results, seconds: Mapping[str, float]) -> d
 def _band(results: Results, name: str, axis: str) -> dict[str, list[float | None]]:
     costs, *values = results.band(name, axis)
     middle, low, high = ([_shown(results, value) for value in column] for column in values)
+    if results.is_up:
+        low, high = high, low
     return {"cost": [_finite(cost) for cost in costs], "median": middle, "low": low, "high": high}
 
 

@@ -44,7 +44,7 @@ def write_report(found: Comparison, path: str | os.PathLike[str]) -> Path:
 
 
 _VERDICTS = (
-    "The difference is of the step's value minus that of the plain step, as less is better. On validation data the learning rate "
+    "The difference is the step's value less that of the plain step. On validation data the learning rate "
     "was chosen too. At equal updates and seconds, curves are read off where the first of all has no more: their schedules, if "
     "there are any, are those of the budget of evaluations."
 )
@@ -66,8 +66,6 @@ def _curves(found: Comparison, names: Sequence[str]) -> Panel:
         first = bands["evaluations"]
         axes = {axis: _numbers(band["cost"]) for axis, band in bands.items()}
         low, high = _numbers(first["low"]), _numbers(first["high"])
-        if any(a > b for a, b in zip(low, high, strict=True)):  # of a metric that is to be large
-            low, high = high, low
         lines.append(Line(i, _numbers(first["median"]), axes, False, name, band=(low, high)))
     note = "The median of the seeds at the best learning rate, and their quartiles."
     return Panel(f"{found.metric} on validation", lines, may_be_log=found.metric.endswith("loss"), note=note)

@@ -6,14 +6,17 @@ import dataclasses
 import hashlib
 import json
 import random
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from trainlab.comparing.schedules import optimizer_like
+from trainlab.data import as_arrays
 from trainlab.runs import manifest
 
 # Initial weights that are kept in memory, of all seeds; of larger models they are made anew for each run.
@@ -56,7 +59,7 @@ class Problem:
         if hasattr(x, "element_spec"):
             number = int(x.cardinality()) if hasattr(x, "cardinality") else -1
             return number if number > 0 else None
-        return -(-len(keras.tree.flatten(x)[0]) // (self.batch_size or 32))
+        return -(-int(tf.nest.flatten(as_arrays(x))[0].shape[0]) // (self.batch_size or 32))
 
     def build(self) -> keras.Model:
         """A new model with its variables.
@@ -86,7 +89,7 @@ class Problem:
         random.seed(0)
         model = self.build()
         try:
-            config = json.dumps(model.get_config(), default=str, sort_keys=True)
+            config = json.dumps(model.get_config(), default=_written, sort_keys=True)
         except Exception:  # of a model that cannot be described: its variables are then all that is known
             config = ""
         shapes = [(v.path.rpartition("/")[2], list(v.shape), str(v.dtype)) for v in model.variables]
@@ -97,11 +100,11 @@ class Problem:
             "variables": _digest_of(json.dumps(shapes)),
             "data": {name: _digest_of_data(getattr(self, name)) for name in ("train", "validation", "test")},
             "batch_size": self.batch_size,
-            "optimizer": json.loads(_without_names(json.dumps(self.optimizer.get_config(), default=str))),
+            "optimizer": json.loads(_without_names(json.dumps(self.optimizer.get_config(), default=_written))),
             "loss": _described(self.loss),
             "metrics": [_described(metric) for metric in self.metrics],
             "metric": [self.metric, "up" if self.is_up else "down"],
-            "settings": {name: str(value) for name, value in self.settings.items()},
+            "settings": {name: _written(value) for name, value in self.settings.items()},
             "python": sys.implementation.cache_tag,
             "code of layers, loss and metrics": _digest_of(json.dumps([rows["layers' code"], rows["loss and metrics"]])),
         }
@@ -111,7 +114,7 @@ class Problem:
         if hasattr(x, "element_spec"):
             element = next(iter(x.take(1)))
             return element[0] if isinstance(element, (tuple, list)) else element
-        return keras.tree.map_structure(lambda leaf: keras.ops.convert_to_tensor(leaf[: min(self.batch_size or 32, 2)]), x)
+        return tf.nest.map_structure(lambda leaf: _first(leaf, min(self.batch_size or 32, 2)), as_arrays(x))
 
 
 def code_of(thing: Any) -> str:
@@ -132,10 +135,15 @@ def copied(thing: Any) -> Any:
 def _described(thing: Any) -> str:
     if isinstance(thing, (keras.Loss, keras.Metric)):
         try:
-            return f"{type(thing).__name__}{json.dumps(thing.get_config(), default=str, sort_keys=True)}"
+            return f"{type(thing).__name__}{json.dumps(thing.get_config(), default=_written, sort_keys=True)}"
         except Exception:
             return type(thing).__name__
-    return getattr(thing, "__name__", str(thing))
+    return getattr(thing, "__name__", _written(thing))
+
+
+def _written(thing: Any) -> str:
+    """In words that are the same in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", str(thing))
 
 
 def _without_names(config: str) -> str:
@@ -160,10 +168,11 @@ def _digest_of_data(part: Any) -> str:
         return "none"
     if hasattr(part[0], "element_spec"):
         return _digest_of(str(part[0].element_spec))
-    digest = hashlib.sha256()
-    for leaf in keras.tree.flatten(part):
-        if leaf is not None:
-            array = np.ascontiguousarray(leaf)
-            digest.update(f"{array.shape}{array.dtype}".encode())
-            digest.update(array.tobytes() if array.dtype == object else array.data.cast("B") if array.size else b"")
-    return digest.hexdigest()[:16]
+    return _digest_of(json.dumps(manifest.of_data([as_arrays(each) for each in part])))
+
+
+def _first(leaf: Any, number: int) -> Any:
+    """The first examples of an array."""
+    if isinstance(leaf, tf.SparseTensor):
+        return tf.sparse.slice(leaf, [0] * len(leaf.shape), [number, *leaf.shape[1:]])
+    return leaf[:number] if isinstance(leaf, tf.RaggedTensor) else tf.convert_to_tensor(leaf[:number])

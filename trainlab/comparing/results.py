@@ -22,7 +22,8 @@ class Results:
     """
 
     def __init__(self, plan: Plan, found: Mapping[tuple[str, int, int], Mapping[str, Any]], is_up: bool = False):
-        self._plan, self._found, self._sign = plan, found, -1.0 if is_up else 1.0
+        self._plan, self._found, self.is_up = plan, found, is_up
+        self._sign = -1.0 if is_up else 1.0
         self._seconds: dict[str, float] = {}
 
     def with_seconds(self, seconds: Mapping[str, float]) -> Results:

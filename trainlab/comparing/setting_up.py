@@ -16,7 +16,7 @@ from trainlab.comparing.executing import Executor
 from trainlab.comparing.plan import Plan
 from trainlab.comparing.problem import Problem
 from trainlab.comparing.schedules import optimizer_like, schedule_of
-from trainlab.data import check_count
+from trainlab.data import check_count, is_stream
 from trainlab.strategies import StepStrategy
 
 
@@ -58,7 +58,8 @@ def compare(
     Args:
         model: a function without arguments that returns a new Keras model, not compiled.
         strategies: a list, or a dictionary by name.
-        x, y, sample_weight, batch_size: as in `Trainer.fit`.
+        x, y, sample_weight, batch_size: as in `Trainer.fit`: arrays `[n, ...]` of any dtype that it takes, or a `tf.data.Dataset`
+          of known length; a generator or a `PyDataset` is refused, since every run must read the same.
         directory: of this comparison.
         learning_rates: that everybody tries.
         validation_data: `(x, y)`, `(x, y, sample_weight)` or a data set, by which rates are chosen, and the target is set.
@@ -72,7 +73,7 @@ def compare(
         settings: other arguments of `Trainer`, such as `jit_compile` (False by default) and `deterministic`.
 
     Returns:
-        A `Comparison`: `print` it; it has `table`, `verdicts` and `to_json()`.
+        A `Comparison`: `print` it; it has `table` and `verdicts`, and is written by `to_json(path)` and `report(path)`.
 
     Raises:
         TypeError, ValueError: an argument is none of this, or the directory is of another comparison; one line.
@@ -114,6 +115,12 @@ def problem_of(
         raise TypeError(
             "model must be a function without arguments that returns a new keras.Model: each seed begins with another"
         )
+    is_data_set = hasattr(train[0], "element_spec")
+    if is_stream(train[0]) and not is_data_set:
+        raise TypeError(
+            "x must be arrays or a tf.data.Dataset of known length, which every run can read from its beginning, not "
+            f"{type(train[0]).__name__}"
+        )
     if validation_data is None:
         raise ValueError(
             "validation_data: there are none: rates are chosen, and the target is set, by data that are not trained on"
@@ -121,7 +128,6 @@ def problem_of(
     if not metric or (not isinstance(metric, str) and (len(metric) != 2 or metric[0] not in ("min", "max"))):
         raise ValueError(f'metric must be a name, or ("min", name) or ("max", name), not {metric!r}')
     direction, name = ("min", metric) if isinstance(metric, str) else metric
-    is_data_set = hasattr(train[0], "element_spec")
     optimizer = keras.optimizers.SGD() if optimizer is None else keras.optimizers.get(optimizer)
     schedule_of(optimizer)  # what cannot be compared is said before anything is trained
     optimizer_like(optimizer)

@@ -2,7 +2,7 @@
 
 from trainlab.data import device
 from trainlab.data.array_source import ArraySource, Whereabouts, describe_update
-from trainlab.data.arrays import is_stream, note_pass, passes_of
+from trainlab.data.arrays import as_arrays, is_stream, note_pass, passes_of
 from trainlab.data.blocks import Block, Layout, TrailingLayout, may_unroll
 from trainlab.data.checks import check_count, check_labels, find_non_finite
 from trainlab.data.inputs import (
@@ -35,6 +35,7 @@ __all__ = [
     "TrailingLayout",
     "Validation",
     "Whereabouts",
+    "as_arrays",
     "build_for",
     "check_count",
     "check_held_out",

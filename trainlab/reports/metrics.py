@@ -16,7 +16,8 @@ _DOWN = re.compile(
 _UP = re.compile(
     r"acc|auc|precision|recall|(^|_)f\d|fbeta|io_?u|correlation|dice|jaccard|r2|bleu|rouge|psnr|ssim|true_|similarity|specificity|sensitivity"
 )
-_OTHER = ("learning_rate", "lr", "skipped", "loss_scale")  # is shown, and no result
+# What is shown, and is no result: what a step, or a loss scale, tells of itself.
+_OTHER = ("learning_rate", "lr", "skipped", "loss_scale", "step_error", "step_scale", "rejected", "gradient_evaluations")
 
 
 class Metric(NamedTuple):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -115,9 +117,23 @@ def said_of(state: Mapping[str, Any]) -> dict[str, Any]:
     return {"epoch": state["progress"]["epoch"], state["metric_name"]: value}
 
 
+def _is_ours(file: Path) -> bool:
+    """Whether nobody else has put it there."""
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return isinstance(said, dict) and {"checkpoint", "epoch"} <= said.keys()
+
+
 def note_best(checkpoints: Checkpoints) -> None:
     """Says beside the checkpoints, in the run's directory, which is the best, and how good."""
     if (path := checkpoints.best) is not None:
         text = json.dumps({"checkpoint": path.name, **said_of(peek(path))}) + "\n"
         file = checkpoints.directory.with_name("best.json")
+        if not _is_ours(file):
+            warnings.warn(f"{file} is no run's, and is left as it is: no file says which checkpoint is the best", stacklevel=2)
+            return
         write_atomically(file, lambda aside: aside.write_text(text, encoding="utf-8"))

@@ -1,6 +1,7 @@
 """`trainlab compare`: from a config to a table; what it refuses; several processes."""
 
 import json
+import sys
 
 import pytest
 from commands import CONFIGS, ours
@@ -26,15 +27,18 @@ def _quick(monkeypatch):
     monkeypatch.setattr(racing, "_ROUNDS", 1)
 
 
-def test_it_prints_the_table_and_leaves_all_of_it(trainlab_command, tmp_path):
-    status, out, err = trainlab_command(*SMALL, "--run_dir", "a")
+def test_it_prints_the_table_and_leaves_all_of_it(trainlab_command, tmp_path, monkeypatch):
+    status, out, err = trainlab_command(*SMALL, "--set", "run.keep = 2", "--set", "run.monitor = 'loss'", "--run_dir", "a")
     assert (status, ours(err)) == (0, []), err
+    assert "unused    run.keep, run.monitor: a comparison saves and judges in its own way" in out
     assert "3 steps × 1 rates × 2 seeds: 6 runs" in out and "budget    21 evaluations" in out
     found = json.loads((tmp_path / "a" / "comparison.json").read_text())
     assert [row["entry"] for row in found["table"]] == ["SGD()", "SGD(), rate / 2", "Heun()"]
     assert "not told apart" in out and out.count("seed 0:") == 3
     assert (tmp_path / "a" / "report.html").read_text().count("<figure>") == 3
+    monkeypatch.setitem(sys.modules, "jinja2", None)
     again = trainlab_command(*SMALL, "--run_dir", "a")
+    assert "no page   a report in HTML needs jinja2: pip install" in again[1]
     assert again[0] == 0 and "seed 0:" not in again[1] and again[1].split("\n\n")[1] == out.split("\n\n")[1]
     status, _, err = trainlab_command(*SMALL, "--set", "compare.seeds = 3", "--run_dir", "a")
     [line] = ours(err)

@@ -49,6 +49,14 @@ def test_find_lr_draws(trainlab_command, tmp_path, tried, monkeypatch):
     assert (tmp_path / "lr.png").read_bytes() == b"drawn"
 
 
+def test_a_report_of_the_folder_of_runs_says_where_they_are(trainlab_command, tmp_path):
+    for name in ("b", "a"):  # as runs from Python leave: without the command's records
+        (tmp_path / "runs" / name / "checkpoints").mkdir(parents=True)
+    status, _, err = trainlab_command("report", "runs")
+    [line] = ours(err)
+    assert status == 1 and line.endswith("it holds no timeline.jsonl; there are 2 in it: give runs/*, or runs/a")
+
+
 @pytest.mark.slow
 def test_find_lr_really_tries(trainlab_command, tmp_path):
     status, out, err = trainlab_command("find-lr", *HEUN, "-o", "lr.json", "--num_updates=30")

@@ -58,7 +58,7 @@ MISTAKES = {
     "file": (["show", str(CONFIGS / "heun.gin")], 1, "is a file; give the directory of a run"),
     "no runs": (["report"], 2, "report: give the directories of runs"),
     "page": (["report", "a", "--output", "a.docx"], 2, "--output=a.docx: must end in .html, .md, .png, .pdf or .svg"),
-    "no run to report": (["report", str(CONFIGS)], 1, "is no directory of a run: it holds no metrics.jsonl"),
+    "no run to report": (["report", str(CONFIGS)], 1, "is no directory of a run: it holds no timeline.jsonl"),
     "flag of report": (["report", "--titel", "x", "a"], 2, "unknown flag --titel; did you mean --title?"),
     "value of a flag": (["report", "a", "--output"], 2, "missing value for flag --output"),
     "swallowed": (["report", "a", "--title", "--debug"], 2, "a flag has no value: '--debug' follows it"),

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ _OF_RUNS = {
     "overfit": "it is of a single run",
     "distribute": "runs are made side by side by --jobs",
 }
+# Harmless in a config that is used for runs too.
+_UNUSED = ("keep", "keep_best", "monitor", "save_steps", "save_seconds")
 _CHILD = "import json, sys; from trainlab.cli.verbs.compare import help_out; sys.exit(help_out(*json.loads(sys.argv[1])))"
 
 
@@ -50,6 +51,12 @@ def compare(files: Sequence[str], bindings: Sequence[str], directory: Path, jobs
         executor.prepare()
         runs = sum(len(plan.trials(entry)) for entry in plan.entries)
         print(f"compare   {len(plan.entries)} steps × {len(plan.rates)} rates × {len(plan.seeds)} seeds: {runs} runs", flush=True)
+        unused = [b.name for b in config.bindings if b.selector == "trainlab.run" and b.argument in _UNUSED]
+        if unused:
+            print(
+                f"unused    {', '.join(dict.fromkeys(unused))}: a comparison saves and judges in its own way",
+                flush=True,
+            )
         print(f"budget    {plan.budget:,} evaluations of a batch's gradient a run", flush=True)
         helpers = [_helper(files, bindings, directory, worker, jobs) for worker in range(1, jobs)]
         try:
@@ -63,8 +70,10 @@ def compare(files: Sequence[str], bindings: Sequence[str], directory: Path, jobs
         text = found.to_json()
         write_atomically(directory / "comparison.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
         written = [str(directory / "comparison.json")]
-        with suppress(ModuleNotFoundError):  # the table and the numbers are there without it
+        try:
             written.append(str(write_report(found, directory / "report.html")))
+        except ModuleNotFoundError as error:  # the table and the numbers are there without it
+            print(f"no page   {error}")
         print(f"results   {', '.join(written)}")
 
     left = f"the same command goes on with what is in {directory}"

@@ -165,19 +165,35 @@ def _instead(folder: Path) -> str:
 
 def _axes(sessions: Sequence[Session], epochs: Sequence[Epoch]) -> dict[str, list[float]]:
     """Where each epoch ended: updates over all fits, evaluations of the gradient on a batch, seconds."""
-    costs = {whole(s.begin.get("fit")): whole(s.begin.get("evaluations")) * whole(s.begin.get("batches")) for s in sessions}
+    begun = {whole(s.begin.get("fit")): s.begin for s in sessions}
     axes: dict[str, list[float]] = {axis: [] for axis in AXES}
     fit, before, updates, evaluations = -1, 0, 0, 0.0
     for epoch in epochs:
         number, update = whole(epoch.record.get("fit")), whole(epoch.record.get("update"))
         before = before if number == fit else 0
         fit, done = number, max(update - before, 0)
+        begin, logs = begun.get(fit, {}), epoch.record.get("logs")
+        logged = logs.get("gradient_evaluations") if isinstance(logs, dict) else None  # a mean: what varies is told
+        each = logged if isinstance(logged, (int, float)) else whole(begin.get("evaluations")) or math.nan
+        evaluations += each * (_batches(begin, before + done) - _batches(begin, before))
         before = update
         updates += done
-        evaluations += done * (costs.get(fit) or math.nan)
         for axis, value in zip(AXES, (updates, evaluations, epoch.seconds), strict=True):
             axes[axis].append(value)
     return axes
+
+
+def _batches(begin: Mapping[str, Any], updates: int) -> float:
+    """Batches in the first updates of a fit: the last update of a pass may have fewer. NaN if nobody knows."""
+    most, each, settings = whole(begin.get("batches")), whole(begin.get("examples")), begin.get("settings")
+    total = whole(settings.get("examples")) if isinstance(settings, dict) else 0
+    if not most or not updates:
+        return 0.0 if most else math.nan
+    if not total or not each:
+        return float(updates * most)
+    in_a_pass = -(-total * most // each)
+    passes, rest = divmod(updates, -(-in_a_pass // most))
+    return float(passes * in_a_pass + rest * most)
 
 
 def _speed(epochs: Sequence[Epoch]) -> list[float]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from trainlab.parameters import Vector
 from trainlab.strategies.base import Objective, State, Step, StepStrategy
+from trainlab.strategies.checks import check_number
 from trainlab.strategies.runge_kutta.stages import combined, gradients_of, relative_error
 from trainlab.strategies.runge_kutta.tableau import Tableau, named
 
@@ -53,12 +54,11 @@ class AdaptiveStep(StepStrategy):
                 f"AdaptiveStep: the tableau {tableau!r} has no embedded method to compare with; take 'heun', "
                 "'bogacki_shampine' or 'dormand_prince'"
             )
-        for name, value in (("tolerance", tolerance), ("max_scale", max_scale)):
-            is_positive = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-            if not is_positive and not (name == "max_scale" and value is None):
-                raise ValueError(f"AdaptiveStep: {name} = {value!r}: must be a number above 0")
         self.tableau = self._tableau if isinstance(tableau, dict) else tableau
-        self.tolerance, self.max_scale = float(tolerance), None if max_scale is None else float(max_scale)
+        self.tolerance = check_number("AdaptiveStep", "tolerance", tolerance, is_positive=True)
+        self.max_scale = max_scale
+        if max_scale is not None:
+            self.max_scale = check_number("AdaptiveStep", "max_scale", max_scale, is_positive=True)
 
     @property
     def evaluations(self) -> int:  # type: ignore[override]

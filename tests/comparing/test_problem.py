@@ -1,0 +1,70 @@
+"""What is compared: data of any kind, told apart and known again, and settings."""
+
+import keras
+import numpy as np
+import pandas
+import pytest
+import tensorflow as tf
+from comparisons import TRAIN, VALIDATION, model, problem
+
+from trainlab.comparing import problem_of
+from trainlab.comparing.problem import _digest_of_data
+
+
+def test_data_of_any_kind_are_told_apart_and_known_again():
+    """Whatever `fit` takes: what is equal has one description, and in another process too, what is not another."""
+    words = lambda end: np.array(["a", "b", "c" + end] * 4, object)  # noqa: E731
+    kinds = {
+        "words": (words("c"), words("c"), words("d")),
+        "pandas": tuple(pandas.DataFrame({"a": [1.5, 2.5], "b": [True, last]}) for last in (False, False, True)),
+        "sparse": tuple(tf.sparse.from_dense([[0.0, 1.0], [last, 0.0]]) for last in (2.0, 2.0, 3.0)),
+        "ragged": tuple(tf.ragged.constant([[1.0, 2.0], [last]]) for last in (2.0, 2.0, 3.0)),
+        "a dictionary": tuple({"a": np.ones([2, 1]), "b": np.array([["x"], [last]], object)} for last in ("y", "y", "z")),
+    }
+    for kind, made in kinds.items():
+        of = [problem_of(model, (x, np.zeros(2), None), VALIDATION, loss="mse") for x in made]
+        first, same, other = (_digest_of_data(each.train) for each in of)
+        assert first == same != other, kind
+        assert of[0].batches_per_pass == 1
+
+
+def test_settings_are_written_without_addresses():
+    def described(**settings):
+        return problem(settings=settings).described()
+
+    one, other = (described(distribute=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])) for _ in (0, 1))
+    assert one == other and " at 0x" not in str(one)
+    assert described(jit_compile=True) != described(jit_compile=False)
+
+
+class Batches(keras.utils.PyDataset):
+    """One batch."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return TRAIN
+
+
+@pytest.mark.parametrize("x", [Batches(), iter([TRAIN])], ids=["PyDataset", "generator"])
+def test_what_not_every_run_can_read_from_its_beginning_is_refused(x):
+    with pytest.raises(TypeError, match=f"^x must be arrays or a tf.data.Dataset of known length.* not {type(x).__name__}$"):
+        problem_of(model, (x, None, None), VALIDATION, loss="mse")
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        tf.sparse.from_dense([[0.0, 1.0], [2.0, 0.0], [3.0, 1.0]]),
+        pandas.DataFrame({"a": [1.5, 2.5, 3.5], "b": [True, False, True]}),
+        np.ones([3, 2]),
+    ],
+    ids=["sparse", "pandas", "float64"],
+)
+def test_a_model_that_is_not_built_is_built_of_them(x):
+    def unbuilt():
+        return keras.Sequential([keras.layers.Dense(1)])
+
+    of = problem_of(unbuilt, (x, np.zeros(3), None), VALIDATION, loss="mse")
+    assert [value.shape for value in of.initial(0)] == [(2, 1), (1,)]
