@@ -38,7 +38,8 @@ def test_scaling_and_replicas(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [
     ("laws-float32", "laws-float64-rest", "laws-tf32-text"), ("strategies", "workers"), ("resume", "memory", "signals"),
-    ("kill",), ("speed-cnn",), ("speed-strategies",),
+    ("kill",), ("speed-cnn",), ("speed-strategies",), ("speed-mlp", "speed-embedding"), ("speed-transformer",),
+    ("laws-tf32", "laws-float32-rest"), ("laws-tf32-rest",), ("laws-float32-text", "laws-float64-text"),
 ])  # fmt: skip
 def test_the_other_parts(tmp_path, parts):
     ended, found = short(tmp_path, parts)
@@ -64,3 +65,10 @@ def test_what_is_late_is_not_begun(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path), "--parts", "kill", "speed-mlp", "--seconds", "0"])
     assert gpu_check.main() == 1
     assert capsys.readouterr().out.count("no time was left for it") == 2
+
+
+def test_no_part_is_forgotten():
+    """Each is run here by some test, in its short form."""
+    [parts] = [mark.args[1] for mark in test_the_other_parts.pytestmark if mark.name == "parametrize"]
+    elsewhere = {"device", "laws-float64", "laws-float16", "replicas"}
+    assert {name for each in parts for name in each} | elsewhere == set(PARTS)
