@@ -23,8 +23,7 @@ from trainlab.strategies import SGD, StepStrategy
 class Trainer:
     """Trains a Keras model with a step strategy, in a compiled loop; otherwise as `keras.Model.fit` does.
 
-    Afterwards (and in between) the model is an ordinary Keras model: `model.fit`, `model.predict`, `model.save` and
-    `model.optimizer` work as ever.
+    Afterwards the model is an ordinary Keras model: `model.fit`, `model.predict`, `model.save` work as ever.
 
     Example:
         >>> import keras, numpy as np
@@ -76,24 +75,19 @@ class Trainer:
             seed: an int, 0 or more.
             deterministic: True switches TensorFlow's op determinism on, for the whole process, so that two runs on one machine
               are equal to the last bit; call `keras.utils.set_random_seed` before the model is made. None leaves it as it is.
-            jit_compile: True or False, whether XLA compiles the step; "auto" finds out by timing this very step, once, in the
-              first `fit` that is long enough to repay it. By default it is "auto", unless the model was compiled with another
-              choice than Keras' own (which is False on a CPU, and True on a GPU).
+            jit_compile: whether XLA compiles the step; "auto" finds out by timing this very step, once, in the first `fit` that
+              is long enough to repay it. None is "auto", unless the model was compiled with another choice than Keras' own.
             run_eagerly: runs Python step by step, for debugging; the compiled model's choice by default.
-            steps_per_execution: updates in one compiled call, and so between two batch hooks of callbacks; fewer where so many
-              would take more than 65,536 examples. The compiled model's choice if it is not 1, otherwise as many as take 0.1
-              to 0.2 s (results do not depend on it).
-            micro_batch_size: evaluates every batch in pieces of at most so many examples, one after the other, for batches that
-              do not fit in memory. Loss and gradient stay those of the whole batch, and an update stays an update; Dropout
-              draws anew and BatchNorm takes its statistics piece by piece, as batch by batch in `Accumulate`. By default
-              batches are evaluated whole; "auto" starts so, and halves until they fit.
+            steps_per_execution: updates a compiled call, and so between two batch hooks; fewer where they would take more than
+              65,536 examples. None: the compiled model's if it is not 1, else as many as take 0.1 to 0.2 s, to the same results.
+            micro_batch_size: evaluates every batch in pieces of at most so many examples, one after the other, where one does
+              not fit in memory. Loss and gradient stay those of the whole batch; Dropout draws anew and BatchNorm takes its
+              statistics piece by piece. None evaluates batches whole; "auto" starts so, and halves until they fit.
             on_nonfinite: what becomes of an update that leaves a NaN or an infinity in weights, statistics, the optimizer, the
-              memory or the mean of the losses. "stop" raises `NonFiniteError`, the model being at the update before it.
-              "skip" leaves it out: its batches are used up and nothing else changes, so that the next update has the same
-              `iteration` and dropout seeds; at most 10 in a row.
-            sum_duplicate_rows: whether the gradients of a row of an embedding that an update looks up more than once are summed
-              before the optimizer sees them, so that Adam and its like square the sum, as their formulas have it. False
-              hands them on one by one, as Keras does. By default they are summed, and a warning says so once where it matters.
+              memory or the mean of the losses. "stop" raises `NonFiniteError`, the model being at the update before it. "skip"
+              uses up its batches and changes nothing else, not `iteration` or dropout seeds; at most 10 in a row.
+            sum_duplicate_rows: whether the gradients of an embedding's row that an update looks up more than once are summed
+              before the optimizer sees them; False hands them on one by one, as Keras. None sums; a warning says where it matters.
             distribute: a `tf.distribute.MirroredStrategy`, or "mirrored" for all devices of this machine: every batch is cut into
               one shard a device; for several machines, what `join_workers` returned. The model is made outside its scope.
 
@@ -212,8 +206,7 @@ class Trainer:
             epochs: the number to stop at, counted from `initial_epoch`.
             verbose: 0 silent, 1 a progress bar, 2 a line an epoch; "auto" is 1 on a terminal or in a notebook, otherwise 2.
             callbacks: who overrides a batch hook gets control at every update; of Keras' own, those whose settings ask for it.
-            validation_split, validation_data: the share of the arrays' end that is held out; or a data set, or `(x, y)`, or
-              `(x, y, sample_weight)`.
+            validation_split, validation_data: the share held out, of the arrays' end; a data set, `(x, y)` or `(x, y, weights)`.
             shuffle: whether each pass over arrays takes its own order.
             class_weight, sample_weight: weights by class; or of examples or of elements.
             initial_epoch: the number of the first epoch.
@@ -225,10 +218,9 @@ class Trainer:
             resume: where the Trainer has a `run`: "auto" goes on from the newest good checkpoint of this run, or begins
               it; "must" goes on or fails; "never" begins, and refuses a directory that holds a run; "weights" takes nothing
               but the model's weights from there and begins a new run.
-            overwrite: with resume="never", removes the checkpoints of the run that is there.
+            overwrite: with resume="never", removes the checkpoints of the run that is there and begins `timeline.jsonl` anew.
             override: what was changed on purpose: "learning_rate", "data", "micro_batch_size", "on_nonfinite".
-            check_data: whether arrays are looked through for NaN, infinity and labels out of range before training; False for a
-              loss, or a model, that masks or maps such values itself.
+            check_data: whether arrays are looked through for NaN, infinity and labels out of range; False where these are masked.
 
         Returns:
             The `keras.callbacks.History`.
@@ -274,7 +266,7 @@ class Trainer:
         callbacks: Any = None,
         return_dict: bool = False,
     ) -> Any:
-        """`keras.Model.evaluate`, with its arguments and result, many batches in a compiled call."""
+        """`keras.Model.evaluate`, its arguments and result, many batches a compiled call; TypeError, ValueError for bad input."""
         given = {"x": x, "y": y, "batch_size": batch_size, "verbose": verbose, "sample_weight": sample_weight, "steps": steps}
         given |= {"callbacks": callbacks, "return_dict": return_dict}
         return runs.evaluate_alone(self.model, self._evaluations, given, self._findings.jit_compile, self._is_eager)
@@ -282,7 +274,7 @@ class Trainer:
     def predict(
         self, x: Any, batch_size: int | None = None, verbose: str | int = "auto", steps: int | None = None, callbacks: Any = None
     ) -> Any:
-        """`keras.Model.predict`, with its arguments and result, many batches in a compiled call."""
+        """`keras.Model.predict`, its arguments and result, many batches a compiled call; TypeError, ValueError for bad input."""
         given = {"x": x, "batch_size": batch_size, "verbose": verbose, "steps": steps, "callbacks": callbacks}
         return runs.predict_alone(self.model, self._evaluations, given, self._is_eager)
 
@@ -306,6 +298,10 @@ class Trainer:
 
         Returns:
             The suggestion, why, and the curve; `help(trainlab.runs.rates.LearningRates)` says how it is chosen.
+
+        Raises:
+            TypeError, ValueError: bad input, or a model without a rate to look for, in one line.
+            NonFiniteError: a loss is not finite before any rate could matter.
         """
         sweep = runs.rates.Sweep(smallest, largest, num_updates).check()
         check_compiled(self.model)
@@ -318,10 +314,10 @@ class Trainer:
             self._loops.made = made or self._loops.made  # one that was traced with another rate than a schedule is of no use
 
     def start_over(self, seed: int, run: Run | str | os.PathLike[str] | None = None) -> None:
-        """Makes the next `fit` the first of another run, on the model as it is now; nothing is traced anew.
+        """Makes the next `fit` the first of another run, on the model as it is now; only the first such call has it traced again.
 
         Weights and the optimizer's variables are the caller's to set; the strategy's memory, the place in the data and the order
-        are those of a new Trainer with this `seed` and `run`.
+        are those of a new Trainer with this `seed` (an int, 0 or more) and `run`. Raises TypeError or ValueError for another.
         """
         check_given(seed, None, None, None, "stop")
         self.seed = int(seed) % 2**31
@@ -329,14 +325,18 @@ class Trainer:
         self._loops.start_over(self.seed)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """The curves of the last `fit`, as a `matplotlib.figure.Figure`; written to `path` (.png, .pdf, .svg) if there is one."""
+        """The curves of the last `fit`, as a `matplotlib.figure.Figure`; written to `path` (.png, .pdf, .svg) if there is one.
+
+        Raises:
+            ValueError, OSError, ModuleNotFoundError: no `fit` yet; no path to write such a picture to; matplotlib is missing.
+        """
         return notebook.plot_history(getattr(self.model, "history", None), path, self.model.name)
 
     def load_best(self) -> Path:
         """Gives the model the weights of the best checkpoint, by `keep_best` of the run.
 
         Returns:
-            The checkpoint; `best.json` beside it says which it is, and how good.
+            The checkpoint; `best.json` in the run's directory says which it is, and how good.
 
         Raises:
             FileNotFoundError: there is none.

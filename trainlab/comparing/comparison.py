@@ -28,7 +28,7 @@ from trainlab.comparing.statistics import (
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What `tl.compare` returns.
+    """What `tl.compare` returns; printed, it is the table and what there is to know of it. `compare` has an example.
 
     Attributes:
         table: a row for each entry, a dictionary: `entry`, `learning_rate` (the best of those tried, as the optimizer got it),
@@ -65,7 +65,14 @@ class Comparison:
     at_an_end: list[str]
 
     def to_json(self, path: Any = None) -> str:
-        """All of it as JSON; written to a file, if there is a path."""
+        """All of it but `directory` as JSON; what has no value (a NaN, an infinity) is null.
+
+        Args:
+            path: of a file to write it to, replaced if it is there; None for none.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         found = {name: value for name, value in dataclasses.asdict(self).items() if name != "directory"}
         text = json.dumps(found, indent=1, allow_nan=False)
         if path is not None:
@@ -124,7 +131,18 @@ class Comparison:
         return "\n".join([*lines, "", *self.notes])
 
     def report(self, path: Any) -> Path:
-        """Writes it as one file of HTML, with pictures; see `trainlab.comparing.write_report`."""
+        """Writes it as one file of HTML, with pictures.
+
+        Args:
+            path: of the file, replaced if it is there; HTML whatever its suffix.
+
+        Returns:
+            The path.
+
+        Raises:
+            OSError: the file cannot be written.
+            ModuleNotFoundError: jinja2 is missing: `pip install 'trainlab[report]'`.
+        """
         from trainlab.comparing.page import write_report  # which knows this class
 
         return write_report(self, path)

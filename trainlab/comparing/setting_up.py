@@ -77,6 +77,32 @@ def compare(
 
     Raises:
         TypeError, ValueError: an argument is none of this, or the directory is of another comparison; one line.
+        OSError: the directory cannot be made, or written.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from trainlab.strategies import Heun
+        >>> x = np.linspace(-1, 1, 24, dtype="float32")[:, None]
+        >>> found = compare(
+        ...     lambda: keras.Sequential([keras.Input([1]), keras.layers.Dense(1)]),
+        ...     [Heun()],
+        ...     x[::2],
+        ...     2 * x[::2],
+        ...     validation_data=(x[1::2], 2 * x[1::2]),
+        ...     loss="mse",
+        ...     learning_rates=[0.1, 0.2],
+        ...     seeds=2,  # too few to tell anything apart
+        ...     epochs=4,
+        ...     batch_size=4,
+        ...     directory=tempfile.mkdtemp(),
+        ...     verbose=0,
+        ... )
+        >>> for row in found.table:
+        ...     print(row["entry"], row["updates"], row["evaluations"], row["verdict"])
+        SGD() 12 12.0
+        SGD(), rate / 2 12 12.0
+        Heun() 6 12.0 not told apart
     """
     problem = problem_of(
         model,

@@ -34,7 +34,8 @@ def image_folder(
     They are read again in each epoch, a batch at a time, by a pipeline that a run goes on with exactly.
 
     Args:
-        path: The folder; a leading `~` is expanded. The classes are the names of its folders, in their order.
+        path: The folder, on a file system of this machine (no `gs://`); a leading `~` is expanded. The classes are the names of
+            its folders, in their order.
         image_size: `(height, width)` that they are resized to.
         batch_size: Images in a batch; that of `fit` and of `run` does not count.
         test: Another folder with the test part, of the same classes.
@@ -114,7 +115,8 @@ def text_folder(
     numbered by how often the training part has them.
 
     Args:
-        path: The folder; a leading `~` is expanded. The classes are the names of its folders, in their order.
+        path: The folder, on a file system of this machine (no `gs://`); a leading `~` is expanded. The classes are the names of
+            its folders, in their order.
         num_words: The vocabulary's size at most: 0 is padding, 1 all words that are not in it.
         length: Words of a text; the others are cut off.
         test: Another folder with the test part, of the same classes.

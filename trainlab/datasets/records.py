@@ -32,7 +32,8 @@ def tfrecord(
     They are read again in each epoch, a batch at a time, by a pipeline that a run goes on with exactly.
 
     Args:
-        pattern: Of the files, for example `"~/data/train-*.tfrecord"`; they are read in the order of their names.
+        pattern: Of the files, for example `"~/data/train-*.tfrecord"`, on a file system of this machine (no `gs://`); they are
+            read in the order of their names.
         features: By its name what each feature is, `(shape, dtype)`: `"float32"`, `"int64"` and `"string"` as they are stored,
             `"image"` for an encoded one (JPEG, PNG, GIF, BMP), which becomes float32 in [0, 1], and other dtypes (`"uint8"`) for
             the bytes of an array. Or what `tf.io.parse_example` takes.

@@ -26,6 +26,11 @@ class Evaluation:
         gradient: `Vector`, the loss's gradient with respect to the parameters.
         after: the values that the forward pass left in other variables (BatchNorm statistics, dropout seeds, metrics), by the
           variable's id; the Trainer's business.
+
+    Example:
+        >>> here = Evaluation(tf.constant(0.5), Vector([tf.constant([3.0, 4.0])]))
+        >>> float(here.loss), float(here.gradient.norm())
+        (0.5, 5.0)
     """
 
     loss: tf.Tensor

@@ -30,7 +30,7 @@ class Asam(StepStrategy):
         eta: what is added to the size of a parameter, at least 0.
 
     Raises:
-        ValueError: one is not.
+        TypeError, ValueError: one is not.
     """
 
     evaluations = 2

@@ -29,6 +29,13 @@ class State(NamedTuple):
         seed: int32 `[2]`, drawn from the run's seed and the iteration; give it to `tf.random.stateless_*` for noise that is
           new at each step and the same on a rerun.
         memory: the strategy's own values, as `StepStrategy.init` shaped them.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> seed, zero = tf.constant([0, 1]), tf.constant(0, tf.int64)
+        >>> state = State(Vector([tf.ones([2])]), tf.constant(0.1), zero, seed)
+        >>> state.parameters - state.learning_rate * state.parameters
+        Vector(1 leaves, 2 elements)
     """
 
     parameters: Vector
@@ -53,6 +60,12 @@ class Step(NamedTuple):
           decay and the optimizer's own average of weights have seen the optimizer's point. Constraints are applied to the new
           one too, and to the memory's if it is that very `Vector`. It may close over what the step has read or computed.
         when: scalar bool, in which updates `then` is asked; None in all.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> here = Evaluation(tf.constant(0.5), Vector([tf.ones([2])]))
+        >>> Step(2 * here.gradient, at=here, logs={"norm": here.gradient.norm()})._fields
+        ('gradient', 'at', 'memory', 'logs', 'then', 'when')
     """
 
     gradient: Vector

@@ -27,7 +27,7 @@ class Sam(StepStrategy):
         rho: the distance, in the Euclidean norm of all parameters together, at least 0.
 
     Raises:
-        ValueError: it is not.
+        TypeError, ValueError: it is not.
     """
 
     evaluations = 2

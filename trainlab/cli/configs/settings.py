@@ -59,7 +59,7 @@ class Settings:
         save_seconds: Seconds between two checkpoints; None for none by time.
         keep: How many of the last checkpoints are kept.
         keep_best: The metric, such as `'val_loss'`, whose best checkpoint is kept besides; `('max', 'NAME')` or `('min', 'NAME')`
-            where nothing says which is better; True takes `monitor`.
+            where nothing says which is better; True takes `monitor`, or `'val_loss'` where that is not set.
         micro_batch_size: Evaluates batches in pieces of at most so many examples; `'auto'` halves until they fit in memory.
         on_nonfinite: `'stop'` at an update that leaves a NaN or an infinity, or `'skip'` it.
         sum_duplicate_rows: Whether rows of an embedding that an update looks up more than once are summed before the optimizer

@@ -48,9 +48,15 @@ Errors = tuple[type[BaseException], ...]
 class WorkerLost(RuntimeError):
     """A worker has ended, or does not answer; the model is at a committed update. This process cannot train with others again.
 
+    `fit` raises it at all workers that are left. Catch it round `fit`, put away what is to be kept, and let the process end: all
+    started again go on from the chief's last checkpoint.
+
     Example:
-        >>> issubclass(WorkerLost, RuntimeError)
-        True
+        >>> def trained(trainer, x, y):
+        ...     try:
+        ...         trainer.fit(x, y)
+        ...     except WorkerLost as error:
+        ...         raise SystemExit(f"{error}")  # one line that names the worker
     """
 
 

@@ -25,6 +25,8 @@ class Tableau:
         b_embedded: weights of a second method on the same stages, of another order, whose difference from the first estimates the
           error of a step; None if there is none.
 
+    Those that have a name are in `trainlab.strategies.TABLEAUS`, a dictionary by name.
+
     Raises:
         ValueError: the numbers are no tableau, in one line.
 
@@ -118,6 +120,7 @@ def _sizes(num: int) -> str:
     return ", ".join(map(str, range(1, num))) or "no"
 
 
+# By name, as `RungeKutta` and `AdaptiveStep` take it; the last argument is the embedded method's, where there is one. Sources:
 # E. Hairer, S. P. Nørsett, G. Wanner, Solving Ordinary Differential Equations I, 2nd ed., II.1 (midpoint, Heun, Kutta's third and
 # fourth orders, the 3/8 rule: W. Kutta, Zeitschrift für Mathematik und Physik 46 (1901), 435) and II.5 (Dormand and Prince, table
 # 5.2). A. Ralston, Mathematics of Computation 16 (1962), 431. P. Bogacki, L. F. Shampine, Applied Mathematics Letters 2 (1989),
