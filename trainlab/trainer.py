@@ -87,7 +87,7 @@ class Trainer:
               memory or the mean of the losses. "stop" raises `NonFiniteError`, the model being at the update before it. "skip"
               uses up its batches and changes nothing else, not `iteration` or dropout seeds; at most 10 in a row.
             sum_duplicate_rows: whether the gradients of an embedding's row that an update looks up more than once are summed
-              before the optimizer sees them; False hands them on one by one, as Keras. None sums; a warning says where it matters.
+              before the optimizer sees them; False hands them on singly, as Keras does. None sums, and says so where it matters.
             distribute: a `tf.distribute.MirroredStrategy`, or "mirrored" for all devices of this machine: every batch is cut into
               one shard a device; for several machines, what `join_workers` returned. The model is made outside its scope.
 
