@@ -9,6 +9,8 @@ import sys
 import pytest
 from sources import PACKAGE, ROOT
 
+from trainlab.distribution.workers import Cluster, cluster_of
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 INSTALL = re.compile(r"python3 -m venv \.venv && \.venv/bin/pip install -q -e (\S+) && \.venv/bin/")
@@ -23,6 +25,8 @@ def kind(block):
         "python3 -m venv .venv": "tests" if "-m pytest" in text else "command",
         "python -m trainlab.train": "command",
         "python scripts/workers.py": "start of workers",
+        "TF_CONFIG=": "launchers",
+        "#!/bin/bash": "launchers",
         "model     mlp": "output",
         "parameters <- objective": "picture",
     }
@@ -59,8 +63,9 @@ def clone(tmp_path):
 
 def test_every_block_is_tested():
     found = {kind(block) for block in BLOCKS}
-    assert found == {"python", "workers", "start of workers", "tests", "command", "output", "picture"}
+    assert found == {"python", "workers", "start of workers", "launchers", "tests", "command", "output", "picture"}
     assert [len(of_kind(name)) for name in ("workers", "start of workers", "tests", "output", "picture")] == [1] * 5
+    assert len(of_kind("launchers")) == 2
     with pytest.raises(StopIteration):
         kind(("", "rm -r /\n"))
 
@@ -78,6 +83,21 @@ def test_workers_train_together(tmp_path):
     assert words[0] == "python" and words.count("python") == 2
     printed = run([sys.executable if word == "python" else word for word in words[1:]], tmp_path)
     assert "runs/together: begun" in printed and printed.count("10/10") == 3  # the chief alone prints
+
+
+@pytest.mark.parametrize("text", of_kind("launchers"), ids=["by hand", "slurm"])
+def test_launchers_name_the_workers(text, tmp_path):
+    stand_ins = {
+        "python": 'test "$1" = my_training.py && echo "$TF_CONFIG"',
+        "scontrol": """test "$*" = "show hostnames host[0-1]" && printf 'host0\\nhost1\\n'""",
+        "srun": 'for rank in 0 1; do SLURM_PROCID=$rank "$@"; done',
+    }
+    for name, does in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "host[0-1]"}
+    printed = subprocess.run(["bash", "-e", "-c", text], env=environment, check=True, capture_output=True, text=True).stdout
+    assert [cluster_of(line) for line in printed.splitlines()] == [Cluster(("host0:2222", "host1:2222"), rank) for rank in (0, 1)]
 
 
 def test_a_block_that_fails_would_be_found(tmp_path):
