@@ -51,7 +51,7 @@ LABEL_RULE = "labels must be whole numbers from 0 to 3, the model's output havin
 # The model, the arguments of fit, and what the line must say.
 BAD_FITS = {
     "no x": (compiled, {}, "x is missing: give arrays or a tf.data.Dataset"),
-    "empty x": (compiled, {"x": X[:0], "y": Y[:0]}, "x has 0 examples: there is nothing to train on"),
+    "empty x": (compiled, {"x": X[:0], "y": Y[:0]}, "x has 0 examples: give at least one"),
     "empty list": (compiled, {"x": [], "y": []}, "x is empty: give at least one array"),
     "lengths": (compiled, {"x": X, "y": Y[:19]}, "x has 20 examples but y has 19: they must be the same number"),
     "lengths of weights": (

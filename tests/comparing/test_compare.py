@@ -73,6 +73,9 @@ def test_what_is_shown_is_there_in_all_forms(whole, tmp_path):
     assert set(whole.curves) == {"evaluations", "seconds", "updates"}
     html = whole.report(tmp_path / "a.html").read_text()
     assert html.count("<figure>") == 3 and html.count('class="band"') == 12 and "http" not in html.replace("http-equiv", "")
+    for name, said in (("a.png", "as one of .html"), ("nosuch/a.html", "make it first"), (".html", "as one of .html")):
+        with pytest.raises((OSError, ValueError), match=said):
+            whole.report(tmp_path / name)
 
 
 def test_reports_read_its_runs(whole, tmp_path):

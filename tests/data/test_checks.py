@@ -33,7 +33,7 @@ class TestLengths:
             ((np.ones([4]), np.ones([4]), np.ones([3])), "x has 4 examples but sample_weight has 3"),
             (([np.ones([4]), np.ones([2])], None, None), r"x\[0\] has 4 examples but x\[1\] has 2"),
             (({"a": np.ones([4])}, {"b": [np.ones([2])]}, None), r"x\['a'\] has 4 examples but y\['b'\]\[0\] has 2"),
-            ((np.ones([0, 3]), np.ones([0]), None), "x has 0 examples: there is nothing to train on"),
+            ((np.ones([0, 3]), np.ones([0]), None), "x has 0 examples: give at least one"),
             ((None, None, None), "x is empty: give at least one array"),
             (([], None, None), "x is empty"),
         ],

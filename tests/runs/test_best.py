@@ -117,6 +117,13 @@ def test_a_file_of_somebody_elses_is_left_alone(tmp_path):
     trainer.load_best()
 
 
+def test_a_run_that_begins_anew_has_no_best_yet(tmp_path):
+    small(tmp_path, keep_best="loss").fit(X, Y, 8, verbose=0)
+    assert (tmp_path / "best.json").is_file()
+    small(tmp_path).fit(X, Y, 8, verbose=0, resume="never", overwrite=True)
+    assert not (tmp_path / "best.json").exists()
+
+
 def test_another_name_does_not_compare_two_scales(tmp_path):
     def run(keep_best, epochs):
         trainer = tl.Trainer(compiled(metrics=["mae"]), run=tl.Run(tmp_path, keep=1, keep_best=keep_best, save_seconds=None))

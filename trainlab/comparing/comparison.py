@@ -134,13 +134,13 @@ class Comparison:
         """Writes it as one file of HTML, with pictures.
 
         Args:
-            path: of the file, replaced if it is there; HTML whatever its suffix.
+            path: of the file, `.html`, replaced if it is there.
 
         Returns:
             The path.
 
         Raises:
-            OSError: the file cannot be written.
+            OSError, TypeError, ValueError: there can be no such file, in one line.
             ModuleNotFoundError: jinja2 is missing: `pip install 'trainlab[report]'`.
         """
         from trainlab.comparing.page import write_report  # which knows this class

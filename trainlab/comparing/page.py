@@ -40,7 +40,7 @@ def write_report(found: Comparison, path: str | os.PathLike[str]) -> Path:
         Section("Verdicts", notes=[_VERDICTS], tables=[_verdicts(found), _seconds(found)]),
     ]
     summary = f"{len(names)} steps, {found.num_rates} learning rates, {found.num_seeds} seeds, paired"
-    return write_parts(Path(path), f"Comparison: {Path(found.directory).name}", summary, names, sections)
+    return write_parts(path, f"Comparison: {Path(found.directory).name}", summary, names, sections)
 
 
 _VERDICTS = (

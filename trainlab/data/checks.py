@@ -29,7 +29,7 @@ def check_lengths(x: Any, y: Any, sample_weight: Any) -> int:
         if size != length:
             raise ValueError(f"{first} has {length} examples but {name} has {size}: they must be the same number")
     if length == 0:
-        raise ValueError(f"{first} has 0 examples: there is nothing to train on")
+        raise ValueError(f"{first} has 0 examples: give at least one")
     return length
 
 

@@ -11,6 +11,7 @@ from trainlab.reports.drawing import figure
 from trainlab.reports.drawing.panels import panels_of
 from trainlab.reports.page import render as page
 from trainlab.reports.reading.run import RunRecord, read_runs
+from trainlab.reports.targets import target_of
 from trainlab.reports.text import many
 
 Path_ = str | os.PathLike[str]
@@ -56,16 +57,7 @@ def write(runs: Path_ | Sequence[Path_], output: Path_, title: str | None = None
 
 def _checked(runs: Path_ | Sequence[Path_], output: Path_) -> tuple[Path, list[Path_]]:
     """What was given, in the form of most."""
-    if not isinstance(output, (str, os.PathLike)):
-        raise TypeError(f"output must be a path, such as 'report.html', not {output!r}")
-    target = Path(output)
-    if target.suffix.lower() not in _WRITERS:
-        known = ", ".join(_WRITERS)
-        raise ValueError(f"output={str(output)!r}: a report is written as one of {known}: give its name one of these suffixes")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"output={str(output)!r}: there is no directory {target.parent}; make it first")
-    if target.is_dir():
-        raise IsADirectoryError(f"output={str(output)!r}: is a directory; give the name of a file")
+    target = target_of(output, _WRITERS)
     paths: list[Path_] = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)
     if not paths:
         raise ValueError("runs is empty: give at least one directory of a run, such as runs/heun")

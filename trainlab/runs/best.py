@@ -128,6 +128,12 @@ def _is_ours(file: Path) -> bool:
     return isinstance(said, dict) and {"checkpoint", "epoch"} <= said.keys()
 
 
+def forget_best(checkpoints: Checkpoints) -> None:
+    """Removes what `note_best` has left, with the checkpoints that it speaks of."""
+    if _is_ours(file := checkpoints.directory.with_name("best.json")):
+        file.unlink(missing_ok=True)
+
+
 def note_best(checkpoints: Checkpoints) -> None:
     """Says beside the checkpoints, in the run's directory, which is the best, and how good."""
     if (path := checkpoints.best) is not None:

@@ -20,7 +20,7 @@ from trainlab.data import StopRequested, stoppable
 from trainlab.distribution import StopAsked
 from trainlab.loop import Findings, NonFiniteError, Plan
 from trainlab.runs import callback_state, manifest, signals
-from trainlab.runs.best import Best, note_best
+from trainlab.runs.best import Best, forget_best, note_best
 from trainlab.runs.disk.checkpoint import Checkpoints, Loaded
 from trainlab.runs.disk.encoding import AsText, decode, encode, refuse
 from trainlab.runs.disk.lock import Lock
@@ -160,6 +160,7 @@ class RunKeeper(Keeper):
                     "overwrite=True, or give another directory"
                 )
             self._checkpoints.clear()
+            forget_best(self._checkpoints)
             self._timeline.is_anew, self._best.metric = True, None
             return None
         if not paths:

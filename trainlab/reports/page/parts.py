@@ -13,6 +13,7 @@ from trainlab.reports.drawing.panels import MOST_COLOURED, Panel
 from trainlab.reports.drawing.svg import panel_svg
 from trainlab.reports.page.filling import filled
 from trainlab.reports.tables import Table
+from trainlab.reports.targets import target_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +36,13 @@ class Section:
     axes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def write_parts(path: Path, title: str, summary: str, names: Sequence[str], sections: Sequence[Section]) -> Path:
+def write_parts(
+    path: str | os.PathLike[str], title: str, summary: str, names: Sequence[str], sections: Sequence[Section]
+) -> Path:
     """Writes a page in one file, which asks for nothing else.
 
     Args:
-        path: the file, replaced if it is there.
+        path: the file, replaced if it is there; its suffix is `.html`.
         title, summary: above all.
         names: whose curves there are, in the order of their colours.
         sections: the page.
@@ -50,6 +53,7 @@ def write_parts(path: Path, title: str, summary: str, names: Sequence[str], sect
     Raises:
         ModuleNotFoundError: jinja2 is not installed.
     """
+    path = target_of(path, [".html"])
     text = filled(
         "parts.html",
         title,
