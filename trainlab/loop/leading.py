@@ -25,7 +25,8 @@ _ALIKE = (NonFiniteError, Refused)  # come at all of them
 def lead(link: Link, loop: Loop, source: Source, block: Block) -> Iterator[None]:
     """Round the call of a block at the chief."""
     first, second = source.place()
-    numbers = [block.num_updates, first, second, checksum_of(block)]
+    progress = loop.guard.progress
+    numbers = [block.num_updates, first, second, checksum_of(block), progress.epoch, progress.done]
     with link.call(numbers, lambda: list(loop.update.variables.values()), _ALIKE):
         if source.arrays is None:
             link.agree(None)
@@ -42,7 +43,8 @@ def announce(loop: Loop, source: Source, progress: Progress) -> None:
 
 def find(link: Link, loop: Loop, source: Source, numbers: Sequence[int]) -> tuple[Block | None, str | None]:
     """The block that the chief means, in this process; and, if it is not there, why."""
-    num_updates, first, second, checksum = numbers[:4]
+    num_updates, first, second, checksum, epoch, done = numbers[:6]
+    loop.guard.progress.epoch, loop.guard.progress.done = epoch, done  # as the chief counts, who knows when an epoch is over
     try:
         with link.reading():
             source.go_to((first, second))

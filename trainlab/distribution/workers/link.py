@@ -21,7 +21,7 @@ from trainlab.distribution.workers.signs import Signs
 from trainlab.parameters import tensorflow_internals
 
 WAIT, RUN, SYNC, STATE, END = 1, 2, 3, 4, 5
-_COMMAND, _NUMBERS, _WIDTH = 0, 3, 8  # places in an exchange: the command; a signal; who cannot go on; numbers
+_COMMAND, _NUMBERS, _WIDTH = 0, 3, 9  # places in an exchange: the command; a signal; who cannot go on; numbers
 _SIGNAL, _PROBLEM = 1, 2
 _BEAT = 1.0  # seconds between two signs of life while the chief is at something else
 # How long one waits for all to come to a `fit`: before it each does what it likes.
