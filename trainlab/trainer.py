@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import tensorflow as tf
 from trainlab import runs
 from trainlab.data import Given, Inputs, Source, Whereabouts, build_for, checked, describe_update, device, prepared, split
 from trainlab.distribution import replicas_of
-from trainlab.loop import Evaluations, Findings, Loop, Loops, Plan, check_given, check_strategy, plan_of
+from trainlab.loop import Evaluations, Findings, Loop, Loops, Plan, begin, check_given, check_strategy, plan_of
 from trainlab.objective import check_compiled, compile_model
 from trainlab.reports import notebook
 from trainlab.runs import Asked, Found, Keeper, Run, RunKeeper, manifest, workers
@@ -245,15 +246,13 @@ class Trainer:
         inputs = checked(self.model, given, source)
         source.warn_if_small(self.strategy.batches)
         plan = plan.on(source.updates_per_pass(self.strategy.batches), source.is_endless)
-        loop, link = self._loop(), self._replicas.link  # a strategy may fail to shape its memory: before anything is touched
+        link = self._loop().link  # a strategy may fail to shape its memory: before anything is touched
         if link is not None and workers.meet(link, self._manifest(inputs, plan)):
-            return workers.follow(link, loop, inputs, self.model)
-        with workers.led(link, loop, source, self.model, self._keeper), self._keeper.opened():
+            return workers.follow(link, self._findings, self._loop, inputs, self.model)
+        with workers.led(link, self.model, self._keeper), self._keeper.opened():
             found = self._keeper.find(asked, plan, lambda: self._manifest(inputs, plan))
-            try:
+            with closing(inputs):
                 return notebook.shown(self._train(inputs, (x, y), plan, found, callbacks, verbose))
-            finally:
-                inputs.close()
 
     def evaluate(
         self,
@@ -373,6 +372,7 @@ class Trainer:
             self._whereabouts.go_on(source, data, plan.initial_epoch)
         self._findings.micro_batches.is_silent = verbose == 0
         loop = self._loop()
+        begin(loop, source, self._findings)
         if verbose == 1 and self.strategy.batches > 1 and not self._findings.is_described:
             print(f"{self.strategy!r}: an update is {source.describe_update(self.strategy.batches)}, on {self.device}")
         listener = runs.callback_list(callbacks, self.model, plan, verbose)

@@ -2,7 +2,7 @@
 
 from trainlab.loop import jit
 from trainlab.loop.evaluation import CannotCompile, EvaluationLoop, Evaluations, PredictionLoop
-from trainlab.loop.leading import announce
+from trainlab.loop.leading import announce, begin, prepare
 from trainlab.loop.loop import Loop
 from trainlab.loop.making import Findings, Loops, check_given, check_strategy
 from trainlab.loop.nonfinite import NonFiniteError
@@ -24,9 +24,11 @@ __all__ = [
     "Progress",
     "Update",
     "announce",
+    "begin",
     "check_given",
     "check_strategy",
     "code",
     "jit",
     "plan_of",
+    "prepare",
 ]

@@ -92,6 +92,16 @@ def unsupported_operations() -> Iterator[None]:
         raise UnsupportedOperation(reason) from error
 
 
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turns what XLA does not compile, where it was told to, into a ValueError that says what to write."""
+    try:
+        with unsupported_operations():
+            yield
+    except UnsupportedOperation as error:
+        raise ValueError(f'jit_compile=True: {error}: write jit_compile=False, or "auto"') from error
+
+
 def _refusal(message: str) -> str | None:
     """Why XLA did not compile a program, in a line; None if that is not what the message of an error says."""
     if found := re.search(r"Detected unsupported operations.*? on XLA_\w+: (\w+)", message, re.DOTALL):

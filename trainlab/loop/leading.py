@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trainlab.data import Block, Source, checksum_of
-from trainlab.distribution import Link, Refused
+from trainlab.distribution import FOUND, STATE, Link, Refused
 from trainlab.loop.nonfinite import NonFiniteError
-from trainlab.loop.progress import Progress
 
 if TYPE_CHECKING:
     from trainlab.loop.loop import Loop
+    from trainlab.loop.making import Findings
 
 _ALIKE = (NonFiniteError, Refused)  # come at all of them
 
@@ -27,18 +27,31 @@ def lead(link: Link, loop: Loop, source: Source, block: Block) -> Iterator[None]
     first, second = source.place()
     progress = loop.guard.progress
     numbers = [block.num_updates, first, second, checksum_of(block), progress.epoch, progress.done]
-    with link.call(numbers, lambda: list(loop.update.variables.values()), _ALIKE):
+    with link.call(numbers, _ALIKE):
         if source.arrays is None:
             link.agree(None)
         yield
 
 
-def announce(loop: Loop, source: Source, progress: Progress) -> None:
-    """Tells the others, at the chief, where training begins; nothing where there are none."""
+def begin(loop: Loop, source: Source, findings: Findings) -> None:
+    """Tells the others, at the chief, what was found out, by which they make their loop; nothing where there are none."""
     if loop.link is not None:
-        state = {"source": source.state(), "progress": [progress.epoch, progress.done, progress.updates]}
-        message = json.dumps(state, default=lambda value: np.asarray(value).tolist()).encode()
-        loop.link.announce(message, lambda: list(loop.update.variables.values()))
+        loop.link.announce(FOUND, json.dumps(findings.record()).encode())
+        prepare(loop.link, loop, source)
+
+
+def prepare(link: Link, loop: Loop, source: Source) -> None:
+    """Prepares a loop as all workers do, and at the same time, so that they know the same variables."""
+    with link.answer() if loop.is_eager else nullcontext():  # which makes an update, and waits for the others' parts
+        loop.prepare(source)
+    link.variables = lambda: list(loop.update.variables.values())
+
+
+def announce(loop: Loop, source: Source) -> None:
+    """Tells the others, at the chief, where in the data training begins; nothing where there are none."""
+    if loop.link is not None:
+        message = json.dumps(source.state(), default=lambda value: np.asarray(value).tolist()).encode()
+        loop.link.announce(STATE, message)
 
 
 def find(link: Link, loop: Loop, source: Source, numbers: Sequence[int]) -> tuple[Block | None, str | None]:

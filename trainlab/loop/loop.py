@@ -41,15 +41,6 @@ _SNAPSHOTS_TO_COMPILE = 10
 _JIT = functools.partial(tf.function, jit_compile=True, autograph=False)
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        with jit.unsupported_operations():
-            yield
-    except jit.UnsupportedOperation as error:
-        raise ValueError(f'jit_compile=True: {error}: write jit_compile=False, or "auto"') from error
-
-
 class Loop:
     """Runs updates on the batches of a source.
 
@@ -60,6 +51,7 @@ class Loop:
         updates_per_call: how many updates a call makes; None leaves it to the measured time.
         micro_batches: the pieces that batches are evaluated in.
         tracing: to be open while the update is traced.
+        link: with other processes that make the same calls; None for none.
 
     Attributes:
         update: the same.
@@ -67,7 +59,7 @@ class Loop:
         jit_compile: the same, as it is now.
         is_eager: `run_eagerly`.
         num_traces: how often an update was traced.
-        link: with other processes that make the same calls; None for none.
+        link: the same.
     """
 
     def __init__(
@@ -78,6 +70,7 @@ class Loop:
         updates_per_call: int | None,
         micro_batches: MicroBatches,
         tracing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        link: Link | None = None,
     ):
         self.update = update
         self._tracing = tracing
@@ -96,7 +89,7 @@ class Loop:
         self._results: dict[str, tf.Tensor] | None = None  # after the call just made, if it told them
         self._snapshot_at, self._num_snapshots = -1, 0
         self.num_traces = 0
-        self.link: Link | None = None
+        self.link = link
         self._found: Callable[[], Mapping[str, tf.Tensor] | None] | None = None
 
     def run(self, source: Source, max_updates: int, before: Callable[[], None] | None = None, tells: str = "") -> int:
@@ -221,7 +214,7 @@ class Loop:
             is_new = self._functions.num_built > known and self._functions.is_by_xla(block.layout, jit_compile)
             telling = self._tellings.make(block.layout, jit_compile, function, tells) if tells else None
         found = telling.begin() if telling is not None and telling.keeps else None
-        with _refusals() if jit_compile else nullcontext(), self.transaction(found):
+        with jit.refusals() if jit_compile else nullcontext(), self.transaction(found):
             if is_new:
                 jit.check_strings(function)
             with tensorflow_internals.sums_left_alone(self.update.orders_may_be_lost):
@@ -284,7 +277,7 @@ class Loop:
         return self._compiled(self.update.function.model.get_metrics_result)
 
     def _function(self, layout: Layout, jit_compile: bool) -> Callable[..., Any]:
-        with _refusals() if jit_compile else nullcontext():
+        with jit.refusals() if jit_compile else nullcontext():
             return self._functions.get(layout, jit_compile)
 
     def _traced(self, layout: Layout, jit_compile: bool) -> Callable[..., Any]:
@@ -323,7 +316,9 @@ class Loop:
 
     def prepare(self, source: Source) -> None:
         """Traces the update, so that every variable that it may change is known; runs nothing that lasts."""
-        if self.is_eager:  # the one way to know what Python does is to let it
+        if self.is_eager:  # the one way to know what Python does is to let it: once where others must do so at the same time
+            if self.link is not None and self.link.variables is not None:
+                return
             with suppress(_Undone), self.transaction():
                 self.update([Batches(1, lambda i: source.first_batch())])
                 self._snapshot_at = -1

@@ -158,7 +158,7 @@ class Epochs:
             self._keeper.note_settings()  # names in them, which count up with all that is made before
             self._loop.prepare(self._source)
         self._keeper.resume()
-        announce(self._loop, self._source, progress)
+        announce(self._loop, self._source)
         before = None
         try:
             self._train(plan, updates_per_call)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from trainlab.data import Inputs, Source
-from trainlab.distribution import END, STATE, Link, Refused, StopAsked
-from trainlab.loop import Loop, NonFiniteError, Progress
+from trainlab.data import Inputs
+from trainlab.distribution import END, FOUND, RUN, STATE, SYNC, Link, Refused, StopAsked, WorkerLost
+from trainlab.loop import Findings, Loop, NonFiniteError, Progress, prepare
 from trainlab.runs import manifest, signals
 from trainlab.runs.epochs import Keeper
 
@@ -57,68 +56,81 @@ def meet(link: Link, rows: manifest.Manifest) -> bool:
 
 
 @contextmanager
-def led(link: Link | None, loop: Loop, source: Source, model: keras.Model, keeper: Keeper) -> Iterator[None]:
+def led(link: Link | None, model: keras.Model, keeper: Keeper) -> Iterator[None]:
     """Round a fit at the chief: however it ends, the others hear of it, and have the same weights then."""
     if link is None:
         yield
         return
+
+    def end(message: Mapping[str, Any]) -> None:
+        link.end(json.dumps(message, default=_plain).encode())
+
     heard = signals.Signals()
     link.signal, link.on_signal = lambda: heard.received or 0, keeper.hear
-    loop.link = link
-    message: dict[str, Any] = {}
     try:
         with heard:
-            loop.prepare(source)  # so that all know the same variables
             yield
             if link.lost is not None:
                 warnings.warn(f"training is complete here, but not at all workers: {link.lost}", stacklevel=2)
         message = {"history": model.history.history, "epoch": model.history.epoch}
     except StopAsked as asked:
-        message = _why(SystemExit(128 + asked.signum) if asked.signum != signal.SIGINT else KeyboardInterrupt())
+        with suppress(WorkerLost):
+            end(_why(SystemExit(128 + asked.signum) if asked.signum != signal.SIGINT else KeyboardInterrupt()))
         signals.stop(asked.signum)
     except BaseException as error:
-        message = _why(error)
+        with suppress(WorkerLost):  # which may have left for the same reason; this is it
+            end(_why(error))
         raise
-    finally:
-        loop.link = None
-        link.end(json.dumps(message, default=_plain).encode(), lambda: list(loop.update.variables.values()))
+    end(message)
 
 
-def follow(link: Link, loop: Loop, inputs: Inputs, model: keras.Model) -> keras.callbacks.History:
+def follow(
+    link: Link, findings: Findings, make_loop: Callable[[], Loop], inputs: Inputs, model: keras.Model
+) -> keras.callbacks.History:
     """A fit at another worker than the chief: makes the calls that it makes.
+
+    Args:
+        link: to the others.
+        findings: take those of the chief.
+        make_loop: called once they have.
+        inputs: of this process.
+        model: that is trained.
 
     Returns:
         The chief's history.
 
     Raises:
         NonFiniteError: as at the chief.
+        TypeError, ValueError: as at the chief, of a step that cannot be made.
         KeyboardInterrupt, SystemExit: training was stopped, here or elsewhere.
         Refused: its data are not those of the chief.
         ChiefEnded: the chief has ended it by an error.
         WorkerLost: one was lost.
     """
-
-    def variables() -> list[tf.Variable]:
-        return list(loop.update.variables.values())
-
-    source = inputs.source
     problem: Exception | None = None
-    loop.link = link
     try:
         with signals.Signals() as heard:
             link.signal = lambda: heard.received or 0
-            loop.prepare(source)
-            while (told := link.hear(variables)).command != END:
-                if told.command == STATE:
-                    _begin(loop, source, json.loads(link.message()))
-                    continue
+            calls = _Calls(link, findings, make_loop, inputs)
+            while (told := link.hear()).command != END:
+                if problem is not None:
+                    raise problem
                 try:
-                    loop.follow(source, told.numbers)
-                except (NonFiniteError, Refused) as error:  # the chief has it too, and says when it is over
+                    calls.make(told.command, told.numbers)
+                except Exception as error:
+                    # It may come at the chief too, which then says that it is over: so nobody is lost. Not so in the middle of a
+                    # call, where others wait, but for what comes at all of them.
+                    if link.lost is not None or (told.command == RUN and not isinstance(error, NonFiniteError | Refused)):
+                        raise
                     problem = error
-            message = json.loads(link.take_end(variables))
+            has_variables = bool(told.numbers[0])
+            if problem is not None and has_variables and link.variables is None:
+                raise problem
+            message = json.loads(link.take_end(has_variables))
+    except BaseException as error:
+        link.give_up(error)
+        raise
     finally:
-        loop.link = None
         inputs.close()
     if problem is not None:
         raise problem
@@ -128,10 +140,27 @@ def follow(link: Link, loop: Loop, inputs: Inputs, model: keras.Model) -> keras.
     return model.history
 
 
-def _begin(loop: Loop, source: Source, state: Mapping[str, Any]) -> None:
-    epoch, done, updates = state["progress"]
-    source.restore(state["source"], {})
-    loop.guard.start(Progress(epoch, "updates", done, updates))
+class _Calls:
+    """Makes what the chief says."""
+
+    def __init__(self, link: Link, findings: Findings, make_loop: Callable[[], Loop], inputs: Inputs):
+        self._link, self._findings, self._make_loop, self._source = link, findings, make_loop, inputs.source
+        self._loop: Loop | None = None
+
+    def make(self, command: int, numbers: Sequence[int]) -> None:
+        """Makes it; the first is always `FOUND`."""
+        if command == FOUND:
+            self._findings.take(json.loads(self._link.message()))
+            self._loop = self._make_loop()
+            prepare(self._link, self._loop, self._source)
+        assert self._loop is not None
+        if command == SYNC:
+            self._link.share()
+        elif command == STATE:
+            self._source.restore(json.loads(self._link.message()), {})
+            self._loop.guard.start(Progress())
+        elif command == RUN:
+            self._loop.follow(self._source, numbers)
 
 
 def _why(error: BaseException) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the chief says when another worker was sent a signal, and what it says of one that is lost at the very end."""
+"""What workers say of a signal to another, of one that is lost at the very end, and of errors of their own."""
 
 import re
 import signal
@@ -10,13 +10,15 @@ import pytest
 from resuming import small
 from small import compiled, regression
 
-from trainlab.distribution import StopAsked, WorkerLost
+from trainlab.distribution import END, FOUND, RUN, STATE, SYNC, StopAsked, WorkerLost
+from trainlab.distribution.workers.link import Told
+from trainlab.loop import Findings, NonFiniteError
 from trainlab.runs import workers
 
 X, Y = regression(40)
 
 
-class Told(keras.callbacks.Callback):
+class Hearing(keras.callbacks.Callback):
     """Another worker's signal, known at the beginning of an update; with or without the chief's hearing of it."""
 
     def __init__(self, keeper, at, hears=True):
@@ -40,7 +42,7 @@ class Told(keras.callbacks.Callback):
 def test_it_says_where_it_is_saved_though_it_was_saved_before(save_steps, tmp_path, capsys):
     trainer = small(tmp_path, save_steps=save_steps, save_seconds=None)
     with pytest.raises(SystemExit, match="143"):
-        trainer.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[Told(trainer._keeper, 4)])
+        trainer.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[Hearing(trainer._keeper, 4)])
     said = re.findall(r"stopped by a signal at update 4: saved in (\S+);", capsys.readouterr().out)
     assert said == [str(trainer.last_checkpoint)] and trainer.last_checkpoint.name.endswith("step-4")
 
@@ -49,7 +51,7 @@ def test_of_what_nobody_was_sent_nothing_is_said(tmp_path, capsys):
     """Control."""
     trainer = small(tmp_path, save_steps=1, save_seconds=None)
     with pytest.raises(StopAsked):
-        trainer.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[Told(trainer._keeper, 4, hears=False)])
+        trainer.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[Hearing(trainer._keeper, 4, hears=False)])
     assert "stopped by" not in capsys.readouterr().out
 
 
@@ -61,14 +63,94 @@ def test_a_worker_that_is_lost_when_all_is_done_is_a_warning(is_lost):
     model.history.history, model.history.epoch = {"loss": [0.5]}, [0]
     ended = []
     lost = WorkerLost("worker 1 (b:1) was lost") if is_lost else None
-    link = SimpleNamespace(lost=lost, end=lambda message, variables: ended.append(message))
-    loop = SimpleNamespace(prepare=lambda source: None, link=None, update=SimpleNamespace(variables={}))
+    link = SimpleNamespace(lost=lost, end=ended.append)
     keeper = SimpleNamespace(hear=None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with workers.led(link, loop, None, model, keeper):
+        with workers.led(link, model, keeper):
             pass
     assert [str(w.message) for w in caught] == is_lost * [
         "training is complete here, but not at all workers: worker 1 (b:1) was lost"
     ]
-    assert b'"loss": [0.5]' in ended[0] and loop.link is None
+    assert b'"loss": [0.5]' in ended[0]
+
+
+class Line:
+    """A follower's end of the line: what the chief says, one after the other, and whether this one gave up."""
+
+    def __init__(self, *told):
+        self.told, self.lost, self.variables, self.left = list(told), None, None, []
+        self.cluster = SimpleNamespace(name=str)
+
+    def hear(self):
+        return Told(*self.told.pop(0))
+
+    def message(self):
+        return b'{"jit_compile": null, "micro_batch_size": null}'
+
+    def take_end(self, has_variables):
+        return b'{"ended_by": "TypeError", "text": "the chief\'s"}'
+
+    def give_up(self, error):
+        self.left.append(error)
+
+
+def follow(line, **loop):
+    """What a follower raises."""
+    model = compiled()
+    inputs = SimpleNamespace(source=None, close=lambda: None)
+    made = SimpleNamespace(is_eager=False, update=SimpleNamespace(variables={}), **loop)
+    with pytest.raises(Exception) as caught:
+        workers.follow(line, Findings(None, None), lambda: made, inputs, model)
+    return caught.value
+
+
+def fails(source, *_):
+    raise TypeError("its own")
+
+
+def passes(source, *_):
+    pass
+
+
+def test_what_a_follower_cannot_do_either_is_its_own_error_and_nobody_is_lost():
+    line = Line((FOUND, []), (END, [0]))
+    assert str(follow(line, prepare=fails)) == "its own" and line.left == [] and line.told == []
+
+
+def test_control_of_a_follower_that_has_no_error():
+    line = Line((FOUND, []), (RUN, [1]), (END, [1]))
+    error = follow(line, prepare=passes, follow=passes)
+    assert isinstance(error, workers.ChiefEnded) and "the chief's" in str(error) and line.left == []
+
+
+@pytest.mark.parametrize("told", [(STATE, []), (SYNC, []), (RUN, [1]), (END, [1])])
+def test_what_a_follower_alone_cannot_do_is_told_when_the_chief_goes_on(told):
+    line = Line((FOUND, []), told)
+    error = follow(line, prepare=fails)
+    assert str(error) == "its own" and line.left == [error]
+
+
+def test_an_error_in_a_call_is_told_at_once_but_for_one_that_comes_at_all():
+    line = Line((FOUND, []), (RUN, [1]), (END, [1]))
+    error = follow(line, prepare=passes, follow=fails)
+    assert line.left == [error] and line.told == [(END, [1])]
+
+    def explodes(source, numbers):
+        raise NonFiniteError("update 3 is not finite")
+
+    line = Line((FOUND, []), (RUN, [1]), (END, [1]))
+    assert isinstance(follow(line, prepare=passes, follow=explodes), NonFiniteError) and line.left == line.told == []
+
+
+def test_what_ends_the_chief_is_not_replaced_by_the_loss_of_a_worker_that_had_it_too():
+    def lose(message):
+        raise WorkerLost("worker 1 was lost")
+
+    link = SimpleNamespace(lost=None, end=lose)
+    with pytest.raises(TypeError, match="its own"), workers.led(link, None, SimpleNamespace(hear=None)):
+        fails(None)
+    model = SimpleNamespace(history=keras.callbacks.History())
+    model.history.epoch = []
+    with pytest.raises(WorkerLost), workers.led(link, model, SimpleNamespace(hear=None)):  # control: there nothing else says it
+        pass

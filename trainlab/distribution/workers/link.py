@@ -20,7 +20,7 @@ from trainlab.distribution.workers.collectives import Collectives
 from trainlab.distribution.workers.signs import Signs
 from trainlab.parameters import tensorflow_internals
 
-WAIT, RUN, SYNC, STATE, END = 1, 2, 3, 4, 5
+WAIT, RUN, SYNC, FOUND, STATE, END = 1, 2, 3, 4, 5, 6
 _COMMAND, _NUMBERS, _WIDTH = 0, 3, 9  # places in an exchange: the command; a signal; who cannot go on; numbers
 _SIGNAL, _PROBLEM = 1, 2
 _BEAT = 1.0  # seconds between two signs of life while the chief is at something else
@@ -76,7 +76,7 @@ class Told(NamedTuple):
     """What the chief said.
 
     Attributes:
-        command: `RUN`, `SYNC` or `END`.
+        command: `RUN`, `SYNC`, `FOUND`, `STATE` or `END`.
         numbers: with it.
     """
 
@@ -93,7 +93,8 @@ class Link:
 
     Attributes:
         collectives: what processes compute together.
-        is_stale: whether variables may have changed at the chief since all had the same.
+        variables: returns those that must be the same everywhere; None as long as not all of them are known here.
+        is_stale: whether they may have changed at the chief since all had the same.
         signal: returns the signal that this worker was sent, to be told to all; 0 for none.
         on_signal: called, at the chief, with the signal that another was sent.
     """
@@ -105,6 +106,7 @@ class Link:
         self._is_in_fit = self._is_meeting = False
         if signs is not None:
             signs.on_lost = self._lose
+        self.variables: Variables | None = None
         self.is_stale = True
         self.signal: Callable[[], int] = _none
         self.on_signal: Callable[[int], None] = _nobody
@@ -144,7 +146,7 @@ class Link:
             except Refused:
                 self._is_in_fit = False
                 raise
-        self.is_stale = True
+        self.variables, self.is_stale = None, True
         self._is_over.clear()
         if self.is_chief:
             self._thread = threading.Thread(target=self._beat, daemon=True, name="trainlab workers")
@@ -162,12 +164,11 @@ class Link:
             raise Refused(f"{self.cluster.name(rank - 1)} {text}")
 
     @contextmanager
-    def call(self, numbers: Sequence[int], variables: Variables, alike: Errors) -> Iterator[None]:
+    def call(self, numbers: Sequence[int], alike: Errors) -> Iterator[None]:
         """Round a call of the chief's: all others are told to make the same.
 
         Args:
             numbers: what it is of.
-            variables: returns those that must be the same everywhere.
             alike: the errors that come at all of them.
 
         Raises:
@@ -177,21 +178,26 @@ class Link:
         with self._lock, self._explained():
             self._check()
             if self.is_stale:
-                self._sync(variables)
+                self._sync()
             self._tell(RUN, *numbers)
             with self._leaving(alike):
                 yield
 
-    def announce(self, state: bytes, variables: Variables) -> None:
-        """Tells the others, at the chief, where training begins."""
+    def announce(self, command: int, message: bytes) -> None:
+        """Tells the others, at the chief, what they must know before any call; and the variables' values, once these are known.
+
+        Raises:
+            StopAsked, WorkerLost: as `call`.
+        """
         with self._lock, self._explained():
             self._check()
-            self._sync(variables)
-            self._tell(STATE)
-            self.collectives.broadcast(state, 0)
+            if self.variables is not None:
+                self._sync()
+            self._tell(command)
+            self.collectives.broadcast(message, 0)
 
-    def hear(self, variables: Variables) -> Told:
-        """Waits, at another worker, for what the chief says; takes its values of the variables where it says so.
+    def hear(self) -> Told:
+        """Waits, at another worker, for what the chief says.
 
         Raises:
             WorkerLost: it has ended.
@@ -199,14 +205,17 @@ class Link:
         with self._explained():
             while True:
                 command, signum, _, *numbers = self.collectives.exchange([0, self.signal()])
-                if command == SYNC and not signum:
-                    self.collectives.share(variables())
-                elif command == END or (command in (RUN, STATE) and not signum):
+                if command == END or (command > WAIT and not signum):
                     return Told(command, numbers)
 
+    def share(self) -> None:
+        """Takes, at another worker, the chief's values of the variables."""
+        with self._explained():
+            self._share()
+
     @contextmanager
-    def answer(self, alike: Errors) -> Iterator[None]:
-        """Round the same call at the others, once they have heard of it."""
+    def answer(self, alike: Errors = ()) -> Iterator[None]:
+        """Round what all do together, once they have heard of it: `alike` are the errors that come at all of them."""
         with self._explained(), self._leaving(alike):
             yield
 
@@ -235,31 +244,37 @@ class Link:
                 self.give_up(error)
             raise
 
-    def _sync(self, variables: Variables) -> None:
+    def _sync(self) -> None:
         self._tell(SYNC)
-        self.collectives.share(variables())
+        self._share()
         self.is_stale = False
 
-    def end(self, message: bytes | None, variables: Variables) -> None:
-        """Ends a fit, at the chief: all take its values of the variables, and the message."""
+    def _share(self) -> None:
+        assert self.variables is not None
+        self.collectives.share(self.variables())
+
+    def end(self, message: bytes | None) -> None:
+        """Ends a fit, at the chief: all take the message, and its values of the variables, if these were known."""
         self._is_over.set()
         if self.lost is not None:
-            self._is_in_fit = False
+            self._is_in_fit, self.variables = False, None
             return
         with self._lock, self._explained():
-            self._tell(END, heeds=False)
-            self.collectives.share(variables())
+            self._tell(END, int(self.variables is not None), heeds=False)
+            if self.variables is not None:
+                self._share()
             self.collectives.broadcast(message, 0)
-        self._is_in_fit = False
+        self._is_in_fit, self.variables = False, None
         if self._thread is not None:
             self._thread.join()
 
-    def take_end(self, variables: Variables) -> bytes:
+    def take_end(self, has_variables: bool) -> bytes:
         """The same at the others, which returns the message."""
         with self._explained():
-            self.collectives.share(variables())
+            if has_variables:
+                self._share()
             message = self.collectives.broadcast(None, 0)
-        self._is_in_fit = False
+        self._is_in_fit, self.variables = False, None
         return message
 
     def reading(self) -> AbstractContextManager[None]:

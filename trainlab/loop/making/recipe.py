@@ -124,5 +124,5 @@ def made_by(recipe: Recipe, made: Made | None, model: keras.Model, findings: Fin
     memory = made.loop.update.memory if made is not None and made.recipe.has_same_memory(recipe) else None
     update = Update(model, recipe.strategy, recipe.seed, memory, recipe.sum_duplicate_rows, recipe.replicas)
     jit_compile = False if recipe.run_eagerly else recipe.jit_compile
-    loop = Loop(update, jit_compile, recipe.run_eagerly, recipe.updates_per_call, findings.micro_batches, recipe.settings.tracing)
-    return Made(recipe, loop)
+    given = jit_compile, recipe.run_eagerly, recipe.updates_per_call, findings.micro_batches, recipe.settings.tracing
+    return Made(recipe, Loop(update, *given, recipe.replicas.link))

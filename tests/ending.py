@@ -1,0 +1,198 @@
+"""Fits of several workers, one after the other, that end otherwise than they were meant to; each says how.
+
+`python ending.py DIRECTORY CASE ...` makes each case, by name, as one worker of the cluster that TF_CONFIG describes.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import trainlab as tl
+
+NUMBER, SIZE, CLASSES = 64, 8, 3
+
+
+def made(*others, x_size=4, **compiled):
+    """A small compiled model; the same weights everywhere."""
+    keras.utils.set_random_seed(1)
+    keras.utils.clear_session(free_memory=False)
+    model = keras.Sequential([keras.Input([x_size]), keras.layers.Dense(8, "tanh"), *others, keras.layers.Dense(CLASSES)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9), loss=loss, **compiled)
+    return model
+
+
+def data(number=NUMBER):
+    rng = np.random.default_rng(2)
+    return rng.normal(size=(number, 4)).astype("float32"), rng.integers(CLASSES, size=number)
+
+
+def stream(x, y):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(SIZE)
+
+
+class NoStep(tl.StepStrategy):
+    """Returns none."""
+
+    def step(self, objective, state):
+        return objective(state.parameters)
+
+
+class Explodes(tl.StepStrategy):
+    """Is not finite from the 13th update on: the fifth of the second epoch."""
+
+    def step(self, objective, state):
+        here = objective(state.parameters)
+        return tl.Step(here.gradient / tf.cast(state.iteration < 12, tf.float32), at=here)
+
+
+class OfText(keras.layers.Layer):
+    """An operation that XLA does not have."""
+
+    def call(self, x):
+        return x + 0.0 * tf.cast(tf.strings.length(tf.strings.as_string(x)), x.dtype)
+
+
+class Says(keras.callbacks.Callback):
+    """Raises at the beginning."""
+
+    def on_train_begin(self, logs=None):
+        raise KeyError("a callback's")
+
+
+def good(workers, rank, directory, **settings):
+    """Nothing is wrong."""
+    x, y = data()
+    return tl.Trainer(made(), distribute=workers, **settings), {"x": x, "y": y, "batch_size": SIZE, "epochs": 2}
+
+
+def resumed(workers, rank, directory):
+    """The run of one process is gone on with, which knew whether XLA compiles."""
+    trainer, given = good(workers, rank, directory, run=directory / "run")
+    given.pop("epochs")
+    return trainer, given | {"steps": 10}
+
+
+def missing(workers, rank, directory):
+    """The chief is to go on with what is not there."""
+    trainer, given = good(workers, rank, directory, run=directory / "none")
+    return trainer, given | ({"resume": "must"} if rank == 0 else {})
+
+
+def callback(workers, rank, directory):
+    trainer, given = good(workers, rank, directory)
+    return trainer, given | ({"callbacks": [Says()]} if rank == 0 else {})
+
+
+def synchronized(workers, rank, directory):
+    x, y = data()
+    trainer = tl.Trainer(made(keras.layers.BatchNormalization(synchronized=True)), distribute=workers)
+    return trainer, {"x": x, "y": y, "batch_size": SIZE}
+
+
+def unknown_to_xla(workers, rank, directory):
+    x, y = data()
+    return tl.Trainer(made(OfText()), distribute=workers, jit_compile=True), {"x": x, "y": y, "batch_size": SIZE}
+
+
+def no_step(workers, rank, directory, **settings):
+    x, y = data()
+    return tl.Trainer(made(), NoStep(), distribute=workers, **settings), {"x": x, "y": y, "batch_size": SIZE}
+
+
+def no_step_eagerly(workers, rank, directory):
+    return no_step(workers, rank, directory, run_eagerly=True)
+
+
+def no_step_at_one(workers, rank, directory):
+    """What one alone cannot trace."""
+    trainer, given = good(workers, rank, directory)
+    of = trainer._loops.of
+
+    def fails(source):
+        raise RuntimeError("out of patience")
+
+    def broken(*described):
+        loop = of(*described)
+        loop.prepare = fails
+        return loop
+
+    trainer._loops.of = broken if rank == 1 else of
+    return trainer, given
+
+
+def nan_weights(workers, rank, directory):
+    trainer, given = good(workers, rank, directory)
+    kernel = trainer.model.layers[0].kernel
+    kernel.assign(kernel * np.nan)
+    return trainer, given
+
+
+def scale(workers, rank, directory):
+    x, y = data()
+    model = made()
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=4.0)
+    model.compile(optimizer=optimizer, loss=model.loss)
+    trainer = tl.Trainer(model, distribute=workers)
+    optimizer.build(model.trainable_variables)
+    optimizer.dynamic_scale.assign(0.0)
+    return trainer, {"x": x, "y": y, "batch_size": SIZE}
+
+
+def explodes(workers, rank, directory, **more):
+    x, y = data()
+    return tl.Trainer(made(), Explodes(), distribute=workers), {"x": x, "y": y, "batch_size": SIZE, "epochs": 4, **more}
+
+
+def explodes_by_updates(workers, rank, directory):
+    return explodes(workers, rank, directory, validate_every=3)
+
+
+def eagerly(workers, rank, directory):
+    """A run, whose chief looks for what an update changes."""
+    return good(workers, rank, directory, run_eagerly=True, run=tl.Run(directory / "eager", keep_best="loss"))
+
+
+def eagerly_again(workers, rank, directory):
+    """It is gone on with."""
+    trainer, given = eagerly(workers, rank, directory)
+    return trainer, given | {"epochs": 3}
+
+
+def find(workers, rank, directory):
+    trainer, given = good(workers, rank, directory)
+    trainer.fit = lambda **_: trainer.find_learning_rate(given["x"], given["y"], batch_size=SIZE)
+    return trainer, {}
+
+
+def find_at_chief(workers, rank, directory):
+    return find(workers, rank, directory) if rank == 0 else good(None, rank, directory)
+
+
+def said(case, workers, rank, directory):
+    """How a case ended, in a line; and what it left."""
+    trainer, given = globals()[case](workers, rank, directory)
+    try:
+        result = trainer.fit(**given, **({"verbose": 0} if given else {}))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}", trainer.iterations
+    weights = np.concatenate([np.ravel(w) for w in trainer.model.get_weights()]).tolist()
+    return "trained" if isinstance(result, keras.callbacks.History) else type(result).__name__, trainer.iterations, weights
+
+
+def main(directory, cases):
+    rank = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+    workers = tl.join_workers(60, 15)
+    found = {}
+    for case in cases:
+        found[case] = said(case, workers, rank, directory)
+        (directory / f"{rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
