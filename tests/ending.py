@@ -153,6 +153,25 @@ def explodes_by_updates(workers, rank, directory):
     return explodes(workers, rank, directory, validate_every=3)
 
 
+def label(workers, rank, directory, **settings):
+    """The last example of the third batch, which worker 1 evaluates, is out of range."""
+    x, y = data()
+    y[3 * SIZE - 1] = CLASSES
+    return tl.Trainer(made(), distribute=workers, **settings), {"x": stream(x, y), "epochs": 2}
+
+
+def label_skipped(workers, rank, directory):
+    return label(workers, rank, directory, on_nonfinite="skip")
+
+
+def label_unchecked(workers, rank, directory):
+    """The same of arrays."""
+    x, y = data()
+    y[3 * SIZE - 1] = CLASSES
+    given = {"x": x, "y": y, "batch_size": SIZE, "shuffle": False, "check_data": False, "epochs": 2}
+    return tl.Trainer(made(), distribute=workers), given
+
+
 def eagerly(workers, rank, directory):
     """A run, whose chief looks for what an update changes."""
     return good(workers, rank, directory, run_eagerly=True, run=tl.Run(directory / "eager", keep_best="loss"))

@@ -77,6 +77,16 @@ def find(link: Link, loop: Loop, source: Source, numbers: Sequence[int]) -> tupl
     return block, None
 
 
+def explained(link: Link, loop: Loop, block: Block, problem: Exception) -> Exception:
+    """What this worker raises for an error of a call that it alone has had, once the others, in the middle of it, know.
+
+    It names the update whose data explain the error; if there is none, it is the error itself.
+    """
+    error = loop.guard.explained(block, problem)
+    link.give_up(error)
+    return error
+
+
 def _reason(error: Exception) -> str:
     """An error in a line: of one in a user's generator, which TensorFlow tells with both tracebacks, the error itself."""
     own = re.findall(r"^(\w+(?:Error|Exception): .*)$", str(error), re.MULTILINE)

@@ -21,7 +21,7 @@ import tensorflow as tf
 from trainlab.data import Block, Layout, Source
 from trainlab.distribution import Link, NotForXla
 from trainlab.loop import jit
-from trainlab.loop.leading import answer, find, lead
+from trainlab.loop.leading import answer, explained, find, lead
 from trainlab.loop.micro_batches import MicroBatches
 from trainlab.loop.nonfinite import Guard, Undo
 from trainlab.loop.programs import Programs, Tellings, as_logs
@@ -196,9 +196,11 @@ class Loop:
                 if self._functions.explain(block.layout, bool(self.jit_compile), problem):
                     self._tellings.forget()  # among them the one of the program that is not to be tried again
                     continue
-                if isinstance(problem, tf.errors.InvalidArgumentError) and self.link is None:  # of a label out of range, on a CPU
+                if not isinstance(problem, tf.errors.InvalidArgumentError):  # of a label out of range, on a CPU
+                    raise
+                if self.link is None:
                     return problem
-                raise
+                raise explained(self.link, self, block, problem) from problem
             if self._micro_batches.size != tried:
                 self._micro_batches.report()
             self._reach = min(2 * self._reach, sys.maxsize)

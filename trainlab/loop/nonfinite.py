@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import tensorflow as tf
@@ -218,7 +219,7 @@ class Guard:
         if isinstance(problem, Undo) and problem.args[0] == _SCALE:
             found.insert(0, f"its gradients overflow though the loss scale has fallen to {self.watch.loss_scale:.3g}")
         reason = "; ".join(found) or f"it left {problem.args[0]} non-finite"
-        line = f"update {iteration + 1} (number {self.progress.done + 1} of epoch {self.progress.epoch + 1}): {reason}"
+        line = self._line(0, reason)
         if is_last:
             where = f"the model is at update {iteration}, the last good one"
             what = "Clean the data" if data else "Lower the learning rate, clip the gradient (clipnorm)"
@@ -233,6 +234,31 @@ class Guard:
         if is_told:
             so_far = f"{count} so far" if count > 1 else "the 10th, the 100th and so on will be reported too"
             warnings.warn(f"{line}; skipped ({so_far})", stacklevel=2)
+
+    def explained(self, block: Block, problem: Exception) -> Exception:
+        """What tells of an error that a block's call has had at one of several workers, which has been taken back there.
+
+        Returns:
+            A `NonFiniteError` that names the first update whose data explain it; `problem` itself, if none do.
+        """
+        found: list[str | None] = []
+        with suppress(Exception):  # whatever fails here must not hide the error
+            block.layout.program(lambda batches: found.append(_bad_data(self._update, batches)), None)(*block.arguments)
+        for number, reason in enumerate(found):
+            if reason is not None:
+                iteration = int(self._update.function.model.optimizer.iterations)
+                line = (
+                    f"{self._line(number, reason)}; the model is at update {iteration}, the last before this call. Clean the data"
+                )
+                if self.on_nonfinite == "skip":
+                    line += ': on_nonfinite="skip" cannot leave out what fails at one worker alone'
+                return NonFiniteError(line, iteration, is_of_data=True)
+        return problem
+
+    def _line(self, ahead: int, reason: str) -> str:
+        """Says which update it is, so many after the next one, and why."""
+        update, progress = int(self._update.function.model.optimizer.iterations) + 1 + ahead, self.progress
+        return f"update {update} (number {progress.done + 1 + ahead} of epoch {progress.epoch + 1}): {reason}"
 
     def _reasons(self, block: Block) -> tuple[str | None, str | None]:
         """What is wrong with the data of a block's one update, and with its evaluations; None where nothing is, or shows."""

@@ -119,6 +119,8 @@ def test_a_rate_is_looked_for_by_one_process(found):
     "case, says",
     [
         ("no_step_at_one", "RuntimeError: out of patience"),
+        ("label", "NonFiniteError: update 3 (number 3 of epoch 1): in its batch, y holds the label 3 in example 7"),
+        ("label_unchecked", "NonFiniteError: update 3 (number 3 of epoch 1): in its batch, y holds the label 3 in example 7"),
     ],
 )
 def test_what_comes_at_one_all_name(case, says, tmp_path):
@@ -128,6 +130,13 @@ def test_what_comes_at_one_all_name(case, says, tmp_path):
     assert told.startswith("WorkerLost: worker 1 (localhost:") and rest.startswith(second[0])
     if case != "no_step_at_one":
         assert second[0].partition("; the model is at")[0] == alone(case, tmp_path)[0].partition("; the model is at")[0]
+
+
+@pytest.mark.slow
+def test_what_one_alone_cannot_do_is_not_skipped_and_that_is_said(tmp_path):
+    first, second = (each["label_skipped"] for each in ended(tmp_path, "label_skipped"))
+    for line in (first[0], second[0]):
+        assert 'on_nonfinite="skip" cannot leave out what fails at one worker alone' in line
 
 
 @pytest.mark.slow

@@ -284,7 +284,7 @@ class Link:
     def give_up(self, error: BaseException) -> None:
         """Lets the others know at once that this worker will not come to what they wait for."""
         if self.lost is None:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
             self.lost = WorkerLost(f"{self.cluster.name(self.cluster.rank)} has left the training: {reason}; {_AGAIN}")
             if self._signs is not None:
                 self._signs.leave(reason)
