@@ -172,6 +172,10 @@ def label_unchecked(workers, rank, directory):
     return tl.Trainer(made(), distribute=workers), given
 
 
+def eagerly_at_one(workers, rank, directory):
+    return good(workers, rank, directory, run_eagerly=rank == 1)
+
+
 def eagerly(workers, rank, directory):
     """A run, whose chief looks for what an update changes."""
     return good(workers, rank, directory, run_eagerly=True, run=tl.Run(directory / "eager", keep_best="loss"))
@@ -181,6 +185,11 @@ def eagerly_again(workers, rank, directory):
     """It is gone on with."""
     trainer, given = eagerly(workers, rank, directory)
     return trainer, given | {"epochs": 3}
+
+
+def eagerly_compiled_at_one(workers, rank, directory):
+    x, y = data()
+    return tl.Trainer(made(run_eagerly=rank == 1), distribute=workers), {"x": x, "y": y, "batch_size": SIZE}
 
 
 def find(workers, rank, directory):

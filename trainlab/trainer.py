@@ -359,7 +359,7 @@ class Trainer:
     def _manifest(self, inputs: Inputs, plan: Plan) -> manifest.Manifest:
         own = {"on_nonfinite": self.on_nonfinite, "sum_duplicate_rows": self._sum_duplicate_rows is not False}
         of_fit = manifest.of_fit(self.model, self.strategy, self.seed, inputs, plan, self._findings, **own)
-        return of_fit | {"replicas": self._replicas.number}
+        return of_fit | {"replicas": self._replicas.number, "run_eagerly": self._is_eager}
 
     def _train(
         self, inputs: Inputs, data: Any, plan: Plan, found: Found, callbacks: Any, verbose: int

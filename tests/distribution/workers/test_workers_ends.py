@@ -21,6 +21,8 @@ ALIKE = {
     "scale": "NonFiniteError: the loss scale is 0 before the first update",
     "no_step": "TypeError: NoStep.step returned Evaluation; it must return Step(gradient, at=evaluation)",
     "find": "ValueError: find_learning_rate runs in one process",
+    "eagerly_at_one": "about to train something else than the chief: run_eagerly is True, at the chief False",
+    "eagerly_compiled_at_one": "about to train something else than the chief: run_eagerly is True, at the chief False",
     "explodes": "NonFiniteError: update 13 (number 5 of epoch 2): ",
     "explodes_by_updates": "NonFiniteError: update 13 (number 1 of epoch 5): ",
 }

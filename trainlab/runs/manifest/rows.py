@@ -50,6 +50,7 @@ RULES: dict[str, tuple[str, str]] = {
     "on_nonfinite": (REFUSE, 'give it back, or say override=["on_nonfinite"] to go on with the new one'),
     "sum_duplicate_rows": (REFUSE, f"give the Trainer the one that was saved; {_ANEW}"),
     "replicas": (WARN, "the data go on in the same order, but dropout masks differ, and the result in the last digits"),
+    "run_eagerly": (WARN, "the result may differ in the last bits"),
     "determinism": (WARN, "the result may differ in the last bits"),
     "threads": (WARN, "the result may differ in the last bits"),
     "device": (WARN, "the result may differ in the last bits"),
