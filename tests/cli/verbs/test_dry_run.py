@@ -82,6 +82,16 @@ def test_an_update_of_several_batches(trainlab_command):
     assert status == 0 and "an epoch of 21 updates" in out and "of them" not in out
 
 
+def test_of_several_workers_it_says_that_one_process_tries_alone(trainlab_command, tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    status, out, err = trainlab_command("train", *DRY, "--set", "run.distribute = 'workers'")
+    [line] = ours(err)
+    assert status == 0 and "device    CPU\n" in out and list(tmp_path.iterdir()) == []
+    assert line.startswith(
+        "trainlab: warning: run.distribute = 'workers': tried as one process alone does it: device, memory and"
+    )
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.0001, "0.1 ms"), (0.25, "250 ms"), (2.26, "2.3 s"), (90, "1.5 min"), (7200, "2 h"), (1e6, "278 h")]
 )

@@ -43,6 +43,13 @@ def test_find_lr_says_which_and_why(trainlab_command, tmp_path, tried):
     assert [path.name for path in tmp_path.iterdir()] == ["lr.json"]
 
 
+def test_find_lr_is_of_one_process(trainlab_command, tried):
+    status, out, err = trainlab_command("find-lr", *HEUN, "--set", "run.distribute = 'workers'")
+    [line] = ours(err)
+    assert (status, out, tried) == (1, "", [])
+    assert line == "trainlab: error: run.distribute = 'workers': find-lr is of one process: add --set 'run.distribute = None'"
+
+
 def test_find_lr_draws(trainlab_command, tmp_path, tried, monkeypatch):
     monkeypatch.setattr(RATES, "plot", lambda path: path.write_bytes(b"drawn"), raising=False)
     assert trainlab_command("find-lr", *HEUN, "--output", "lr.png")[0] == 0

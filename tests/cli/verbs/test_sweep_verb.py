@@ -192,6 +192,7 @@ def test_more_may_be_better_and_what_diverges_is_worst(study, trainlab_command):
         (["--set", "sweep.space = {'mlp.width': [1, 2]}"], "mlp has no parameter 'width'"),
         (["--set", "sweep.metric = 'val_acc'"], "sweep.metric = 'val_acc': is not among the logs, which are accuracy"),
         (["--set", "sweep.metric = ('up', 'a')"], "must be a name in the logs, or ('max', 'NAME')"),
+        (["--set", "run.distribute = 'workers'"], "run.distribute = 'workers': a sweep is of one process: add --set 'run.dist"),
         (["--set", "sweep.num_trials = 0"], "sweep.num_trials = 0: must be a whole number of at least 1"),
         (["--set", "sweep.trials = 3"], "sweep has no parameter 'trials'; did you mean num_trials?"),
     ],

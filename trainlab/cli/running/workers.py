@@ -7,6 +7,8 @@ import os
 import tensorflow as tf
 
 from trainlab.cli.configs.config import Config
+from trainlab.cli.configs.errors import ConfigError
+from trainlab.cli.running.failing import show_warning
 from trainlab.distribution import Cluster, cluster_of, join_workers
 
 
@@ -46,3 +48,21 @@ def joined(config: Config) -> tf.distribute.Strategy | None:
         TimeoutError: Some did not start.
     """
     return join_workers() if config.distribute == "workers" else None
+
+
+def refuse_workers(config: Config, verb: str) -> None:
+    """Refuses workers where one process does everything.
+
+    Raises:
+        ConfigError: The config has them.
+    """
+    if config.distribute == "workers":
+        raise ConfigError(f"run.distribute = 'workers': {verb} is of one process: add --set 'run.distribute = None'")
+
+
+def tell_alone(config: Config, done: str) -> None:
+    """Warns where what several workers will do is `done` ("tried", say) by this process alone."""
+    if config.distribute == "workers":
+        show_warning(
+            f"run.distribute = 'workers': {done} as one process alone does it: device, memory and time are not the workers'"
+        )

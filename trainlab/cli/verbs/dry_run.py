@@ -18,6 +18,7 @@ from trainlab.cli.running.failing import Failure, attempted, show_warning
 from trainlab.cli.running.run_directory import RunDirectory
 from trainlab.cli.running.setup import Setup, check_config, seed, set_up
 from trainlab.cli.running.summary import summary
+from trainlab.cli.running.workers import tell_alone
 from trainlab.cli.verbs.job import fit_arguments
 from trainlab.data import device
 
@@ -46,6 +47,7 @@ class DryRun:
             self._directory.check(self._how["resume"], self._how["overwrite"])
         finally:
             self._directory.release()
+        tell_alone(config, "tried")
         seed(config)
         with tempfile.TemporaryDirectory() as folder:
             setup = set_up(config, Path(folder) / "run")

@@ -12,6 +12,7 @@ from trainlab.cli.running.failing import Failure, attempted
 from trainlab.cli.running.parts import unpacked
 from trainlab.cli.running.setup import check_config, seed, set_up
 from trainlab.cli.running.summary import summary
+from trainlab.cli.running.workers import refuse_workers
 from trainlab.data import device
 
 
@@ -32,6 +33,7 @@ def find_lr(
         device.grow_memory()
         config = reading.load(files, bindings)
         read.append(config)
+        refuse_workers(config, "find-lr")
         seed(config)
         setup = set_up(config, None)
         check_config(setup)

@@ -8,6 +8,7 @@ from trainlab.cli.running.failing import Failure, attempted
 from trainlab.cli.running.run_directory import RunDirectory
 from trainlab.cli.running.setup import seed, set_up
 from trainlab.cli.running.summary import summary
+from trainlab.cli.running.workers import tell_alone
 from trainlab.cli.verbs.job import callbacks_of, fit_arguments
 from trainlab.data import device
 
@@ -25,6 +26,7 @@ def show(directory: Path, debug: bool) -> Failure | None:
         device.grow_memory()
         config = reading.load([directory / "config.gin"])
         read.append(config)
+        tell_alone(config, "shown")
         seed(config)
         setup = set_up(config, directory)
         print(summary(setup), end="\n\n")

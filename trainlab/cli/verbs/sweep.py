@@ -16,6 +16,7 @@ from trainlab.cli.configs.settings import Sweeping
 from trainlab.cli.running.failing import Failure, attempted
 from trainlab.cli.running.run_directory import RunDirectory
 from trainlab.cli.running.setup import check_all_used, seed, set_up
+from trainlab.cli.running.workers import refuse_workers
 from trainlab.cli.verbs.job import callbacks_of, fit_arguments
 from trainlab.data import device
 from trainlab.loop import NonFiniteError
@@ -43,6 +44,7 @@ def sweep(files: Sequence[str], bindings: Sequence[str], directory: Path, debug:
         device.grow_memory()
         config = reading.load(files, bindings)
         read.append(config)
+        refuse_workers(config, "a sweep")
         told = _told(config)
         space = checked_space(told.space)
         directory.mkdir(parents=True, exist_ok=True)
