@@ -2,7 +2,7 @@ import keras
 import pytest
 import tensorflow as tf
 from replicating import TOLERANCES, assert_same_training, mirrored, trained
-from small import compiled, regression
+from small import close, compiled, dense_model, regression
 from tables import EXACT_MODELS, STRATEGIES
 
 import trainlab as tl
@@ -69,6 +69,40 @@ def test_what_xla_cannot_reach_is_told():
         tl.Trainer(compiled(loss=loss), distribute=mirrored(2), jit_compile=True).fit(x, y, batch_size=4, verbose=0)
     assert "\n" not in str(error.value)
     tl.Trainer(compiled(loss=loss), distribute=mirrored(2), jit_compile=False).fit(x, y, batch_size=4, verbose=0)
+
+
+class ByStep(keras.Model):
+    """One whose step scales its loss itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.optimizer.scale_loss(keras.ops.mean(keras.ops.square(self.dense(x) - y)))
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"loss": loss / self.optimizer.scale_loss(1.0)}
+
+
+@pytest.mark.parametrize("make", [dense_model, pytest.param(ByStep, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", [tl.SGD(), pytest.param(tl.Accumulate(2, tl.Heun()), marks=pytest.mark.slow)], ids=repr)
+def test_a_loss_scale_that_moves_is_handed_to_each(make, strategy):
+    """It is read once an update, where variables are: what XLA compiles for another device could not."""
+    x, y = regression(16)
+
+    def fit(optimizer, replicas):
+        keras.utils.set_random_seed(1)
+        model = compiled(make(), optimizer)
+        trainer = tl.Trainer(model, strategy, distribute=mirrored(replicas), jit_compile=True)
+        trainer.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+        return model
+
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0**8, dynamic_growth_steps=1)
+    several, one = fit(scaled, 2), fit(keras.optimizers.SGD(0.1), None)
+    close(several.get_weights(), one.get_weights())
+    assert float(scaled.dynamic_scale) == 2.0 ** (8 + 4 // strategy.batches)
 
 
 class Traced(keras.layers.Layer):

@@ -68,8 +68,9 @@ class ModelFunction:
 
     @property
     def state_variables(self) -> list[Any]:
-        """The variables that a forward pass may read or change and that are not trained."""
-        return list({**self._state, **self.changing}.values())
+        """The variables that an evaluation may read or change and that are not trained; a loss scale that moves is one."""
+        scale = [] if self.loss_scale is None else self.loss_scale.variables
+        return list({**self._state, **self.changing, **{id(v): v for v in scale}}.values())
 
     def read_parameters(self) -> Vector:
         """The trainable variables' current values."""
@@ -105,14 +106,14 @@ class ModelFunction:
             before = scope.values()
             with opened(scope), self._shared(batch, totals):
                 y_pred, loss = self._forward(batch, totals)
-            target = loss if loss_scale is None else loss_scale.scaled(loss)
+                target = loss if loss_scale is None else loss_scale.scaled(loss)
         with scope:
             results = self._update_metrics(batch, y_pred, None if totals is not None else loss)
         self.check_forward(scope, tape, first_operation)
         with opened(scope.again(before)):  # for functions with a gradient of their own, which may read variables
             gradients = self._gradients(tape, target, scope.lookups, parameters)
-        if loss_scale is not None:
-            gradients = loss_scale.unscaled(gradients)
+            if loss_scale is not None:
+                gradients = loss_scale.unscaled(gradients)
         if totals is not None and not tf.executing_eagerly():  # who accumulates is short of memory
             filters_first(tf.compat.v1.get_default_graph().get_operations()[first_operation:])
         return loss, self.gradient_of(gradients, parameters), self.state_after(scope, state, results)

@@ -116,7 +116,8 @@ class TrainStepFunction(ModelFunction):
         self.applied_by = recorder.by or self.applied_by
         gradients = [recorder.gradients.get(id(v)) for v in self.variables]
         if self.loss_scale is not None:
-            gradients = self.loss_scale.unscaled(gradients)
+            with scope:
+                gradients = self.loss_scale.unscaled(gradients)
         gradient = self.gradient_of(gradients, parameters)
         loss = recorder.loss if recorder.loss is not None else tf.convert_to_tensor(flat_logs(logs)["loss"])
         if totals is not None:

@@ -66,6 +66,11 @@ class LossScale:
         return self._optimizer.dynamic_scale
 
     @property
+    def variables(self) -> list[keras.Variable]:
+        """What `scaled` and `unscaled` read, or a scope's values in its place: the scale, if it is one that moves and is built."""
+        return [self.variable] if self.is_dynamic and self._optimizer.built else []
+
+    @property
     def counter(self) -> keras.Variable:
         """How many updates were good since the scale last moved, an integer scalar, of one that moves and is built."""
         return self._optimizer.step_counter
