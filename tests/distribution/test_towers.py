@@ -86,8 +86,8 @@ class ByStep(keras.Model):
         return {"loss": loss / self.optimizer.scale_loss(1.0)}
 
 
-@pytest.mark.parametrize("make", [dense_model, pytest.param(ByStep, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("strategy", [tl.SGD(), pytest.param(tl.Accumulate(2, tl.Heun()), marks=pytest.mark.slow)], ids=repr)
+@pytest.mark.parametrize("make", [dense_model, ByStep])
+@pytest.mark.parametrize("strategy", [tl.SGD(), tl.Accumulate(2, tl.Heun())], ids=repr)
 def test_a_loss_scale_that_moves_is_handed_to_each(make, strategy):
     """It is read once an update, where variables are: what XLA compiles for another device could not."""
     x, y = regression(16)

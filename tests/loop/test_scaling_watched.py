@@ -8,52 +8,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scaled import MODES, Far, LossScaleOptimizer, Masking, Positive, half, scaling, steep
 from small import assert_same, compiled, dense_model, differ, everything, regression
 from tables import HeavyBall
 
 import trainlab as tl
 from trainlab.loop import jit
-
-LossScaleOptimizer = keras.optimizers.LossScaleOptimizer
-MODES = {"graph": {"jit_compile": False}, "xla": {"jit_compile": True}, "eager": {"run_eagerly": True}}
-
-
-def scaling(scale=2.0**8, growth=2000, optimizer=None):
-    inner = keras.optimizers.SGD(0.01) if optimizer is None else optimizer
-    return LossScaleOptimizer(inner, initial_scale=scale, dynamic_growth_steps=growth)
-
-
-def half(optimizer=None, *layer_fns):
-    """A model under mixed_float16."""
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        return compiled(dense_model(*(layer_fns or (lambda: keras.layers.Dense(1),))), optimizer or scaling())
-    finally:
-        keras.config.set_dtype_policy("float32")
-
-
-@keras.saving.register_keras_serializable("test_scaling_watched")
-class Steep(keras.layers.Layer):
-    """Passes on what it is given, and of a gradient makes infinity where the feature is above a bound."""
-
-    def __init__(self, bound, **kwargs):
-        super().__init__(**kwargs)
-        self.bound = bound
-
-    def call(self, x):
-        @tf.custom_gradient
-        def steep(x):
-            return tf.identity(x), lambda upstream: tf.where(x > self.bound, tf.constant(np.inf, x.dtype), upstream)
-
-        return steep(x)
-
-    def get_config(self):
-        return {**super().get_config(), "bound": self.bound}
-
-
-def steep(bound=-1e9, optimizer=None):
-    """Its gradient is infinite, whatever the scale; its loss is finite."""
-    return compiled(dense_model(lambda: keras.layers.Dense(2), lambda: Steep(bound)), optimizer or scaling())
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -125,14 +85,6 @@ def test_bad_data_and_losses_are_named_as_ever(poison, reason, mode):
     assert float(model.optimizer.dynamic_scale) == 2.0**8
 
 
-@keras.saving.register_keras_serializable("test_scaling_watched")
-class Positive(keras.layers.Layer):
-    """relu, as TensorFlow computes it of float32 on a CPU: of NaN it makes 0."""
-
-    def call(self, x):
-        return keras.ops.where(x > 0, x, keras.ops.zeros_like(x))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("strategy", [tl.SGD(), tl.Accumulate(2, tl.Heun())], ids=repr)
@@ -158,14 +110,6 @@ def test_bad_data_that_the_loss_does_not_show_are_named(strategy, mode):
         skipped = fit(bad, y, on_nonfinite="skip")
     assert_same(skipped, fit(x[kept], y[kept]))
     assert differ(skipped, fit(x, y))  # control
-
-
-@keras.saving.register_keras_serializable("test_scaling_watched")
-class Masking(keras.layers.Layer):
-    """Takes NaN for a number that is missing."""
-
-    def call(self, x):
-        return keras.ops.where(keras.ops.isnan(x), keras.ops.zeros_like(x), x)
 
 
 @pytest.mark.slow
@@ -219,16 +163,6 @@ def test_it_stops_where_such_updates_are_left_out_too():
     ):
         tl.Trainer(steep(), on_nonfinite="skip").fit(x, y, 4, verbose=0)
     assert "its gradients overflow though the loss scale has fallen to 5.96e-08" in str(caught.value)
-
-
-class Far(tl.StepStrategy):
-    """The gradient far away, where it overflows."""
-
-    evaluations = 2
-
-    def step(self, objective, state):
-        here = objective(state.parameters)
-        return tl.Step(objective(state.parameters.map(lambda leaf: leaf + 1e3)).gradient, at=here)
 
 
 class Signs(tl.StepStrategy):

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainlab.objective import Batch, Batches, LossScale, ModelFunction, metric_variables, native
+from trainlab.objective import Batch, Batches, Evaluation, LossScale, ModelFunction, metric_variables, native
 from trainlab.parameters import Rows
 from trainlab.strategies import Step
 
@@ -19,13 +19,15 @@ _LOGGED = ("loss_scale", "skipped")
 class Scaling:
     """Makes an update or skips it, and moves the scale as `keras.optimizers.LossScaleOptimizer` does.
 
-    An update is skipped where the gradient that the step returns, or that of the point really visited, is not finite although
-    the loss is: then nothing changes but the scale, which is halved, and what is reported of its batches. After
-    `dynamic_growth_steps` good updates in a row the scale is doubled, unless that were infinite, from which no halving leads
-    back.
+    An update is skipped where the first of its evaluations that is not finite has a gradient that is not although its loss is,
+    whatever the step makes of it: then nothing changes but the scale, which is halved, and what is reported of its batches.
+    Evaluations count whose gradient the update uses (eagerly all of them), and the one at the point really visited; those
+    within a strategy's own loops and branches by what comes of them. After `dynamic_growth_steps` good updates in a row the
+    scale is doubled, unless that were infinite, from which no halving leads back.
 
-    A loss that is not finite is no matter of the scale: such an update is made, and whoever watches for it finds it. Nor are
-    data that are not finite, which a loss need not show: the scale is NaN then, for whoever watches to find.
+    A loss that is not finite is no matter of the scale, nor is what a step makes of finite evaluations: such an update is made,
+    and whoever watches for it finds it. Nor are data that are not finite, which a loss need not show: the scale is NaN then,
+    for whoever watches to find.
 
     Args:
         function: whose loss scale moves.
@@ -48,19 +50,20 @@ class Scaling:
         return self._scale.variable
 
     def commit(
-        self, step: Step, batches: Sequence[Batches], make: Callable[[], None]
+        self, step: Step, seen: Sequence[Evaluation], batches: Sequence[Batches], make: Callable[[], None]
     ) -> Callable[[tf.Variable, tf.Tensor], tf.Tensor]:
         """Makes an update by `make`, or skips it.
 
         Args:
             step: whose gradient it is.
+            seen: the evaluations that it was made of, in order.
             batches: its data, which are looked at if it has overflowed.
             make: makes it.
 
         Returns:
             Given a variable and the value that it has after the update, the one that it is to have.
         """
-        is_skipped = _has_overflowed(step)
+        is_skipped = _has_overflowed(step, seen)
         function, scale, counter = self._function, self._scale.variable, self._scale.counter
         reported = {id(native(v)) for v in (*metric_variables(function.model), *function.reports.values())}
 
@@ -99,10 +102,35 @@ class Scaling:
         self._scale.variable.assign(tf.where(is_due & tf.math.is_finite(scale * 2.0), scale * 2.0, scale))
 
 
-def _has_overflowed(step: Step) -> tf.Tensor:
-    """A scalar bool: a gradient is not finite, and the loss is."""
-    leaves = {id(leaf): leaf for gradient in (step.gradient, step.at.gradient) for leaf in gradient.leaves}
-    return ~_are_finite(list(leaves.values())) & tf.math.is_finite(step.at.loss)
+def _has_overflowed(step: Step, seen: Sequence[Evaluation]) -> tf.Tensor:
+    """A scalar bool: the first evaluation that is not finite, of those that count, has a loss that is."""
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    here = [evaluation for evaluation in seen if graph is None or evaluation.loss.graph is graph]
+    used = _operations_behind(step) if graph is not None and step.then is None else None  # who knows what `then` closes over
+    counting = [] if step.at in here else [step.at]
+    counting += [each for each in here if each is step.at or used is None or used & _operations_of(each.gradient)]
+    has_overflowed, are_finite = tf.constant(False), tf.constant(True)
+    for evaluation in counting:
+        is_gradient_finite = _are_finite(evaluation.gradient.leaves)
+        has_overflowed |= are_finite & tf.math.is_finite(evaluation.loss) & ~is_gradient_finite
+        # After one that is not finite others may be so for that reason alone: their points are made of its gradient.
+        are_finite &= tf.math.is_finite(evaluation.loss) & is_gradient_finite
+    return has_overflowed if len(here) == len(seen) else has_overflowed | (are_finite & ~_are_finite(step.gradient.leaves))
+
+
+def _operations_of(values: Any) -> set[Any]:
+    """Those that compute tensors of a graph."""
+    return {leaf.op for leaf in tf.nest.flatten(values, expand_composites=True) if tf.is_symbolic_tensor(leaf)}
+
+
+def _operations_behind(step: Step) -> set[Any]:
+    """Those from which the gradient and the memory of a step are computed."""
+    pending, found = _operations_of([step.gradient, step.memory or {}]), set[Any]()
+    while pending:
+        operation = pending.pop()
+        found.add(operation)
+        pending |= {tensor.op for tensor in operation.inputs} - found
+    return found
 
 
 def _hold_non_finite(batches: Sequence[Batches]) -> tf.Tensor:

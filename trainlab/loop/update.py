@@ -123,16 +123,17 @@ class Update:
             TypeError, ValueError: the strategy returned something that is not a `Step` of this model.
         """
         objective, state = KerasObjective(self.function, batches, self._divided(jit)), self._state()
+        seen = objective.seen = None if self.scaling is None else []
         step = self.strategy.step(objective, state)
         self._check(step)
-        if self.scaling is None:
+        if self.scaling is None or seen is None:
             self._commit(step)
             for variable, value in objective.late(state.parameters):
                 variable.assign(value)
             return
         for name in step.logs:  # in a branch there is no making them
             self._log_of(name)
-        after = self.scaling.commit(step, batches, lambda: self._commit(step))
+        after = self.scaling.commit(step, seen, batches, lambda: self._commit(step))
         for variable, value in objective.late(state.parameters):
             variable.assign(after(variable, value))
 
@@ -152,15 +153,11 @@ class Update:
 
         Runs eagerly: there a strategy's own loops and branches hide no evaluation.
         """
-        objective, seen = KerasObjective(self.function, batches, self._divided()), []
-
-        def observed(parameters: Vector) -> Evaluation:
-            seen.append(objective(parameters))
-            return seen[-1]
-
+        objective = KerasObjective(self.function, batches, self._divided())
+        seen = objective.seen = []
         values = [variable.read_value() for variable in self.undeclared]
         try:
-            return seen, self.strategy.step(observed, self._state())
+            return seen, self.strategy.step(objective, self._state())
         finally:  # a strategy that keeps variables of its own assigns them
             for variable, value in zip(self.undeclared, values, strict=True):
                 variable.assign(value)

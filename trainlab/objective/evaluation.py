@@ -51,6 +51,9 @@ class KerasObjective:
 
     One batch differentiates the loss's own mean: bit for bit what a bare tape gives. Several are weighted by the
     denominators that their losses use (see `denominators`), which a pass that computes nothing else finds first.
+
+    Attributes:
+        seen: what it has given, in order, if it is a list; None keeps none.
     """
 
     def __init__(self, function: ModelFunction, batches: Sequence[Batches], divided: Divide | None = None):
@@ -72,6 +75,7 @@ class KerasObjective:
             self._evaluate = accumulation = Accumulation(function, batches, self._start)
             self._batches = accumulation.batches
         self._last: list[tf.Tensor] = []
+        self.seen: list[Evaluation] | None = None
 
     def __call__(self, parameters: Vector) -> Evaluation:
         """Evaluates loss and gradient at `parameters`.
@@ -84,6 +88,8 @@ class KerasObjective:
         point = Vector([part if isinstance(part, Table) else dense(part) for part in parameters.parts])
         evaluation = Evaluation(*self._evaluate(self._after_the_last(point)))
         self._last = [evaluation.loss, *tf.nest.flatten(evaluation.gradient, expand_composites=True)]
+        if self.seen is not None:
+            self.seen.append(evaluation)
         return evaluation
 
     def late(self, parameters: Vector) -> list[tuple[tf.Variable, tf.Tensor]]:

@@ -67,7 +67,7 @@ class LossScale:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """What `scaled` and `unscaled` read, or a scope's values in its place: the scale, if it is one that moves and is built."""
+        """What `scaled` and `unscaled` read, or a scope's value in its place: the scale, if it moves and is built."""
         return [self.variable] if self.is_dynamic and self._optimizer.built else []
 
     @property
