@@ -59,10 +59,18 @@ class Positive(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("scaled")
 class Masking(keras.layers.Layer):
-    """Takes NaN for a number that is missing."""
+    """Takes NaN for a number that is missing, of all features or the first so many."""
+
+    def __init__(self, number=None, **kwargs):
+        super().__init__(**kwargs)
+        self.number = number
 
     def call(self, x):
-        return keras.ops.where(keras.ops.isnan(x), keras.ops.zeros_like(x), x)
+        masked = keras.ops.where(keras.ops.isnan(x), keras.ops.zeros_like(x), x)
+        return masked if self.number is None else keras.ops.concatenate([masked[:, : self.number], x[:, self.number :]], axis=1)
+
+    def get_config(self):
+        return {**super().get_config(), "number": self.number}
 
 
 class Far(tl.StepStrategy):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scaled import MODES, Far, half, scaling, steep
+from scaled import MODES, Far, Masking, Positive, half, scaling, steep
 from small import assert_same, compiled, dense_model, everything, regression
 
 import trainlab as tl
@@ -113,3 +113,26 @@ def test_an_overflow_spoils_what_comes_after_it(mode):
     model = half(scaling(2.0**30))
     history = tl.Trainer(model, tl.Heun(), **MODES[mode]).fit(x, y, 4, epochs=4, verbose=0).history
     assert 0 < sum(history["skipped"]) < 24
+
+
+@pytest.mark.parametrize("where", ["the same fit", "another fit"])
+@pytest.mark.parametrize("mode", MODES)
+def test_data_that_a_model_masks_excuse_no_others(mode, where):
+    """The first update overflows on a number that is masked; one that is not is named all the same, at whatever scale."""
+    x, y = regression(96)
+    x[1, 0] = np.nan
+    bad = x.copy()
+    bad[82, 1] = np.nan
+
+    def fit(*data):
+        model = half(scaling(2.0**24), lambda: Masking(1), lambda: keras.layers.Dense(4), Positive, lambda: keras.layers.Dense(1))
+        trainer, histories = tl.Trainer(model, **MODES[mode]), []
+        for each in data:
+            histories.append(trainer.fit(each, y, 4, shuffle=False, verbose=0, check_data=False).history)
+        return histories
+
+    last = 1 if where == "the same fit" else 2
+    with pytest.raises(tl.NonFiniteError, match=r"number 21 of epoch 1\): in its batch, x holds NaN in example 2"):
+        fit(*[x, bad][-last:])
+    skipped = [history["skipped"][0] for history in fit(*[x, x][-last:])]  # control
+    assert 0 < skipped[0] < 20 and skipped[1:] in ([], [0])

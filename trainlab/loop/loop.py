@@ -248,12 +248,10 @@ class Loop:
 
     def _reject(self, source: Source, block: Block, problem: Exception) -> None:
         """Stops at a block's single update, or moves on over it."""
-        if self.guard.excuses(block, problem):
-            again = self._attempt(source, block)
-            if again is None:
-                return
-            problem = again
-        self.guard.reject(block, problem)
+        left = self.guard.excused(block, problem, lambda: self._attempt(source, block))
+        if left is None:
+            return
+        self.guard.reject(block, left)
         source.advance(block)
         self._reach = 1
 

@@ -34,7 +34,8 @@ class Scaling:
 
     Attributes:
         logs: variables `[value, 1]`, or zeros where there was no update yet, by name.
-        may_be_non_finite: a bool variable, whether data were seen not to be finite, lawfully: the model masks them.
+        may_be_non_finite: a bool variable, whether the data of the update that is made now need not be finite: the model was
+            seen to mask them.
     """
 
     def __init__(self, function: ModelFunction):

@@ -183,22 +183,29 @@ class Guard:
         self.progress.count(num_updates)
         self._num_in_a_row = 0
 
-    def excuses(self, block: Block, problem: Exception) -> bool:
-        """Whether the single update of a block, taken back since its data are not finite, only has too large a loss scale.
+    def excused(self, block: Block, problem: Exception, again: Callable[[], Exception | None]) -> Exception | None:
+        """What is left of `problem`, because of which the single update of a block was taken back; None if it is made now.
 
-        That is so where a model masks such data: its gradient is finite if the loss is not scaled. From then on nobody asks.
+        Where the data are not finite the update may only have too large a loss scale: a model that masks such data has a finite
+        gradient if the loss is not scaled. Then it is made `again`, which skips it. This is asked at every such update, lest
+        what excuses one hide another's data, or a run that goes on decide otherwise than the unbroken one.
         """
         scaling = self._update.scaling
         if scaling is None or not isinstance(problem, Undo) or problem.args[0] != _OVERFLOW:
-            return False
+            return problem
         scale = tf.convert_to_tensor(scaling.variable)
         scaling.variable.assign(1.0)
         try:
             is_excused = self._reasons(block)[1] is None
         finally:
             scaling.variable.assign(scale)
-        scaling.may_be_non_finite.assign(is_excused)
-        return is_excused
+        if not is_excused:
+            return problem
+        scaling.may_be_non_finite.assign(True)
+        try:
+            return again()
+        finally:
+            scaling.may_be_non_finite.assign(False)
 
     def reject(self, block: Block, problem: Exception) -> None:
         """Skips the single update of a block, which has been taken back because of `problem`, or stops at it.
