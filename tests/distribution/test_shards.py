@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from small import compiled, dense_model
 
-from trainlab.distribution.shards import ShardFunction, bounds, known_size, num_examples_of, shards_of
+from trainlab.distribution.shards import Shard, ShardFunction, bounds, known_size, num_examples_of, shards_of
 from trainlab.objective import Batches, ModelFunction
 
 
@@ -50,13 +50,15 @@ def test_what_is_cut(kind, size):
     batch = batch_of(kind, size)
     for known in (size, None):
         shards = cut(batch, known)
-        there = [shard for shard, is_there in shards if is_there is None or bool(is_there)]
+        there = [shard for shard, is_there, _ in shards if is_there is None or bool(is_there)]
+        shares = [num_examples_of(size, replica, 3) / size for replica in range(len(shards))]
+        np.testing.assert_allclose([float(share) for _, _, share in shards], shares, rtol=1e-15)
         assert [int(i) for (x, _, _) in there for i in x["b"]] == list(range(size))
         assert all(y is None for _, y, _ in there)
         dense = {"sparse": tf.sparse.to_dense, "ragged": lambda r: r.to_tensor(shape=[None, 3]), "dense": tf.identity}[kind]
         np.testing.assert_array_equal(np.concatenate([dense(x["a"]) for x, _, _ in there]), dense(batch_of(kind, size)[0]["a"]))
         if known is None:  # the others hold an example all the same
-            assert len(shards) == 3 and all(int(tf.size(shard[2])) >= 1 for shard, _ in shards)
+            assert len(shards) == 3 and all(int(tf.size(shard[2])) >= 1 for shard, _, _ in shards)
 
 
 def test_only_a_part_is_fetched_where_it_can_be():
@@ -104,7 +106,7 @@ def test_denominators_without_a_forward_pass_where_shapes_tell(loss, denominator
     operations = {}
 
     def count(x, y, is_there):
-        found = shard_function.denominators(function.read_parameters(), function.read_state(), ((x, y, None), is_there))
+        found = shard_function.denominators(function.read_parameters(), function.read_state(), Shard((x, y, None), is_there))
         operations["MatMul"] = [op for op in tf.compat.v1.get_default_graph().get_operations() if op.type == "MatMul"]
         return found
 
@@ -123,7 +125,7 @@ def test_a_forward_pass_where_only_the_data_tell():
     function = ModelFunction(model)
 
     def count(x, y, is_there):
-        shard = (x, y, None), is_there
+        shard = Shard((x, y, None), is_there)
         return ShardFunction(function).denominators(function.read_parameters(), function.read_state(), shard)
 
     specs = tf.TensorSpec([None, 4, 2]), tf.TensorSpec([None, 4, 3]), tf.TensorSpec([], tf.bool)

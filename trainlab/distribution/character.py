@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from trainlab.distribution import means
 from trainlab.distribution.left import depends, sums_of
 from trainlab.objective import ModelFunction, keras_internals, traced_aside
 from trainlab.parameters import Vector
@@ -24,10 +25,12 @@ class Character(NamedTuple):
     Attributes:
         reaches_across: whether it asks for what other replicas find, in the middle, as a synchronized BatchNormalization does.
         no_sums: the variables of metrics that it changes otherwise than by adding to them, by id.
+        no_means: the names of metrics whose function gives one number a batch that is no mean over its examples.
     """
 
     reaches_across: bool = False
     no_sums: frozenset[int] = frozenset()
+    no_means: tuple[str, ...] = ()
 
 
 _known: weakref.WeakKeyDictionary[ModelFunction, Character] = weakref.WeakKeyDictionary()
@@ -81,19 +84,20 @@ class _Noticing(tf.distribute.ReplicaContext):
 
 
 def _found(function: ModelFunction, fetch: Callable[[], Any], parameters: Vector, state: Mapping[int, tf.Tensor]) -> Character:
-    context, no_sums = _Noticing(), set[int]()
+    context, no_sums, no_means = _Noticing(), set[int](), dict[str, None]()
     sums = {id(v) for v in sums_of(function)}
 
     def evaluate() -> tf.Tensor:
         marks = {key: tf.identity(value) for key, value in state.items()}
         totals = tf.ones([function.num_losses + 1])
-        with context:
+        with context, means.noticed() as found:
             loss, _, after = function(parameters, marks, fetch(), totals)
+        no_means.update(dict.fromkeys(found))
         no_sums.update(key for key in sums & after.keys() & marks.keys() if not _is_sum(after[key], marks[key]))
         return loss
 
     traced_aside(evaluate)
-    return Character(context.is_asked, frozenset(no_sums))
+    return Character(context.is_asked, frozenset(no_sums), tuple(no_means))
 
 
 def _is_sum(after: Any, before: tf.Tensor) -> bool:
@@ -121,5 +125,12 @@ def _tell(function: ModelFunction, found: Character) -> None:
             f"several replicas: a metric does not add to {', '.join(map(repr, paths))}, but makes something else of it, such as "
             "a maximum: of the replicas' values the mean over examples is taken, which it need not be (evaluate, and validation, "
             "are not divided)",
+            stacklevel=2,
+        )
+    if found.no_means:
+        warnings.warn(
+            f"several replicas: metric {', '.join(map(repr, found.no_means))} is no sum over elements (it returns one number a "
+            "batch): it is averaged over the replicas' shards by their examples, which is another number than that of the whole "
+            "batch (evaluate, and validation, are not divided)",
             stacklevel=2,
         )

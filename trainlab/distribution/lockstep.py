@@ -14,7 +14,7 @@ import tensorflow as tf
 from trainlab.distribution.left import Left, reports_of
 from trainlab.distribution.replicas import Replicas
 from trainlab.distribution.shards import ShardFunction, known_size, num_examples_of, shards_of
-from trainlab.objective import Batch, Batches, ModelFunction, cutting, traced_aside
+from trainlab.objective import Batch, Batches, ModelFunction, traced_aside
 from trainlab.parameters import Rows, Vector, tensorflow_internals
 
 
@@ -58,15 +58,12 @@ class Lockstep:
         self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch, totals: tf.Tensor | None
     ) -> tuple[tf.Tensor, Vector, dict[int, tf.Tensor]]:
         contexts, found = [], []
-        everything = tf.cast(cutting.size_of(batch), tf.float64)
-        for replica, device, (shard, is_there) in self._shards(batch):
-            contexts.append(_Meeting(replica, self._replicas.number, is_there))
+        for replica, device, shard in self._shards(batch):
+            contexts.append(_Meeting(replica, self._replicas.number, shard.is_there))
             begun = self._left.start(replica, state)
             with tf.device(device), contexts[-1]:
-                loss, gradient, after = self._shard_function(parameters, begun, (shard, is_there), totals)
-            size = tf.cast(cutting.size_of(shard), tf.float64)
-            size = size if is_there is None else tf.where(is_there, size, 0.0)
-            found.append((replica, tf.math.divide_no_nan(size, everything), loss, gradient, after))
+                loss, gradient, after = self._shard_function(parameters, begun, shard, totals)
+            found.append((replica, shard.share, loss, gradient, after))
         with self._replicas.reading():
             _meet(contexts)
             loss = tf.add_n([loss for _, _, loss, _, _ in found])

@@ -5,12 +5,28 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from trainlab.distribution import means
 from trainlab.objective import Batch, Batches, ModelFunction, cutting, traced_aside
 from trainlab.parameters import Rows, Vector
+
+
+class Shard(NamedTuple):
+    """A shard of a batch.
+
+    Attributes:
+        batch: `(x, y, sample_weight)`, of its examples.
+        is_there: scalar bool, whether it has any, where only the data tell; otherwise None. An empty one holds an example all the
+            same: what convolutions, say, make of none has no gradient, and means of nothing are NaN.
+        share: its part of the batch's examples, scalar float64; None for all of them.
+    """
+
+    batch: Batch
+    is_there: tf.Tensor | None = None
+    share: tf.Tensor | None = None
 
 
 def bounds(size: Any, replica: Any, number: int) -> tuple[Any, Any]:
@@ -51,10 +67,7 @@ def shards_of(
     number: int,
     reading: Callable[[], AbstractContextManager[Any]],
 ) -> Batches:
-    """The shards of batches, each as `(batch, is_there)`.
-
-    Where only the data tell whether a shard is empty, `is_there` is a scalar bool, and an empty one holds an example all the
-    same: what convolutions, say, make of none has no gradient, and means of nothing are NaN.
+    """The shards of batches, each a `Shard`.
 
     Args:
         batches: whole ones.
@@ -68,13 +81,15 @@ def shards_of(
     def fetch(index: Any) -> Any:
         with reading():
             if size is not None:
-                return _sized(_part(batches, index, bounds(size, replica, number)[0], num_examples), num_examples), None
+                part = _sized(_part(batches, index, bounds(size, replica, number)[0], num_examples), num_examples)
+                return Shard(part, None, tf.constant((num_examples or 0) / max(size, 1), tf.float64))
             whole = batches.size() if callable(batches.size) else cutting.size_of(batches.fetch(index))
             whole = tf.cast(whole, tf.int64)
             start, end = bounds(whole, tf.cast(replica, tf.int64), number)
+            share = tf.math.divide_no_nan(tf.cast(end - start, tf.float64), tf.cast(whole, tf.float64))
             is_there = (start < end) | tf.equal(replica, 0)  # what comes of an empty batch is the loss's business
             start = tf.maximum(tf.minimum(start, whole - 1), 0)
-            return _part(batches, index, start, tf.minimum(tf.maximum(end - start, 1), whole)), is_there
+            return Shard(_part(batches, index, start, tf.minimum(tf.maximum(end - start, 1), whole)), is_there, share)
 
     return Batches(batches.num_batches, fetch, batches.may_unroll and size is not None)
 
@@ -108,11 +123,12 @@ class ShardFunction:
         return getattr(self._function, name)
 
     def __call__(
-        self, parameters: Vector, state: Mapping[int, tf.Tensor], shard: Any, totals: tf.Tensor | None = None
+        self, parameters: Vector, state: Mapping[int, tf.Tensor], shard: Shard, totals: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, Vector, dict[int, tf.Tensor]]:
         """See `ModelFunction`."""
-        batch, is_there = shard
-        loss, gradient, after = self._function(parameters, state, batch, totals)
+        batch, is_there, share = shard
+        with means.shared(share):
+            loss, gradient, after = self._function(parameters, state, batch, totals)
         if is_there is None:
             return loss, gradient, after
         leaves = [
@@ -124,9 +140,9 @@ class ShardFunction:
         kept = {key: tf.where(is_there, value, state.get(key, tf.zeros_like(value))) for key, value in after.items()}
         return _or_zero(is_there, loss), Vector(leaves), kept
 
-    def denominators(self, parameters: Vector, state: Mapping[int, tf.Tensor], shard: Any) -> tf.Tensor:
+    def denominators(self, parameters: Vector, state: Mapping[int, tf.Tensor], shard: Shard) -> tf.Tensor:
         """See `ModelFunction`; without a forward pass where shapes tell, for any number of examples."""
-        batch, is_there = shard
+        batch, is_there, _ = shard
         if is_there is None:
             return self._function.denominators(parameters, state, batch)
         line = None if tf.executing_eagerly() else self._line_of(batch)

@@ -4,7 +4,7 @@ from trainlab.objective import cutting, keras_internals
 from trainlab.objective.accumulation import Accumulation, Batches, traced_aside
 from trainlab.objective.building import build_model, compile_model, num_parameters
 from trainlab.objective.evaluation import Divide, Evaluate, Evaluation, KerasObjective
-from trainlab.objective.graph_checks import CALLS, assigned_variables, graphs_within, string_operation
+from trainlab.objective.graph_checks import CALLS, assigned_variables, graphs_within, is_mean_over_examples, string_operation
 from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, metric_variables, native, wide
 from trainlab.objective.own_step import TrainStepFunction, Whole, has_own_step
 from trainlab.objective.requirements import check_compiled
@@ -34,6 +34,7 @@ __all__ = [
     "graphs_within",
     "has_own_step",
     "inner_of",
+    "is_mean_over_examples",
     "keras_internals",
     "metric_variables",
     "native",

@@ -5,6 +5,7 @@ Nothing else of trainlab touches a private name of Keras. Written for Keras 3.15
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -216,6 +217,11 @@ def losses_replaced(model: keras.Model, wrap: Callable[[int, Any], Any], wrap_tr
         yield
     finally:
         container._flat_losses, container._metrics = losses, trackers
+
+
+def metric_function(metric: keras.metrics.MeanMetricWrapper) -> Callable[..., Any]:
+    """What such a metric takes the mean of, `(y_true, y_pred) -> values`; public is only its configuration."""
+    return functools.partial(metric._fn, **metric._fn_kwargs)
 
 
 def mask_of(tensor: Any) -> Any:
