@@ -24,7 +24,7 @@ _JOIN_SECONDS = 25.0  # within which all start
 _ANSWER_SECONDS = 20.0
 _MAY_TAKE = 30.0  # for the others to end
 _PATIENCE = 300.0
-_LINE = re.compile(r"worker \d+ \(localhost:\d+\) (was lost|has not started|has left)")
+_LINE = re.compile(r"worker \d+ \(localhost:\d+\) (was lost|has not started|has left|ended while the workers joined)")
 
 
 def train(directory: Path) -> int:

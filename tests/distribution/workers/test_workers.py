@@ -154,6 +154,21 @@ def test_one_that_never_starts_is_named(who, missing, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_one_that_ends_while_all_join_is_named(who, tmp_path):
+    """TensorFlow waits for it where nothing in Python can run."""
+    processes = begin(tmp_path / "a", "joining", who, number=3)
+    processes[who].wait(300)
+    ended_at = time.monotonic()
+    statuses, said = ends(processes)
+    assert time.monotonic() - ended_at < END_SECONDS and statuses.pop(who) == 9
+    assert all(status in (1, -9) for status in statuses.values()), statuses
+    for rank in statuses:
+        assert f"worker {who} (localhost:" in last_line(said[rank]), said[rank]
+        assert "ended while the workers joined; start all of them again" in last_line(said[rank])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["late", "stream", "afresh"])
 def test_a_late_one_and_a_stream_change_nothing(mode, tmp_path, whole):
     statuses, said = ends(begin(tmp_path / "a", mode, 1))

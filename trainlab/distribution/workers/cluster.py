@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import faulthandler
 import json
 import signal
 import socket
@@ -13,6 +12,8 @@ from contextlib import suppress
 from typing import Any
 
 import tensorflow as tf
+
+from trainlab.distribution.workers.watch import line_of, lost_of, watched
 
 _VARIABLE = "TF_CONFIG"
 _RULE = (
@@ -108,16 +109,21 @@ def join(cluster: Cluster, seconds: float) -> tuple[tf.distribute.MultiWorkerMir
 
     Returns:
         The strategy; and connections by rank, of the chief to all others, of these to the chief.
+
+    Raises:
+        ConnectionError, OSError, TimeoutError: as there.
     """
     until = time.monotonic() + seconds
     connections = (_gather if cluster.is_chief else _report)(cluster, until)
-    # It holds Python's lock while it waits, so that nothing in Python could end it. All are there by now: a bound for the worst.
-    with suppress(OSError, ValueError, RuntimeError):  # no descriptor to write to
-        faulthandler.dump_traceback_later(max(seconds, 30.0), exit=True)
+    names = {rank: cluster.name(rank) for rank in range(cluster.size)}
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        with watched(connections, names, max(seconds, 30.0)):  # all are there by now: a bound for the worst
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:  # at the others, if the chief ends
+        if lost := lost_of(connections, seconds=2.0):  # its own watcher may hold the connection a moment longer
+            raise ConnectionError(line_of([names[rank] for rank in lost])) from error
+        raise
     finally:
-        faulthandler.cancel_dump_traceback_later()
         heed_signals()
     return strategy, connections
 
@@ -153,6 +159,7 @@ def _gather(cluster: Cluster, until: float) -> dict[int, socket.socket]:
                 if rank is None or rank in found or not 0 < rank < cluster.size:
                     connection.close()
                 else:
+                    connection.settimeout(None)
                     found[rank] = connection
     missing = [rank for rank in range(1, cluster.size) if rank not in found]
     for connection in found.values():
@@ -192,6 +199,7 @@ def _report(cluster: Cluster, until: float) -> dict[int, socket.socket]:
             connection.settimeout(max(until - time.monotonic(), 0) + 10.0)  # the chief says who is missing
             words = _line(connection).split()
             if words == _GO.split():
+                connection.settimeout(None)
                 return {0: connection}
             connection.close()
         if words[:1] == ["missing"]:
