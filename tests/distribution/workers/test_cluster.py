@@ -143,6 +143,59 @@ def test_strangers_at_the_door_are_no_workers():
     assert sorted(results[0]) == [1] and sorted(results[1]) == [0]
 
 
+def greeting(addresses, rank):
+    """The connection of a process that has told the chief that it is there."""
+    until = time.monotonic() + 20
+    while True:
+        try:
+            connection = socket.create_connection(("localhost", int(addresses[0].rpartition(":")[2])), timeout=20)
+            connection.sendall(f"trainlab {rank}\n".encode())
+            return connection
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+def test_one_that_ended_and_was_started_again_is_let_in():
+    addresses, results = free_addresses(3), {}
+    chief = threading.Thread(target=lambda: results.update(meet(addresses, [0])))
+    chief.start()
+    greeting(addresses, 1).close()
+    again = greeting(addresses, 1)
+    results |= meet(addresses, [2])
+    chief.join()
+    assert again.recv(10) == b"go\n" and sorted(results[0]) == [1, 2] and sorted(results[2]) == [0]
+    results[0][1].sendall(b"here")
+    assert again.recv(10) == b"here"  # not to the first one
+    again.close()
+
+
+def test_one_that_ended_is_not_there():
+    addresses, results = free_addresses(3), {}
+    chief = threading.Thread(target=lambda: results.update(meet(addresses, [0], seconds=2.0)))
+    chief.start()
+    greeting(addresses, 1).close()
+    chief.join()
+    assert f"worker 1 ({addresses[1]}), worker 2 ({addresses[2]}) have not started, or have ended" in str(results[0])
+
+
+@pytest.mark.parametrize("doubled", [0, 1])
+def test_two_that_are_the_same_worker(doubled):
+    """The second is told at once, by a line; the first stays."""
+    addresses, results = free_addresses(3), {}
+    chief = threading.Thread(target=lambda: results.update(meet(addresses, [0])))
+    chief.start()
+    first = greeting(addresses, 1)
+    if doubled:
+        second = meet(addresses, [1])[1]
+        assert isinstance(second, OSError) and "\n" not in str(second)
+        assert f"worker 1 ({addresses[1]}): another process has joined as this worker already" in str(second)
+    results |= meet(addresses, [2])
+    chief.join()
+    assert first.recv(10) == b"go\n" and sorted(results[0]) == [1, 2] and sorted(results[2]) == [0]
+    first.close()
+
+
 def test_an_address_that_is_taken():
     addresses = free_addresses(2)
     with socket.socket() as taken:

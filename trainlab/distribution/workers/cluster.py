@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainlab.distribution.workers.watch import line_of, lost_of, watched
+from trainlab.distribution.workers.watch import line_of, lost_of, silenced, watched
 
 _VARIABLE = "TF_CONFIG"
 _RULE = (
@@ -22,6 +22,7 @@ _RULE = (
 )
 _GREETING = "trainlab"
 _GO = "go\n"
+_DOUBLED = "doubled\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,11 +157,14 @@ def _gather(cluster: Cluster, until: float) -> dict[int, socket.socket]:
             with suppress(TimeoutError):
                 connection, _ = listener.accept()
                 rank = _greeted(connection)
-                if rank is None or rank in found or not 0 < rank < cluster.size:
-                    connection.close()
-                else:
+                _forget_ended(found)  # one that has ended since may have been started again
+                if rank is not None and rank not in found and 0 < rank < cluster.size:
                     connection.settimeout(None)
                     found[rank] = connection
+                    continue
+                with connection, suppress(OSError):
+                    connection.sendall(_DOUBLED.encode() if rank in found or rank == 0 else b"")
+        _forget_ended(found)
     missing = [rank for rank in range(1, cluster.size) if rank not in found]
     for connection in found.values():
         with suppress(OSError):
@@ -170,6 +174,11 @@ def _gather(cluster: Cluster, until: float) -> dict[int, socket.socket]:
             connection.close()
         raise _missing(cluster, missing)
     return found
+
+
+def _forget_ended(found: dict[int, socket.socket]) -> None:
+    for rank in silenced(found):
+        found.pop(rank).close()
 
 
 def _greeted(connection: socket.socket) -> int | None:
@@ -204,6 +213,11 @@ def _report(cluster: Cluster, until: float) -> dict[int, socket.socket]:
             connection.close()
         if words[:1] == ["missing"]:
             raise _missing(cluster, [int(word) for word in words[1:]])
+        if words == _DOUBLED.split():
+            raise OSError(
+                f"{cluster.name(cluster.rank)}: another process has joined as this worker already: "
+                f"{_VARIABLE} must give each process an index of its own"
+            )
         if time.monotonic() >= until:
             raise _missing(cluster, [0])
         time.sleep(0.1)
@@ -212,7 +226,9 @@ def _report(cluster: Cluster, until: float) -> dict[int, socket.socket]:
 def _missing(cluster: Cluster, ranks: list[int]) -> TimeoutError:
     names = ", ".join(map(cluster.name, ranks))
     verb = "has" if len(ranks) == 1 else "have"
-    return TimeoutError(f"{names} {verb} not started: start the same program for each of the {cluster.size} workers")
+    return TimeoutError(
+        f"{names} {verb} not started, or {verb} ended: start the same program for each of the {cluster.size} workers"
+    )
 
 
 def _answers(address: str) -> bool:

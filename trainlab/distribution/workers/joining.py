@@ -28,7 +28,7 @@ def join_workers(seconds: float = 300.0, answer_seconds: float = 60.0) -> tf.dis
     Raises:
         ValueError: TF_CONFIG is missing or names no workers.
         TimeoutError: some did not start.
-        OSError: this worker's own address cannot be used.
+        OSError: this worker's own address cannot be used, or another process has joined as this worker.
         ConnectionError: one ended while the workers joined. Where TensorFlow then waits for it without an end, which no exception
           can leave, this process is killed after the same line.
 
