@@ -56,7 +56,7 @@ def when_epoch(directory, number, do):
     threading.Thread(target=wait, daemon=True).start()
 
 
-def data_of(mode, is_me, x, y):
+def data_of(directory, mode, is_me, x, y):
     """What `fit` is given."""
     if mode == "rows" and is_me:
         x = x + 1
@@ -71,6 +71,7 @@ def data_of(mode, is_me, x, y):
                 if is_me and mode == "failing" and start > NUMBER // 2:
                     raise OSError("the disk is gone")
                 if is_me and mode == "hanging" and start > NUMBER // 2:
+                    (directory / "hangs").touch()
                     time.sleep(1000)
                 if is_me and mode == "short" and start > NUMBER // 2:
                     return
@@ -110,7 +111,7 @@ def main(directory, mode, who):
         when_epoch(directory, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     callbacks = [Misbehaves(mode, directory)] if rank == 0 else []
     history = trainer.fit(
-        **data_of(mode, is_me, x, y),
+        **data_of(directory, mode, is_me, x, y),
         resume="never" if mode == "afresh" else "auto",
         epochs=EPOCHS,
         verbose=0,

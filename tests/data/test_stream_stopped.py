@@ -233,3 +233,13 @@ def test_a_stop_is_asked_for_in_one_place_at_a_time():
         with pytest.raises(StopRequested):
             waited_for(lambda: time.sleep(0.2), patience=0.0)
     assert heard == ["done"]
+
+
+@pytest.mark.parametrize("who", ["outer", "inner", "nobody"])
+def test_a_wait_ends_by_whoever_asks_first(who):
+    with stoppable(lambda: who == "outer"), stoppable(lambda: who == "inner"):
+        if who == "nobody":
+            assert waited_for(lambda: 3) == 3
+        else:
+            with pytest.raises(StopRequested):
+                waited_for(threading.Event().wait, patience=0.1)

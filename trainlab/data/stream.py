@@ -52,7 +52,7 @@ _letting_go: set[futures.Future[Any]] = set()
 
 @contextmanager
 def stoppable(should_stop: Callable[[], bool]) -> Iterator[None]:
-    """While open, waits of this thread end with `StopRequested` soon after `should_stop()` is true.
+    """While open, waits of this thread end with `StopRequested` soon after `should_stop()` is true, or that of one round it.
 
     Example:
         >>> with stoppable(lambda: True):
@@ -61,7 +61,8 @@ def stoppable(should_stop: Callable[[], bool]) -> Iterator[None]:
         ...
         trainlab.data.stream.StopRequested
     """
-    token = _should_stop.set(should_stop)
+    outer = _should_stop.get()
+    token = _should_stop.set(lambda: should_stop() or outer())
     try:
         yield
     finally:

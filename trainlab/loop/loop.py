@@ -29,8 +29,7 @@ from trainlab.loop.update import Update
 from trainlab.objective import Batches
 from trainlab.parameters import tensorflow_internals
 
-# A call lasts so many seconds or up to twice as many: an interrupt need not wait long, a progress bar moves, and what is done
-# once a call (a way back, which costs a copy of the variables) is a small share.
+# A call lasts so many seconds or up to twice as many: an interrupt need not wait, and what is done once a call costs little.
 _TARGET_SECONDS = 0.1
 _MAX_UPDATES_PER_CALL = 2**14
 # Where training waits until batches of a stream are read, these are this part of a call's; then more and more are read ahead.
@@ -106,7 +105,8 @@ class Loop:
         self._results = None
         size = self._fixed or self._measured
         first = max(size // _FIRST_SHARE, 1) if self._fixed is None and source.must_read else size
-        block = self.block(source, min(max_updates, first))
+        with nullcontext() if self.link is None else self.link.reading():
+            block = self.block(source, min(max_updates, first))
         if block is None:
             return 0
         if before is not None:

@@ -41,6 +41,11 @@ def last_line(text):
     return text.splitlines()[-1] if text else ""
 
 
+def assert_noticed_in_time(seconds):
+    """After the time that was set, not before, and not much later; then the process ends."""
+    assert working.ANSWER_SECONDS - 2 < seconds < working.ANSWER_SECONDS + END_SECONDS
+
+
 def results(directory, number=2):
     return [dict(np.load(directory / f"{rank}.npz")) for rank in range(number)]
 
@@ -114,8 +119,12 @@ def test_one_that_is_killed_ends_all_in_a_line(who, number, tmp_path, whole):
 @pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 1])
 def test_one_that_hangs_is_lost_after_the_time_that_was_set(who, tmp_path, whole):
-    statuses, said = ends(begin(tmp_path / "a", "STOP", who), but=[who])
+    processes = begin(tmp_path / "a", "STOP", who)
+    os.waitid(os.P_PID, processes[who].pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    hangs_since = time.monotonic()
+    statuses, said = ends(processes, but=[who])
     assert statuses == {1 - who: 1}
+    assert_noticed_in_time(time.monotonic() - hangs_since)
     assert f"worker {who} (localhost:" in last_line(said[1 - who]) and "no sign of life for 15 s" in last_line(said[1 - who])
     assert go_on(tmp_path / "a", whole) >= 51
 
@@ -140,9 +149,20 @@ def test_one_with_something_else_is_refused_everywhere(mode, says, tmp_path):
 
 
 @pytest.mark.slow
-def test_data_that_hang_at_one_are_its_loss(tmp_path):
-    statuses, said = ends(begin(tmp_path / "a", "hanging", 1), but=[1])
-    assert statuses == {0: 1} and "worker 1" in last_line(said[0]) and "waited for its data" in last_line(said[0])
+@pytest.mark.parametrize("who", [0, 1])
+def test_data_that_hang_at_one_end_all(who, tmp_path):
+    processes = begin(tmp_path / "a", "hanging", who)
+    until = time.monotonic() + 300
+    while not (tmp_path / "a" / "hangs").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    hangs_since = time.monotonic()
+    statuses, said = ends(processes)
+    assert statuses == {0: 1, 1: 1}, said
+    assert_noticed_in_time(time.monotonic() - hangs_since)
+    for text in said.values():
+        assert f"worker {who} (localhost:" in last_line(text) and "was lost: it has waited for its data for 15 s" in last_line(
+            text
+        )
 
 
 @pytest.mark.slow

@@ -19,8 +19,10 @@ def join_workers(seconds: float = 300.0, answer_seconds: float = 60.0) -> tf.dis
 
     Args:
         seconds: how long to wait for all to start.
-        answer_seconds: how long a worker may give no sign of life, or wait for its own data, once training has begun: then it
-          is lost.
+        answer_seconds: how long a worker, the chief too, may give no sign of life, its process stopped or its machine gone, or
+          wait for its own data to train on, once training has begun: then it is lost, and all end. What lasts is no sign of
+          hanging: tracing, an update, and what the chief does between two (callbacks, validation, checkpoints) are waited for
+          however long they take, and so is a `tf.py_function` that hangs. To each `fit` all have 600 s to come.
 
     Returns:
         What `Trainer(..., distribute=...)` takes; of one worker alone, which has nobody to wait for, all devices of this machine.

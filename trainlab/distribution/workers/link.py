@@ -10,11 +10,12 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from trainlab.data import StopRequested, stoppable
 from trainlab.distribution.workers.cluster import Cluster
 from trainlab.distribution.workers.collectives import Collectives
 from trainlab.distribution.workers.signs import Signs
@@ -277,9 +278,19 @@ class Link:
         self._is_in_fit, self.variables = False, None
         return message
 
-    def reading(self) -> AbstractContextManager[None]:
-        """Round the reading of data that another waits for: if they hang, this worker is lost."""
-        return nullcontext() if self._signs is None else self._signs.reading()
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Round the reading of data that others wait for: if they hang, this worker is lost, and the wait is over.
+
+        Raises:
+            WorkerLost: this one, or another.
+        """
+        with stoppable(lambda: self.lost is not None), nullcontext() if self._signs is None else self._signs.reading():
+            try:
+                yield
+            except StopRequested:
+                self._check()
+                raise
 
     def give_up(self, error: BaseException) -> None:
         """Lets the others know at once that this worker will not come to what they wait for."""
