@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainlab.data.stream_blocks import PiecesLayout, StreamLayout
+from trainlab.data.blocks import Block
+from trainlab.data.stream_blocks import PiecesLayout, StreamLayout, checksum_of
 
 
 def pack(tensors):
@@ -108,3 +109,38 @@ def test_the_largest_is_read():
     assert layout.largest([block, tf.constant(0)], 4) == 7
     assert layout.cut(4).largest([block, tf.constant(0)], 4) == 4
     assert layout.cut(4).largest([block, tf.constant(3)], 1) == 3
+
+
+def checksum(batches, dtype=tf.int64, first=0, num_batches=1):
+    """Of a block of these, from `first` on."""
+    batches = [np.asarray(batch) if dtype == tf.string else tf.cast(batch, dtype) for batch in batches]
+    layout = layout_of(num_batches=num_batches, dtype=dtype)
+    number = len(batches) - first
+    return checksum_of(Block(layout, [lists(batches, dtype), tf.constant(first)], number // num_batches, number))
+
+
+@pytest.mark.parametrize("size", [3, 5000], ids=["few bytes", "many bytes"])
+@pytest.mark.parametrize(
+    "dtype", [tf.int64, tf.float32, tf.bfloat16, tf.bool, tf.uint8, tf.complex64], ids=lambda dtype: dtype.name
+)
+def test_a_checksum_tells_blocks_apart_by_every_batch(size, dtype):
+    rows = np.random.default_rng(0).integers(2, size=(4, size))
+    rows[2, :3] = 0, 1, 0
+    other, later, swapped = rows.copy(), rows.copy(), rows.copy()
+    other[0, 0] = 1 - other[0, 0]
+    later[3, -1] = 1 - later[3, -1]  # behind what is looked at one by one, of the last batch
+    swapped[2, :2] = 1, 0
+    blocks = [rows, other, later, swapped, rows[[0, 2, 1, 3]], rows[:3], [*rows[:3], rows[3, :-1]]]
+    found = [checksum(block, dtype) for block in blocks]
+    assert len(set(found)) == len(blocks) and all(0 <= number < 2**32 for number in found)
+    assert checksum(rows, dtype, num_batches=2) == found[0]  # however they are divided into updates
+    assert checksum([*rows[:2], *rows], dtype, first=2) == found[0]  # wherever they are in what was read
+
+
+def test_a_checksum_of_text():
+    found = [
+        checksum(block, tf.string)
+        for block in ([["a", "bc"], ["d"]], [["a", "bc"], ["e"]], [["ab", "c"], ["d"]], [["a", "bc"], []])
+    ]
+    assert len(set(found)) == 4
+    assert checksum([np.zeros(0)]) == checksum([np.zeros(0)]) != checksum([np.zeros(0)] * 2)

@@ -149,6 +149,16 @@ def test_one_with_something_else_is_refused_everywhere(mode, says, tmp_path):
 
 
 @pytest.mark.slow
+def test_batches_that_differ_later_are_refused_before_their_call(tmp_path):
+    """Of a call of 17 updates, until a checkpoint is due, the fourteenth has other rows at one."""
+    statuses, said = ends(begin(tmp_path / "a", "later", 1))
+    assert statuses == {0: 1, 1: 1}, said
+    for line in map(last_line, said.values()):
+        assert "worker 1 (localhost:" in line and "has other batches than the chief" in line
+    assert not list((tmp_path / "a" / "run" / "checkpoints").glob("*"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 1])
 def test_data_that_hang_at_one_end_all(who, tmp_path):
     processes = begin(tmp_path / "a", "hanging", who)
