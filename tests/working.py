@@ -3,6 +3,7 @@
 `python working.py DIRECTORY MODE WHO`: DIRECTORY takes the run and what each worker has left; worker WHO does MODE.
 """
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 import trainlab as tl
+from trainlab.runs.disk import checkpoint
 
 JOIN_SECONDS, ANSWER_SECONDS = 60, 15
 EPOCHS, SIZE, NUMBER = 12, 16, 320
@@ -41,8 +43,15 @@ class Misbehaves(keras.callbacks.Callback):
             if self.mode == "full":
                 os.chmod(self.directory / "run" / "checkpoints", 0o500)
                 raise OSError(28, "No space left on device")
+            if self.mode == "disk":
+                checkpoint._write = full
         if self.mode == "slow":
             time.sleep(0.5)
+
+
+def full(*args):
+    """A write of a checkpoint, in its thread, where nothing more fits."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def when_epoch(directory, number, do):
@@ -110,15 +119,20 @@ def main(directory, mode, who):
         when_epoch(directory, 3, lambda: os.kill(os.getpid(), SIGNALS[mode]))
     if mode == "slow" and is_me:
         when_epoch(directory, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    if mode in ("tensorflow", "keras") and is_me:
+        {"tensorflow": tf, "keras": keras}[mode].__version__ = "2.0.1"
     callbacks = [Misbehaves(mode, directory)] if rank == 0 else []
-    history = trainer.fit(
-        **data_of(directory, mode, is_me, x, y),
-        resume="never" if mode == "afresh" else "auto",
-        epochs=EPOCHS,
-        verbose=0,
-        callbacks=callbacks,
-        validation_data=(x[:50], y[:50]),
-    )
+    try:
+        history = trainer.fit(
+            **data_of(directory, mode, is_me, x, y),
+            resume="never" if mode == "afresh" else "auto",
+            epochs=EPOCHS,
+            verbose=0,
+            callbacks=callbacks,
+            validation_data=(x[:50], y[:50]),
+        )
+    finally:
+        (directory / f"stopped-{rank}").write_text(str(int(model.optimizer.iterations)))
     variables = {str(i): np.array(v) for i, v in enumerate([*model.variables, *model.optimizer.variables])}
     np.savez(directory / f"{rank}.npz", **variables, history=json.dumps(history.history), resumed_at=str(trainer.resumed_at))
 

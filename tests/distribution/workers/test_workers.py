@@ -6,8 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import working
 
 HERE = Path(working.__file__).parent
@@ -74,6 +76,13 @@ def go_on(directory, whole, number=2):
     return int(str(found[0]["resumed_at"]))
 
 
+def assert_goes_on_from_where_it_stopped(directory, whole, is_chief_lost):
+    """The chief saves when it loses another; one that is lost itself has saved every 17 updates, and three epochs of 20."""
+    stopped_at = None if is_chief_lost else int((directory / "stopped-0").read_text())
+    resumed_at = go_on(directory, whole)
+    assert resumed_at >= 51 if is_chief_lost else resumed_at == stopped_at >= 60
+
+
 @pytest.mark.slow
 def test_a_signal_to_another_worker_than_the_chief_saves_and_ends_all(tmp_path, whole):
     statuses, said = ends(begin(tmp_path / "a", "TERM", 1))
@@ -113,7 +122,7 @@ def test_one_that_is_killed_ends_all_in_a_line(who, number, tmp_path, whole):
         assert statuses[rank] == 1 and f"worker {who} (localhost:" in last_line(said[rank]), said[rank]
         assert "was lost: it has ended; start all of them again" in last_line(said[rank])
     if number == 2:
-        assert go_on(tmp_path / "a", whole) >= 51
+        assert_goes_on_from_where_it_stopped(tmp_path / "a", whole, is_chief_lost=who == 0)
 
 
 @pytest.mark.slow
@@ -126,7 +135,7 @@ def test_one_that_hangs_is_lost_after_the_time_that_was_set(who, tmp_path, whole
     assert statuses == {1 - who: 1}
     assert_noticed_in_time(time.monotonic() - hangs_since)
     assert f"worker {who} (localhost:" in last_line(said[1 - who]) and "no sign of life for 15 s" in last_line(said[1 - who])
-    assert go_on(tmp_path / "a", whole) >= 51
+    assert_goes_on_from_where_it_stopped(tmp_path / "a", whole, is_chief_lost=who == 0)
 
 
 @pytest.mark.slow
@@ -139,6 +148,8 @@ def test_one_that_hangs_is_lost_after_the_time_that_was_set(who, tmp_path, whole
         ("order", "has other batches than the chief"),
         ("short", "more updates where the chief has them"),
         ("failing", " data"),
+        ("tensorflow", f"versions tensorflow is '2.0.1', at the chief '{tf.__version__}'"),
+        ("keras", f"versions keras is '2.0.1', at the chief '{keras.__version__}'"),
     ],
 )
 def test_one_with_something_else_is_refused_everywhere(mode, says, tmp_path):
@@ -146,6 +157,8 @@ def test_one_with_something_else_is_refused_everywhere(mode, says, tmp_path):
     assert statuses == {0: 1, 1: 1}, said
     for text in said.values():
         assert "worker 1 (localhost:" in last_line(text) and says in last_line(text), text
+    if mode not in ("short", "failing"):
+        assert [int((tmp_path / "a" / f"stopped-{rank}").read_text()) for rank in (0, 1)] == [0, 0], "before the first update"
 
 
 @pytest.mark.slow
@@ -222,6 +235,18 @@ def test_an_error_at_the_chief_ends_all(mode, error, tmp_path):
     statuses, said = ends(begin(tmp_path / "a", mode))
     assert statuses == {0: 1, 1: 1}
     assert last_line(said[0]).startswith(error) and f"the chief, ended the fit: {error}" in last_line(said[1])
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_at_the_chief_ends_all_in_a_line(tmp_path):
+    """Seen at the first boundary after the write, which a thread does."""
+    statuses, said = ends(begin(tmp_path / "a", "disk"))
+    assert statuses == {0: 1, 1: 1}, said
+    line = "a checkpoint could not be written (the disk is full: make room, then start again); the last good one is "
+    assert last_line(said[0]).startswith("OSError: ") and line in last_line(said[0])
+    assert "worker 0 (localhost:" in last_line(said[1]) and "the chief, ended the fit: OSError: " in last_line(said[1])
+    assert line in last_line(said[1]) and last_line(said[1]).endswith("-step-68")
+    assert 85 <= int((tmp_path / "a" / "stopped-0").read_text()) < 102, "it is not trained on until the next is due"
 
 
 @pytest.mark.slow
