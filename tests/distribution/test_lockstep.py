@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 from replicating import TOLERANCES, assert_same_training, distance, mirrored
 from small import assert_same, compiled, everything, weights
+from tables import pad
 
 import trainlab as tl
 
@@ -86,6 +87,26 @@ def test_the_cnn_of_the_table_without_its_noise(precision):
     x, y = rng.normal(size=(13, 6, 6, 1)), rng.integers(3, size=13)
     one, several = (fit(make, number, x, y, tl.Heun()) for number in (None, 2))
     assert_same_training(one, several, 1e-11)
+
+
+@pytest.mark.parametrize("precision", ["float64"], indirect=True)
+@pytest.mark.parametrize("settings", [{}, {"run_eagerly": True}], ids=str)
+def test_under_a_mask(settings, precision):
+    """Keras' own synchronizes nothing there: of each shard it takes the moments alone."""
+
+    def make(synchronized=True):
+        keras.utils.set_random_seed(1)
+        norm = layers.BatchNormalization(synchronized=synchronized, momentum=0.7)
+        body = [layers.Masking(), layers.Dense(4, "tanh"), norm, layers.Dense(1)]
+        return compiled(keras.Sequential([keras.Input([5, 2]), *body]), metrics=["mae"])
+
+    rng = np.random.default_rng(3)
+    x, y = pad(rng, rng.normal(size=(13, 5, 2))), rng.normal(size=(13, 5, 1))
+    one = fit(make, None, x, y, **settings)
+    for replicas in (2, 4):
+        assert_same_training(one, fit(make, replicas, x, y, **settings), 1e-11)
+    assert distance(one[0], fit(lambda: make(False), 2, x, y, **settings)[0]) > 1e-3  # control
+    assert_same(everything(one[0]), everything(fit(lambda: make(False), None, x, y, **settings)[0]))  # one device is as ever
 
 
 class Centered(layers.Layer):

@@ -90,7 +90,7 @@ def _found(function: ModelFunction, fetch: Callable[[], Any], parameters: Vector
     def evaluate() -> tf.Tensor:
         marks = {key: tf.identity(value) for key, value in state.items()}
         totals = tf.ones([function.num_losses + 1])
-        with context, means.noticed() as found:
+        with context, keras_internals.masked_moments_synchronized(), means.noticed() as found:
             loss, _, after = function(parameters, marks, fetch(), totals)
         no_means.update(dict.fromkeys(found))
         no_sums.update(key for key in sums & after.keys() & marks.keys() if not _is_sum(after[key], marks[key]))

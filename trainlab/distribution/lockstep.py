@@ -14,7 +14,7 @@ import tensorflow as tf
 from trainlab.distribution.left import Left, reports_of
 from trainlab.distribution.replicas import Replicas
 from trainlab.distribution.shards import ShardFunction, known_size, num_examples_of, shards_of
-from trainlab.objective import Batch, Batches, ModelFunction, traced_aside
+from trainlab.objective import Batch, Batches, ModelFunction, keras_internals, traced_aside
 from trainlab.parameters import Rows, Vector, tensorflow_internals
 
 
@@ -61,7 +61,7 @@ class Lockstep:
         for replica, device, shard in self._shards(batch):
             contexts.append(_Meeting(replica, self._replicas.number, shard.is_there))
             begun = self._left.start(replica, state)
-            with tf.device(device), contexts[-1]:
+            with tf.device(device), contexts[-1], keras_internals.masked_moments_synchronized():
                 loss, gradient, after = self._shard_function(parameters, begun, shard, totals)
             found.append((replica, shard.share, loss, gradient, after))
         with self._replicas.reading():

@@ -224,6 +224,35 @@ def metric_function(metric: keras.metrics.MeanMetricWrapper) -> Callable[..., An
     return functools.partial(metric._fn, **metric._fn_kwargs)
 
 
+@contextmanager
+def masked_moments_synchronized() -> Iterator[None]:
+    """While open, a synchronized BatchNormalization is so under a mask too, where Keras leaves it out.
+
+    The formula is Keras' own, its sums taken over all replicas. Public would be that Keras did it.
+    """
+    kind, original = keras.layers.BatchNormalization, keras.layers.BatchNormalization._moments
+
+    def moments(layer: Any, inputs: tf.Tensor, mask: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        if mask is None or not layer.synchronized:
+            return original(layer, inputs, mask)
+        context, axes = tf.distribute.get_replica_context(), layer._reduction_axes
+        is_there = tf.broadcast_to(tf.cast(mask, tf.bool)[..., None], tf.shape(inputs))
+
+        def summed(values: tf.Tensor) -> tf.Tensor:
+            return context.all_reduce("SUM", tf.reduce_sum(tf.where(is_there, values, 0), axes, keepdims=True))
+
+        number = summed(tf.ones_like(inputs)) + keras.config.epsilon()
+        mean = summed(inputs) / number
+        variance = summed(tf.square(tf.where(is_there, inputs - mean, 0))) / number
+        return tf.squeeze(mean, axes), tf.squeeze(variance, axes)
+
+    kind._moments = moments
+    try:
+        yield
+    finally:
+        kind._moments = original
+
+
 def mask_of(tensor: Any) -> Any:
     """The mask that layers left on a tensor, None without one; public would be `keras.ops.get_mask`."""
     return getattr(tensor, "_keras_mask", None)
