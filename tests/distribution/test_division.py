@@ -7,8 +7,10 @@ import tensorflow as tf
 from replicating import TOLERANCES, assert_same_training, distance, trained
 from tables import EXACT_MODELS, STRATEGIES
 
+import trainlab as tl
 from trainlab.distribution import division
 from trainlab.distribution.towers import Towers
+from trainlab.parameters import Rows
 
 _QUICK = ("accumulate_3_heun", "mlp_with_penalties")
 _ALL = [
@@ -73,3 +75,25 @@ def test_batches_of_few_examples(batch_size, num_examples, precision):
         trained(case, None, number, batch_size=batch_size, num_examples=num_examples, shuffle=False) for number in (None, 4)
     )
     assert_same_training(one, several, TOLERANCES[precision])
+
+
+class Seeing(tl.SGD):
+    """Notes of what kind the leaves of the gradient are, as it sees them."""
+
+    def __init__(self):
+        self.kinds = set()
+
+    def step(self, objective, state):
+        step = super().step(objective, state)
+        self.kinds.add(tuple(type(leaf) is Rows for leaf in step.gradient.leaves))
+        return step
+
+
+@pytest.mark.parametrize("replicas", [2, 4, None])
+@pytest.mark.parametrize("settings", [{}, {"jit_compile": True}, {"run_eagerly": True}, {"micro_batch_size": 4}], ids=str)
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_gradient_of_rows_stays_one(replicas, settings, batches):
+    """Of the table alone, and of every evaluation: as many rows as are looked up, not as the table has."""
+    strategy, case = Seeing(), EXACT_MODELS["embedding"]
+    trained(case, tl.Accumulate(batches, strategy), replicas, trainer=settings, num_examples=26 * batches)
+    assert strategy.kinds == {(True, False, False, False, False)}
