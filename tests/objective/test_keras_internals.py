@@ -27,6 +27,8 @@ def has(owner, *names):
 REPLACEMENTS = {
     "layers_of": (keras.Model, ["flatten_layers", "all_layers"]),
     "compile_arguments": (keras.Model, ["compile_arguments", "compile_config"]),
+    "masked_moments_synchronized": (keras.layers.BatchNormalization, ["moments", "masked_moments", "synchronized_moments"]),
+    "metric_function": (keras.metrics.MeanMetricWrapper, ["fn", "function", "metric_fn"]),
     "default_jit_compile": (keras.Model, ["resolve_auto_jit_compile"]),
     "batches_before_record": (keras.callbacks.TensorBoard, ["global_train_batch", "batches_before_record", "start_batch"]),
     "flush_board": (keras.callbacks.TensorBoard, ["flush", "writers"]),
