@@ -123,17 +123,17 @@ class Update:
             TypeError, ValueError: the strategy returned something that is not a `Step` of this model.
         """
         objective, state = KerasObjective(self.function, batches, self._divided(jit)), self._state()
-        seen = objective.seen = None if self.scaling is None else []
+        objective.seen = None if self.scaling is None else []
         step = self.strategy.step(objective, state)
         self._check(step)
-        if self.scaling is None or seen is None:
+        if self.scaling is None:
             self._commit(step)
             for variable, value in objective.late(state.parameters):
                 variable.assign(value)
             return
         for name in step.logs:  # in a branch there is no making them
             self._log_of(name)
-        after = self.scaling.commit(step, seen, batches, lambda: self._commit(step))
+        after = self.scaling.commit(step, objective.seen or [], batches, lambda: self._commit(step))
         for variable, value in objective.late(state.parameters):
             variable.assign(after(variable, value))
 
