@@ -343,3 +343,83 @@ def two_outputs(kind):
 def test_targets_of_named_outputs_in_any_container(outputs, targets, run_eagerly):
     settings = {"loss": {"a": "mse", "b": "mae"}, "metrics": {"b": ["mse"]}, "run_eagerly": run_eagerly}
     as_keras(seeded(lambda: two_outputs(outputs), **settings), {"x": X, "y": targets})
+
+
+class Mixed(keras.Sequential):
+    """Takes a number for the whole batch beside its examples."""
+
+    def train_step(self, data):
+        x, (y, share) = data
+        return super().train_step((x * share, y))
+
+
+def test_a_number_beside_the_examples_of_a_batch_is_for_a_step_of_ones_own():
+    def make():
+        keras.utils.set_random_seed(1)
+        model = Mixed([keras.Input([5]), layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        return model
+
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4).map(lambda x, y: (x, (y, tf.constant(0.3))))
+    as_keras(make, {"x": data, "batch_size": None})
+
+
+def test_complex_numbers():
+    def build():
+        inputs = keras.Input([5], dtype="complex64")
+        return keras.Model(
+            inputs, layers.Dense(1)(layers.Lambda(lambda z: tf.concat([tf.math.real(z), tf.math.imag(z)], -1))(inputs))
+        )
+
+    as_keras(seeded(build), {"x": (X + 1j * X[::-1]).astype("complex64"), "y": Y})
+
+
+@pytest.mark.parametrize("other", [{"validation_split": 0.0}, {"shuffle": False}], ids=str)
+def test_where_a_fit_stopped_in_a_pass_is_no_place_in_another_pass(other):
+    x, y = np.tile(X, [10, 1]), np.tile(Y, [10, 1])
+    model = seeded(lambda: keras.Sequential([keras.Input([5]), layers.Dense(1)]))()
+    trainer, fit = tl.Trainer(model), {"batch_size": 10, "validation_split": 0.5, "verbose": 0}
+    trainer.fit(x, y, steps=4, **fit)
+    trainer.fit(x, y, **fit)  # the rest of the pass
+    assert trainer.iterations == 6
+    trainer.fit(x, y, steps=4, **fit)
+    trainer.fit(x, y, **{**fit, **other})  # a pass of its own
+    assert trainer.iterations == 10 + (12 if "validation_split" in other else 6)
+
+
+class Growing(Batches):
+    """Counts the passes that it is told of; it may have no end."""
+
+    def __init__(self, number=3):
+        super().__init__()
+        self._number, self.begun = number, 0
+
+    num_batches = property(lambda self: self._number)
+
+    def __getitem__(self, index):
+        return super().__getitem__(index % 3)
+
+    def on_epoch_begin(self):
+        self.begun += 1
+
+
+@pytest.mark.parametrize(
+    ("number", "fit"),
+    [(None, {"steps_per_epoch": 2}), (3, {"steps_per_epoch": 2}), (3, {"validate_every": 2}), (None, {"steps": 4})],
+    ids=str,
+)
+def test_hooks_of_data_whose_passes_are_no_epochs_are_told(number, fit):
+    trainer = tl.Trainer(seeded(lambda: keras.Sequential([keras.Input([5]), layers.Dense(1)]))())
+    epochs = {} if "steps" in fit else {"epochs": 2}
+    with pytest.warns(UserWarning, match="^an epoch is no pass over x: on_epoch_begin of Growing is called once a pass, and not"):
+        trainer.fit(Growing(number), verbose=0, **epochs, **fit)
+
+
+@pytest.mark.filterwarnings("error:an epoch is no pass")
+def test_hooks_of_data_whose_passes_are_epochs_need_no_warning():
+    data = Growing()
+    trainer = tl.Trainer(seeded(lambda: keras.Sequential([keras.Input([5]), layers.Dense(1)]))())
+    trainer.fit(data, epochs=2, verbose=0)
+    trainer.fit(data, epochs=2, steps_per_epoch=3, verbose=0)
+    assert data.begun == 4
+    trainer.fit(Batches(), epochs=2, steps_per_epoch=2, verbose=0)

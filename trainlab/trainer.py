@@ -203,7 +203,7 @@ class Trainer:
         Args:
             x: arrays, or nests of them; a `tf.data.Dataset`, `PyDataset`, generator or loader of batches.
             y: targets, for arrays.
-            batch_size: examples a batch, for arrays; 32 by default.
+            batch_size: examples a batch, for arrays; 32 by default, or as many as let `steps_per_epoch` take all there are.
             epochs: the number to stop at, counted from `initial_epoch`.
             verbose: 0 silent, 1 a progress bar, 2 a line an epoch; "auto" is 1 on a terminal or in a notebook, otherwise 2.
             callbacks: who overrides a batch hook gets control at every update; of Keras' own, those whose settings ask for it.
@@ -241,11 +241,11 @@ class Trainer:
         check_strategy(self.strategy)
         self._findings.follow(self.model)
 
-        source = prepared(self.model, given, self.seed)
+        source = prepared(self.model, given, self.seed, steps_per_epoch, self.strategy.batches)
         self._build(source)
         inputs = checked(self.model, given, source)
-        source.warn_if_small(self.strategy.batches)
         plan = plan.on(source.updates_per_pass(self.strategy.batches), source.is_endless)
+        source.warn(self.strategy.batches, plan.updates_per_epoch)
         link = self._loop().link  # a strategy may fail to shape its memory: before anything is touched
         if link is not None and workers.meet(link, self._manifest(inputs, plan)):
             return workers.follow(link, self._findings, self._loop, inputs, self.model)

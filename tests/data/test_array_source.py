@@ -157,6 +157,14 @@ class TestArraySource:
             Trainer(compiled()).fit(x, y, batch_size=4, epochs=9, callbacks=[seen, stop], verbose=0)
         assert not names()
 
-    def test_strings(self):
-        source = ArraySource((np.array(["a", "bc"]), None, None), 2, False, 0)
-        assert list(take(source, 1)[0][0][0].numpy()) == [b"a", b"bc"]
+    @pytest.mark.parametrize("kind", KINDS, indirect=True)
+    @pytest.mark.parametrize("dtype", [None, object])
+    @pytest.mark.parametrize("texts", [["größe", "a", "", "日本"], [b"\xff\x01", b"a", b"", b"\x00b"]], ids=["str", "bytes"])
+    def test_strings(self, texts, dtype, kind):
+        source = ArraySource((np.array(texts, dtype), None, None), 4, False, 0)
+        expected = [text.encode() if isinstance(text, str) else text for text in texts]
+        assert list(take(source, 1)[0][0][0].numpy()) == expected
+
+    def test_strings_beside_ragged_rows(self):
+        source = ArraySource((np.array(["größe", "a"]), tf.ragged.constant([[1.0], [2.0, 3.0]]), None), 2, False, 0)
+        assert list(take(source, 1)[0][0][0].numpy()) == ["größe".encode(), b"a"]

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from by_keras import as_keras, fitted, seeded
 from sources import ROOT
 
-from trainlab import Trainer
+from trainlab import Accumulate, Trainer
 
 X, Y = np.random.default_rng(0).normal(size=(2, 41, 4))
 
@@ -63,3 +64,42 @@ model.evaluate(x, y, verbose=0)
     ours, control = result.stderr.split("the control")
     assert "use_unbounded_threadpool" not in ours
     assert "use_unbounded_threadpool" in control  # it is said once a process: nobody had said it before
+
+
+class TestSizeOfBatches:
+    """Where nobody gives it, it is what Keras takes."""
+
+    X, Y = np.random.default_rng(0).normal(size=(2, 90, 4))
+    FIT = {"batch_size": None, "epochs": 2}
+
+    @pytest.mark.parametrize(
+        "given", [{}, *({"steps_per_epoch": n} for n in (1, 7, 8, 90)), {"validation_split": 0.3, "steps_per_epoch": 5}], ids=str
+    )
+    def test_steps_an_epoch(self, given):
+        as_keras(seeded(plain), {"x": self.X, "y": self.Y, **self.FIT, **given})
+
+    def test_a_step_of_several_batches(self):
+        make = seeded(lambda: keras.Sequential([keras.Input([4]), keras.layers.Dense(4)]))
+        model = make()
+        trainer = Trainer(model, Accumulate(3))
+        text = trainer.describe_loop(self.X, self.Y, steps_per_epoch=6)
+        assert "15 examples = 3 batches of 5" in text
+        trainer.fit(self.X, self.Y, steps_per_epoch=6, shuffle=False, verbose=0)
+        expected, _ = fitted(make, {"x": self.X, "y": self.Y, "batch_size": 15, "epochs": 1}, use_keras=True)
+        for a, b in zip(model.get_weights(), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.filterwarnings("ignore:.*[Ll]imit")
+    def test_under_keras_limit(self):
+        before = keras.config.max_steps_per_epoch()
+        keras.config.set_max_steps_per_epoch(4)
+        try:
+            given = {"x": self.X, "y": self.Y, "validation_data": (self.X[:50], self.Y[:50]), **self.FIT}
+            as_keras(seeded(plain), given)
+            model = seeded(plain)()
+            assert Trainer(model).evaluate(self.X, self.Y, verbose=0) == pytest.approx(
+                model.evaluate(self.X, self.Y, verbose=0), rel=1e-5
+            )
+            assert Trainer(model).predict(self.X, verbose=0).shape == model.predict(self.X, verbose=0).shape == (90, 4)
+        finally:
+            keras.config.set_max_steps_per_epoch(before)

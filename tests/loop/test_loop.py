@@ -316,8 +316,8 @@ def test_training_waits_for_few_batches_of_a_stream_and_reads_more_and_more(fixe
     trainer = Trainer(compiled(), jit_compile=False, steps_per_execution=fixed)
     data = tf.data.Dataset.from_tensor_slices(regression(1016)).batch(4)
     trainer.fit(data, steps=1, verbose=0)
-    trainer._loops.made.loop._measured = 64
-    clock = itertools.count(0.0, 0.15)  # no time tells it to make more of them a call, or fewer
+    trainer._loops.made.loop._pace.size = 64
+    clock = itertools.count(0.0, 0.075)  # no time tells it to make more of them a call, or fewer
     monkeypatch.setattr("trainlab.loop.loop.time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr(Puller, "__call__", counted)
     history = trainer.fit(data, epochs=2, verbose=0).history

@@ -6,7 +6,7 @@ from boards import assert_alike, events
 from resuming import Stopping, small
 from small import regression
 
-from trainlab.loop import loop as loop_module
+from trainlab.loop.programs import pace
 from trainlab.objective import keras_internals
 
 FIT = {"batch_size": 4, "verbose": 0, "validation_data": regression(8, seed=2)}
@@ -38,7 +38,7 @@ def stopped(run, make):
 @pytest.mark.parametrize("update_freq", ["epoch", "batch", 4])
 @pytest.mark.parametrize("resumed", [longer, stopped])
 def test_events_are_those_of_a_run_that_was_never_stopped(resumed, update_freq, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop_module, "_MAX_UPDATES_PER_CALL", 4)  # so that an epoch is several calls
+    monkeypatch.setattr(pace, "MAX_STEPS_PER_CALL", 4)  # so that an epoch is several calls
     whole = board(tmp_path / "whole logs", update_freq)
     small(tmp_path / "whole").fit(*regression(4 * UPDATES), epochs=4, callbacks=[whole], **FIT)
     resumed(tmp_path / "run", lambda: board(tmp_path / "logs", update_freq))

@@ -9,7 +9,7 @@ from boards import assert_alike, events
 from resuming import small
 from small import regression
 
-from trainlab.loop import loop as loop_module
+from trainlab.loop.programs import pace
 from trainlab.runs.disk import boards
 
 FIT = {"batch_size": 4, "verbose": 0, "validation_data": regression(8, seed=2)}
@@ -78,7 +78,7 @@ def another_process(monkeypatch):
 )
 @pytest.mark.parametrize("is_inside", [True, False])
 def test_every_step_is_in_them_once(at, is_inside, tmp_path, monkeypatch, another_process):
-    monkeypatch.setattr(loop_module, "_MAX_UPDATES_PER_CALL", 4)
+    monkeypatch.setattr(pace, "MAX_STEPS_PER_CALL", 4)
     folder = "run/tensorboard" if is_inside else "logs"
     whole = tmp_path / "whole"
     fit(whole, whole / folder, lambda board: Killed(whole, at, board))

@@ -9,6 +9,7 @@ from small import regression
 
 import trainlab as tl
 from trainlab.loop import loop as loop_module
+from trainlab.loop.programs import pace
 
 callbacks = keras.callbacks
 NUM_UPDATES, EPOCHS = 10, 2  # of an epoch
@@ -106,7 +107,7 @@ def counting_calls(monkeypatch):
         counted.append(num_updates)
         return num_updates
 
-    monkeypatch.setattr(loop_module, "_TARGET_SECONDS", 1e9)
+    monkeypatch.setattr(pace, "TARGET_SECONDS", 1e9)
     monkeypatch.setattr(loop_module.Loop, "run", counting)
     return counted
 

@@ -151,3 +151,38 @@ def test_a_prediction_that_failed_leaves_nothing_to_the_next():
     with pytest.raises(tf.errors.InvalidArgumentError):
         trainer.predict(bad, batch_size=2, verbose=0)
     np.testing.assert_array_equal(trainer.predict(-X, batch_size=2, verbose=0), -X)
+
+
+LENGTHS = {
+    "tokens": (open_length, lambda n, length: np.random.default_rng(n).integers(0, 9, [n, length])),
+    "images": (
+        lambda: compiled(keras.Sequential([keras.Input([None, None, 1]), layers.Conv2D(2, 3, padding="same")])),
+        lambda n, length: np.random.default_rng(n).normal(size=[n, length, length + 1, 1]).astype("float32"),
+    ),
+    "several outputs": (
+        lambda: compiled(keras.Model(inputs := keras.Input([None, 2]), {"all": inputs * 2, "last": inputs[:, -1]})),
+        lambda n, length: np.random.default_rng(n).normal(size=[n, length, 2]).astype("float32"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_one_length_after_another(name, calls):
+    make, draw = LENGTHS[name]
+    model, trainer = make(), None
+    trainer = tl.Trainer(model)
+    for n, length, batch_size in [(40, 6, 1), (8, 3, 4), (9, 7, 4), (8, 6, 4), (5, 3, 1)]:
+        x = draw(n, length)
+        expected, found = model.predict(x, verbose=0), trainer.predict(x, batch_size=batch_size, verbose=0)
+        tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+
+
+def test_a_data_set_of_several_lengths_is_joined_as_keras_joins_it():
+    model = open_length()
+    batches = tf.data.Dataset.from_generator(
+        lambda: (np.ones([2, n], "int32") for n in (3, 5)), output_signature=tf.TensorSpec([2, None], tf.int32)
+    )
+    trainer = tl.Trainer(model)
+    assert trainer.predict(np.ones([4, 2], "int32"), verbose=0).shape == (4, 2, 4)
+    assert trainer.predict(batches, verbose=0).to_list() == model.predict(batches, verbose=0).to_list()  # ragged
+    assert trainer.predict(np.ones([4, 3], "int32"), verbose=0).shape == (4, 3, 4)

@@ -1,7 +1,7 @@
 """Data: from what users hand over to the batches of each update, checked on the way."""
 
 from trainlab.data import device
-from trainlab.data.array_source import ArraySource, Whereabouts, describe_update
+from trainlab.data.array_source import ArraySource, Whereabouts, describe_update, size_of_batches
 from trainlab.data.arrays import as_arrays, is_stream, note_pass, passes_of
 from trainlab.data.blocks import Block, Layout, TrailingLayout, may_unroll
 from trainlab.data.checks import check_count, check_labels, find_non_finite
@@ -54,6 +54,7 @@ __all__ = [
     "passes_of",
     "prepared",
     "set_apart",
+    "size_of_batches",
     "split",
     "stoppable",
     "to_evaluate_on",

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -84,7 +85,7 @@ class ArraySource:
         """What an update of so many batches is made of, in words."""
         return describe_update(self.batch_size, batches)
 
-    def warn_if_small(self, batches: int) -> None:
+    def warn(self, batches: int, updates_per_epoch: int | None = None) -> None:
         """Warns of an update of several batches that takes more than there is; a single batch that is not full is nothing new."""
         if batches > 1 and self.num_examples < self.batch_size * batches:
             full, rest = divmod(self.num_examples, self.batch_size)
@@ -265,7 +266,7 @@ class ArraySource:
         takes = [rows_of(leaf) for leaf in self._leaves if isinstance(leaf, Composite)]
 
         def rows(indices: np.ndarray) -> list[np.ndarray]:
-            return [leaf[indices] if isinstance(leaf, np.ndarray) else tf.gather(leaf, indices).numpy() for leaf in dense]
+            return [_rows(leaf, indices) for leaf in dense]
 
         def batch(start: tf.Tensor) -> Batch:
             size = tf.constant(self.num_examples, tf.int64)
@@ -294,35 +295,67 @@ def describe_update(batch_size: int, batches: int) -> str:
     return examples if batches == 1 else f"{examples} = {batches} batches of {batch_size}"
 
 
+def size_of_batches(num_examples: int, batch_size: int | None, steps: int | None, batches: int = 1) -> int:
+    """Examples a batch of arrays, as Keras has it: 32, or so many that so many steps take all there are.
+
+    Args:
+        num_examples: in the arrays.
+        batch_size: if it was given.
+        steps: in an epoch, if that was given; `keras.config.set_max_steps_per_epoch` gives it too.
+        batches: that a step takes.
+
+    Example:
+        >>> size_of_batches(1000, None, None), size_of_batches(1000, None, 10), size_of_batches(1000, None, 10, batches=4)
+        (32, 100, 25)
+    """
+    if batch_size is not None:
+        return batch_size
+    given = [number for number in (steps, keras.config.max_steps_per_epoch()) if number]
+    return -(-num_examples // (min(given) * batches)) if given else 32
+
+
 class Whereabouts:
     """Where the last `fit` stopped in its arrays: a further one on the same arrays goes on there."""
 
     def __init__(self) -> None:
-        self._last: tuple[SameData, int, int, int] | None = None  # the data, epoch and position in them, passes before
+        # The data, how they were gone through, epoch and position in them, passes before.
+        self._last: tuple[SameData, tuple[int, bool], int, int, int] | None = None
 
     def remember(self, source: Any, data: Any) -> None:
         """Keeps where a source stands in `data`, which it was made of; nothing of a stream."""
         if isinstance(source, ArraySource):
-            self._last = SameData(data), source.epoch, source.position, source.ahead[0]
+            self._last = SameData(data), _order_of(source), source.epoch, source.position, source.ahead[0]
 
     def go_on(self, source: Any, data: Any, initial_epoch: int) -> None:
-        """Puts a source there: in the middle of a pass, if the last one was over the same arrays."""
+        """Puts a source there: in the middle of a pass, if the last one was over the same examples in the same order."""
         if not isinstance(source, ArraySource):
             return
         source.epoch = initial_epoch
         if self._last is None:
             return
-        last, epoch, position, ahead = self._last
-        is_same = last.matches(data)
+        last, order, epoch, position, ahead = self._last
+        is_same = last.matches(data) and order == _order_of(source)
         source.epoch = max(epoch + (not is_same and position > 0), initial_epoch)
         if is_same and source.epoch == epoch and position < source.num_examples:
             source.position = position
         source.ahead = source.epoch - initial_epoch, ahead if is_same else 0
 
 
+def _order_of(source: ArraySource) -> tuple[int, bool]:
+    """What a place in a pass is a place of: with another share held out, or unshuffled, others come before it."""
+    return source.num_examples, source.shuffle
+
+
 def _restored(structure: Any, specs: list[tf.TensorSpec], tensors: list[tf.Tensor]) -> Batch:
     """A batch of rows that were gathered from what is on the device."""
     return pack(structure, [device.restored(rows, spec) for rows, spec in zip(tensors, specs, strict=True)])
+
+
+def _rows(leaf: Any, indices: np.ndarray) -> np.ndarray:
+    if not isinstance(leaf, np.ndarray):
+        return tf.gather(leaf, indices).numpy()
+    rows = leaf[indices]
+    return rows.astype(object) if rows.dtype.kind == "U" else rows  # of which TensorFlow takes ASCII only
 
 
 def _num_bytes(leaf: Any) -> int:

@@ -7,6 +7,7 @@ import math
 import random
 import threading
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
@@ -252,6 +253,15 @@ class Ordered(keras.utils.PyDataset):
         random.Random(f"{self.root} {number}").shuffle(self._order)
 
 
+def warn_of_hooks(data: Any) -> None:
+    """Warns of what a `PyDataset` of the user's does in its hooks: they belong to passes, which epochs here are not."""
+    names = ("on_epoch_begin", "on_epoch_end")
+    own = [name for name in names if getattr(type(data), name, None) is not getattr(keras.utils.PyDataset, name)]
+    if own and isinstance(data, keras.utils.PyDataset):
+        called = f"{' and '.join(own)} of {type(data).__name__} {'is' if len(own) == 1 else 'are'} called"
+        warnings.warn(f"an epoch is no pass over x: {called} once a pass, and not once an epoch", stacklevel=4)
+
+
 def feed_of(data: Any) -> Feed | Loader | None:
     """What gives the batches of a generator, or of a loader of Grain's; None for all other data."""
     if isinstance(data, types.GeneratorType):
@@ -288,9 +298,10 @@ def _as_array(leaf: Any) -> Any:
     is_tensor = isinstance(leaf, (tf.Tensor, *Composite))
     if not is_tensor:
         leaf = from_table(leaf) if is_table(leaf) else np.asarray(leaf)
-        leaf = from_objects(leaf) if leaf.dtype.kind == "O" else leaf
-        if leaf.dtype.kind not in "biufUS" and leaf.dtype != tf.bfloat16.as_numpy_dtype:
-            raise TypeError(f"an array of dtype {leaf.dtype} holds no batch of numbers or strings; convert it with astype")
+        dtype = leaf.dtype
+        leaf = from_objects(leaf) if dtype.kind == "O" else leaf
+        if leaf is None or (leaf.dtype.kind not in "biufcUSO" and leaf.dtype != tf.bfloat16.as_numpy_dtype):
+            raise TypeError(f"an array of dtype {dtype} holds no batch of numbers or strings; convert it with astype")
     if len(leaf.shape) == 0:
         value = leaf.item() if isinstance(leaf, np.ndarray) else leaf
         raise TypeError(f"{value!r} is a single value, not an array of examples; a list of numbers needs np.array")

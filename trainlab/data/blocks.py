@@ -30,6 +30,10 @@ class Layout(Hashable, Protocol):
         """Whether every update has the same shapes, but perhaps for the last: XLA compiles anew for each."""
 
     @property
+    def is_sized(self) -> bool:
+        """Whether batches of this layout are all of the same size, an axis for the length of texts included."""
+
+    @property
     def specs(self) -> list[Any]:
         """Of the block's arguments, but for the last: the number of updates, a scalar int32."""
 
@@ -142,6 +146,11 @@ class ArrayLayout:
         return True
 
     @property
+    def is_sized(self) -> bool:
+        """See `Layout`."""
+        return True
+
+    @property
     def size(self) -> int:
         """Examples an update."""
         return self.full * self.batch_size + self.rest
@@ -226,6 +235,11 @@ class TrailingLayout:
     @property
     def is_static(self) -> bool:
         """See `Layout`."""
+        return True
+
+    @property
+    def is_sized(self) -> bool:
+        """See `Layout`; it is smaller than the others."""
         return True
 
     @property

@@ -96,7 +96,10 @@ def check_batched(model: keras.Model, specs: Any) -> None:
     inputs = [tuple(tensor.shape[1:]) for tensor in (getattr(model, "inputs", None) or [])[:1]]
     # One number an example is taken as it is by an input of one: then a batch of one looks the same.
     is_an_example = bool(leaves) and bool(first) and leaves[0] is first[0] and inputs == [tuple(leaves[0].shape)] != [(1,)]
-    if is_an_example or any(leaf.shape.rank == 0 for leaf in leaves):
+    numbers = [leaf.shape.rank == 0 for leaf in leaves]
+    # A step or a loss of the user's may take a number for the whole batch beside its examples.
+    is_free = has_own_step(model) or type(model).compute_loss is not keras.Model.compute_loss
+    if is_an_example or (bool(numbers) and (all if is_free else any)(numbers)):
         shapes = tf.nest.map_structure(lambda spec: None if spec is None else tuple(spec.shape), tuple(specs[:2]))
         raise ValueError(
             f"an element of the data set holds x {shapes[0]} and y {shapes[1] if len(shapes) > 1 else None}, one example and no "

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainlab.data import checks, iterators
-from trainlab.data.array_source import ArraySource
+from trainlab.data.array_source import ArraySource, size_of_batches
 from trainlab.data.arrays import as_arrays, is_stream, note_passes, own_state, passes_of
 from trainlab.data.kinds import class_weights, matched
 from trainlab.data.stream_source import StreamSource
@@ -91,8 +91,7 @@ def _in_order(arrays: Arrays, batch_size: int | None, steps: int | None) -> Sour
     """Converted arrays, or a data set as the first of them, as they come; see `to_evaluate_on`."""
     if is_stream(arrays[0]):
         return StreamSource(arrays[0], None, False, keeps_place=False)
-    length = checks.check_lengths(*arrays)
-    return ArraySource(arrays, batch_size or (32 if steps is None else -(-length // steps)), False, 0)
+    return ArraySource(arrays, size_of_batches(checks.check_lengths(*arrays), batch_size, steps), False, 0)
 
 
 def to_evaluate_on(
@@ -200,18 +199,20 @@ def split(given: Given) -> Given:
     return _split(given) if given.validation_split and given.validation_data is None else given
 
 
-def prepared(model: keras.Model, given: Given, seed: int) -> Source:
+def prepared(model: keras.Model, given: Given, seed: int, steps_per_epoch: int | None = None, batches: int = 1) -> Source:
     """The training data as a source at its beginning, checked as far as that goes before the model is built for them.
 
     Args:
         model: compiled.
         given: what `split` returned.
         seed: of the order of arrays.
+        steps_per_epoch: if it was given.
+        batches: that a step takes.
 
     Raises:
         TypeError, ValueError: they cannot be trained on.
     """
-    source = _source(model, given, seed)
+    source = _source(model, given, seed, steps_per_epoch, batches)
     if source.arrays is not None:
         checks.check_shapes(model, source.arrays[0])
     else:
@@ -267,7 +268,7 @@ def check_held_out(model: keras.Model, x: Any, y: Any, sample_weight: Any, name:
     _validation(model, Given(None, validation_data=(x, y, sample_weight) if y is not None else x), name)
 
 
-def _source(model: keras.Model, given: Given, seed: int) -> Source:
+def _source(model: keras.Model, given: Given, seed: int, steps_per_epoch: int | None = None, batches: int = 1) -> Source:
     if given.x is None:
         raise ValueError("x is missing: give arrays or a tf.data.Dataset")
     if is_stream(given.x):
@@ -282,7 +283,7 @@ def _source(model: keras.Model, given: Given, seed: int) -> Source:
     if given.class_weight is not None and given.sample_weight is not None:
         raise ValueError("give class_weight or sample_weight, not both")
     x, y, sample_weight = _matched(model, _converted((given.x, given.y, given.sample_weight)))
-    checks.check_lengths(x, y, sample_weight)
+    length = checks.check_lengths(x, y, sample_weight)
     if given.class_weight is not None:
         labels = [leaf for leaf in tf.nest.flatten(y) if leaf is not None]
         if len(labels) != 1:
@@ -290,7 +291,8 @@ def _source(model: keras.Model, given: Given, seed: int) -> Source:
         sample_weight = class_weights(labels[0], given.class_weight, checks.takes_labels(model))
     if given.check_data:
         checks.check_values(x, y, sample_weight)
-    return ArraySource((x, y, sample_weight), 32 if given.batch_size is None else given.batch_size, bool(given.shuffle), seed)
+    size = size_of_batches(length, given.batch_size, steps_per_epoch, batches)
+    return ArraySource((x, y, sample_weight), size, bool(given.shuffle), seed)
 
 
 def _validation(model: keras.Model, given: Given, name: str = "validation_data") -> Validation:

@@ -41,6 +41,11 @@ class StreamLayout:
         return all(shape.rank is not None and None not in list(shape[1:]) for shape in shapes)
 
     @property
+    def is_sized(self) -> bool:
+        """See `Layout`."""
+        return all(spec.shape.is_fully_defined() for spec in self.leaf_specs)
+
+    @property
     def specs(self) -> list[Any]:
         """The lists; then the first batch's place in them, a scalar int32."""
         return [[tf.TensorSpec([], tf.variant) for _ in self.leaf_specs], tf.TensorSpec([], tf.int32)]

@@ -194,8 +194,10 @@ class StreamSource:
         """What an update of so many batches is made of, in words."""
         return f"{batches} of x's batches"
 
-    def warn_if_small(self, batches: int) -> None:
-        """Nothing: nobody knows."""
+    def warn(self, batches: int, updates_per_epoch: int | None = None) -> None:
+        """Warns where epochs are no passes, and the data listen for them; whether updates are small nobody knows."""
+        if self.is_endless or updates_per_epoch not in (None, self.updates_per_pass(batches)):
+            arrays.warn_of_hooks(self._data)
 
     def describe(self) -> dict[str, Any]:
         """What the batches are."""

@@ -24,16 +24,11 @@ from trainlab.loop import jit
 from trainlab.loop.leading import answer, explained, find, lead
 from trainlab.loop.micro_batches import MicroBatches
 from trainlab.loop.nonfinite import Guard, Undo
-from trainlab.loop.programs import Programs, Tellings, as_logs
+from trainlab.loop.programs import Pace, Programs, Tellings, as_logs
 from trainlab.loop.update import Update
 from trainlab.objective import Batches
 from trainlab.parameters import tensorflow_internals
 
-# A call lasts so many seconds or up to twice as many: an interrupt need not wait, and what is done once a call costs little.
-_TARGET_SECONDS = 0.1
-_MAX_UPDATES_PER_CALL = 2**14
-# Where training waits until batches of a stream are read, these are this part of a call's; then more and more are read ahead.
-_FIRST_SHARE = 32
 # A compiled read of all variables costs a trace that the first step would wait for, and pays off after so many.
 _SNAPSHOTS_TO_COMPILE = 10
 
@@ -77,9 +72,8 @@ class Loop:
         self.guard = Guard(update)
         self.jit_compile = jit_compile
         self.is_eager = run_eagerly
-        self._fixed = updates_per_call
         self._micro_batches = micro_batches
-        self._measured = 1
+        self._pace = Pace(updates_per_call)
         self._reach = sys.maxsize  # what one call may try: little after a bad update, then more and more
         self._functions = Programs(self._traced)
         self._variables: dict[str, tf.Variable] = {}
@@ -103,16 +97,16 @@ class Loop:
         """
         started = time.monotonic()  # reading the data counts: a signal waits for it too
         self._results = None
-        size = self._fixed or self._measured
-        first = max(size // _FIRST_SHARE, 1) if self._fixed is None and source.must_read else size
         with nullcontext() if self.link is None else self.link.reading():
-            block = self.block(source, min(max_updates, first))
+            block = self.block(source, min(max_updates, self._pace.first(source)))
+            if block is not None and not self._pace.allows(source, block):
+                block = self.block(source, 1)
         if block is None:
             return 0
         if before is not None:
             before()
         if not self.is_eager:
-            ahead = size if self._fixed is not None else min(size, 2 * block.num_updates)
+            ahead = self._pace.size if self._pace.is_fixed else min(self._pace.size, 2 * block.num_updates)
             source.read_ahead(block, min(max_updates - block.num_updates, ahead), self._batches)
         with nullcontext() if self.link is None else lead(self.link, self, source, block):
             self._make(source, block, tells, started)
@@ -123,7 +117,7 @@ class Loop:
         if block.num_updates > self._reach:
             self._search(source, block.num_updates)
             return
-        known = self._functions.num_built
+        known, begun = self._functions.num_built, time.monotonic()
         if self.is_eager or self.link is not None:  # others have programs that do not tell
             tells = ""
         problem = self._attempt(source, block, tells)
@@ -133,12 +127,9 @@ class Loop:
             self._reject(source, block, problem)
         elif problem is not None:
             self._search(source, block.num_updates, suspects=block.num_updates)
-        elif block.num_updates == self._measured and known == self._functions.num_built:
-            seconds = time.monotonic() - started
-            if seconds < _TARGET_SECONDS:
-                self._measured = min(2 * self._measured, _MAX_UPDATES_PER_CALL)
-            elif seconds > 2 * _TARGET_SECONDS:
-                self._measured = max(self._measured // 2, 1)
+        elif known == self._functions.num_built:
+            now = time.monotonic()
+            self._pace.note(block, now - started, now - begun)
 
     def heed_others(self) -> None:
         """Called when somebody else's code was run, which may have changed variables."""
@@ -265,7 +256,7 @@ class Loop:
                 updates_ahead,
             )
         if choice.seconds is not None:
-            self._measured = max(round(1.5 * _TARGET_SECONDS / choice.seconds), 1)
+            self._pace.expect(source, choice.seconds)
         self.jit_compile = choice.jit_compile if choice.is_final else None
         self._functions.keep(choice.jit_compile)
         self._tellings.forget()

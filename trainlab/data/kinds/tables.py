@@ -31,19 +31,24 @@ def from_table(leaf: Any) -> np.ndarray:
         return array
     labels = list(leaf.columns)
     columns = [_column(leaf.iloc[:, i], f"column {label!r}") for i, label in enumerate(labels)]
-    texts = [label for label, column in zip(labels, columns, strict=True) if column.dtype.kind in "US"]
+    texts = [label for label, column in zip(labels, columns, strict=True) if column.dtype.kind in "USO"]
     if 0 < len(texts) < len(labels):
         raise TypeError(f"column {texts[0]!r} holds strings and others hold numbers: give them apart, as a dict of inputs")
     return np.stack(columns, axis=1)
 
 
-def from_objects(array: np.ndarray) -> np.ndarray:
-    """An array of Python's objects as one of what they are: numbers, booleans or strings; unchanged if they are anything else."""
+def from_objects(array: np.ndarray) -> np.ndarray | None:
+    """An array of Python's objects as one of the numbers or booleans that they are; None if they are anything else.
+
+    Text stays as it is: of one width, which is that of the longest, it could take a hundred times the memory, and bytes would
+    lose the zeros at their ends.
+    """
     items = array.ravel().tolist()
-    for kind in (str, bytes, numbers.Real):
-        if items and all(isinstance(item, kind) for item in items):
-            return np.array(items).reshape(array.shape)
-    return array
+    if not items:
+        return None
+    if any(all(isinstance(item, kind) for item in items) for kind in (str, bytes)):
+        return array
+    return np.array(items).reshape(array.shape) if all(isinstance(item, numbers.Real) for item in items) else None
 
 
 def _column(series: Any, name: str) -> np.ndarray:
@@ -54,8 +59,7 @@ def _column(series: Any, name: str) -> np.ndarray:
         has_gaps = bool(np.asarray(series.isna(), bool).any())
         to = keras.config.floatx() if has_gaps else dtype.numpy_dtype
         array = series.to_numpy(dtype=to, na_value=np.nan) if has_gaps else series.to_numpy(dtype=to)
-    elif array.dtype.kind == "O":
-        array = from_objects(array)
-    if array.dtype.kind not in _KINDS:
+    found = from_objects(array) if array.dtype.kind == "O" else array
+    if found is None or found.dtype.kind not in _KINDS + "O":
         raise TypeError(f"{name} of dtype {dtype} holds no numbers, nor strings only: convert it with astype")
-    return array
+    return found

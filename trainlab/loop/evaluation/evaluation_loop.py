@@ -13,14 +13,9 @@ import tensorflow as tf
 
 from trainlab.data import Block, Layout, Source
 from trainlab.loop import jit
-from trainlab.loop.programs import Programs
+from trainlab.loop.programs import Pace, Programs
 from trainlab.objective import Batch, Batches, flat_logs, keras_internals
 from trainlab.parameters import tensorflow_internals
-
-# See `loop.loop`: a call lasts so many seconds or up to twice as many, and reads a part of that first where it must wait.
-_TARGET_SECONDS = 0.1
-MAX_BATCHES_PER_CALL = 2**14
-_FIRST_SHARE = 32
 
 _JIT = functools.partial(tf.function, jit_compile=True, autograph=False)
 
@@ -49,7 +44,7 @@ class CompiledLoop:
         self._jit_compile, self._tracing = jit_compile, tracing
         self._programs = Programs(self._build)
         self._have_run: set[Layout] = set()
-        self._measured = 1
+        self._pace = Pace()
         self.num_traces = 0
 
     def step(self, batches: Sequence[Batches]) -> None:
@@ -79,24 +74,21 @@ class CompiledLoop:
             before: called once there is something to run, and before it is.
         """
         started = time.monotonic()
-        size = self._measured
-        first = max(size // _FIRST_SHARE, 1) if source.must_read else size
-        block = source.block(min(max_batches, first), 1, self._jit_compile)
+        block = source.block(min(max_batches, self._pace.first(source)), 1, self._jit_compile)
+        if block is not None and not self._pace.allows(source, block):
+            block = source.block(1, 1, self._jit_compile)
         if block is None:
             return 0
         if before is not None:
             before()
-        source.read_ahead(block, min(max_batches - block.num_updates, size, 2 * block.num_updates), 1)
-        known = self._programs.num_built
+        source.read_ahead(block, min(max_batches - block.num_updates, self._pace.size, 2 * block.num_updates), 1)
+        known, begun = self._programs.num_built, time.monotonic()
         self._call(block)
         self.after_call(block.num_updates)
         source.advance(block)
-        if block.num_updates == size and known == self._programs.num_built:
-            seconds = time.monotonic() - started
-            if seconds < _TARGET_SECONDS:
-                self._measured = min(2 * size, MAX_BATCHES_PER_CALL)
-            elif seconds > 2 * _TARGET_SECONDS:
-                self._measured = max(size // 2, 1)
+        if known == self._programs.num_built:
+            now = time.monotonic()
+            self._pace.note(block, now - started, now - begun)
         return block.num_updates
 
     def _call(self, block: Block) -> None:

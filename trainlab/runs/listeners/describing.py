@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from trainlab.data import describe_update, is_stream
+from trainlab.data import describe_update, is_stream, size_of_batches
 from trainlab.loop import Plan, plan_of
 from trainlab.runs.epochs import callback_list, verbosity
 from trainlab.runs.listeners.hearing import hears_every_test_batch, hears_every_update, updates_unheard
@@ -140,6 +140,7 @@ def _planned(given: Mapping[str, Any], batches: int) -> tuple[Plan, str]:
         num_examples = len(keras.tree.flatten(x)[0])
         if given["validation_data"] is None:
             num_examples -= num_examples - int(num_examples * (1 - given["validation_split"]))
+        size = size_of_batches(num_examples, given["batch_size"], given["steps_per_epoch"], batches)
         per_pass, update = -(-num_examples // (size * batches)), describe_update(size, batches)
     if plan.validate_every is None or plan.steps is not None or per_pass is not None:
         plan = plan.on(per_pass, is_endless=False)

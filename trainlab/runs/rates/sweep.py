@@ -158,7 +158,7 @@ def find(
         if not model.trainable_variables:
             raise ValueError("the model has no trainable weights: there is no learning rate to look for")
         inputs = checked(model, given, source)
-        source.warn_if_small(strategy.batches)
+        source.warn(strategy.batches)
         try:
             return _swept(sweep, make_loop, source, model)
         finally:
