@@ -174,6 +174,23 @@ def test_what_is_changed_in_place():
     assert before != seen(Holds(array), listed)
 
 
+class Scale(tf.Module):
+    """Somebody's, which a loss closes over."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor, self.offset = 1.0, tf.Variable(0.0)
+
+
+def test_a_module_of_the_users_is_read_and_its_variables_are_what_they_are():
+    module = Scale()
+    before = Settings(lambda: [module])
+    module.offset.assign(3.0)
+    assert before == Settings(lambda: [module])
+    module.factor = 0.0
+    assert before != Settings(lambda: [module])
+
+
 def test_of_a_large_array_a_sample_is_taken():
     array = np.zeros(10**7, "float32")
     assert len(_sample(array)) <= 2**20 and len(_sample(array[:100])) == 400

@@ -283,7 +283,8 @@ def _way(kind: Any) -> Callable[[_Reader, Any], None]:
     """How a value of this class is read."""
     if issubclass(kind, keras.Variable):
         return _Reader.variable
-    if issubclass(kind, _THINGS):
+    is_users_module = issubclass(kind, tf.Module) and not code.is_installed(kind)
+    if issubclass(kind, _THINGS) and not is_users_module:
         return _Reader.same
     if issubclass(kind, tf.Tensor):
         return _Reader.constant
