@@ -16,6 +16,8 @@ class Progress:
         done: updates of this epoch, skipped ones too.
         updates: updates of this fit, skipped ones too.
         logs: what the last epoch reported; at the hooks of its end, this one.
+        pair: of the batch hooks under way the number of their first update, how many callbacks have heard the first of them,
+          and how many the second, -1 before that; nothing between two pairs.
     """
 
     epoch: int = 0
@@ -23,6 +25,7 @@ class Progress:
     done: int = 0
     updates: int = 0
     logs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    pair: list[int] = dataclasses.field(default_factory=list)
 
     def count(self, num_updates: int) -> None:
         """Counts updates that were committed, or skipped."""

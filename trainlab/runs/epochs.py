@@ -18,7 +18,8 @@ from trainlab.loop import Evaluations, Findings, Loop, Plan, Progress, announce,
 from trainlab.objective import keras_internals
 from trainlab.runs import signals
 from trainlab.runs.evaluating import Validator
-from trainlab.runs.listeners.hearing import ANY_NUMBER, count_unheard_updates, hears_every_update, teller, updates_unheard
+from trainlab.runs.listeners.hearing import ANY_NUMBER, count_unheard_updates, hears_every_update, updates_unheard
+from trainlab.runs.listeners.pairs import Pairs
 from trainlab.runs.manifest import Manifest
 from trainlab.runs.reset import Reset
 from trainlab.runs.resuming import Asked, Found
@@ -96,7 +97,7 @@ class Keeper:
         """Called at the end, with what `capture` returned before the last hooks."""
 
     def hooks(self) -> AbstractContextManager[None]:
-        """Round the hooks of an epoch's end: if one of them raises, what is saved is from before them."""
+        """Round hooks that a resume calls again: if one of them raises, what is saved is from before them."""
         return nullcontext()
 
     def leave(self, reason: BaseException, before: Any = None) -> None:
@@ -136,7 +137,7 @@ class Epochs:
         self._reset = Reset(fit.model, fit.loop)
         listener = fit.listener
         self._hears_every_update = hears_every_update(listener)
-        self._tell = teller(listener)
+        self._pairs = Pairs(listener, fit.progress)
         self._draws = any(
             isinstance(callback, keras.callbacks.ProgbarLogger) and callback.verbose == 1 for callback in listener.callbacks
         )
@@ -189,7 +190,8 @@ class Epochs:
                     warnings.warn(f"x has no batch left for epoch {progress.epoch + 1}: training ends before it", stacklevel=3)
                     break
                 self._reset()
-                listener.on_epoch_begin(progress.epoch)
+                with self._keeper.hooks():
+                    listener.on_epoch_begin(progress.epoch)
                 self._loop.heed_others()
                 progress.phase, progress.done = "updates", 0
             if progress.phase == "updates":
@@ -218,8 +220,10 @@ class Epochs:
         begun_at = -1  # how many updates this epoch had when the last pass began
         if progress.done == 0 and source.at_end:  # an error came between the end of the last epoch and that of its pass
             source.next_pass()
+        if progress.pair:
+            self._run_between_hooks(end, updates_per_call)
         while progress.done < end and not self._is_stopped:
-            if self._run_between_hooks(end - progress.done, updates_per_call):
+            if self._run_between_hooks(end, updates_per_call):
                 continue
             is_over = not has_size or not goes_on or begun_at == progress.done  # a pass without a batch: no other will have one
             begun_at = progress.done
@@ -240,25 +244,26 @@ class Epochs:
         """Whether this epoch has had its last update: who asks for that before the first one has it, as in Keras."""
         return bool(self._model.stop_training and self._progress.done)
 
-    def _run_between_hooks(self, most: int, updates_per_call: int) -> int:
-        """Runs what lies between a batch's two hooks, and returns how many updates that is; none at the end of a pass.
+    def _run_between_hooks(self, end: int, updates_per_call: int) -> int:
+        """Runs what lies between a batch's two hooks, up to update `end`; returns how many updates, none at the end of a pass.
 
         The hooks come in pairs. Where they are heard, the number of the second is that of Keras: the last call of an epoch may
         be shorter and counts as whole.
         """
-        source, listener, progress = self._source, self._listener, self._progress
+        source, listener, progress, pairs = self._source, self._listener, self._progress, self._pairs
         unheard = 0 if self._hears_every_update or self._model.stop_training else updates_unheard(listener)
         is_heard = unheard == 0 or (updates_per_call > 1 and unheard < ANY_NUMBER)
-        first, most = progress.done, min(most, updates_per_call if is_heard else unheard)
+        first = pairs.first
+        most = min(end - first, updates_per_call if is_heard else unheard)
         tells = ("always" if self._hears_every_update else "now") if is_heard else ""
 
         def begin() -> None:
-            listener.on_train_batch_begin(first)
+            pairs.begin()
             self._keeper.note_settings()
             if is_heard:
                 self._loop.heed_others()
 
-        while (done := progress.done - first) < most and not source.at_end:
+        while not pairs.is_ending and (done := progress.done - first) < most and not source.at_end:
             if done:
                 self._keeper.boundary()
             limit = min(most - done, self._keeper.updates_to_go())
@@ -266,10 +271,10 @@ class Epochs:
                 break  # where nobody listens each call is by itself
         if done := progress.done - first:
             last = first + updates_per_call if is_heard else progress.done
-            if not is_heard:  # the hooks that Keras would have called, but for this pair
+            if not is_heard and not pairs.is_ending:  # the hooks that Keras would have called, but for this pair
                 num_hooks = -(-progress.done // updates_per_call) + first // -updates_per_call - 1
                 count_unheard_updates(listener, num_hooks, last - 2)
-            self._tell(last - 1, self._loop.logs() if is_heard or self._draws else {})
+            pairs.end(last - 1, self._loop.logs() if is_heard or self._draws else {})
             if is_heard:
                 self._loop.heed_others()
             self._keeper.boundary()
@@ -301,7 +306,8 @@ class Epochs:
         if progress.phase == "evaluation":
             logs = self._loop.logs()
             if self._validator is not None and self._validator.is_due(progress.epoch + 1):
-                logs.update(self._validator())
+                with self._keeper.hooks():
+                    logs.update(self._validator())
             progress.phase, progress.logs = "hooks", logs
         with self._keeper.hooks():
             self._listener.on_epoch_end(progress.epoch, progress.logs)

@@ -34,6 +34,7 @@ from trainlab.runs.listeners.hearing import (
     hears_every_test_batch,
     takes_summaries,
 )
+from trainlab.runs.remembered import Remembered
 
 
 class Interrupted(Exception):
@@ -101,12 +102,15 @@ class Validator:
     def __call__(self) -> dict[str, Any]:
         """The results, by names that begin with `val_`."""
         self._find_out()
-        remembered = callback_state.get_states(self._listener.callbacks)
+        callbacks = self._listener.callbacks
+        remembered = Remembered(callback_state.get_states(callbacks))
         try:
             with self._loop.transaction():  # an evaluation cut short leaves its own sums in the metrics
                 results = self._by_keras() if self._evaluation_loop is None else self._compiled(self._evaluation_loop)
-        except Interrupted:
-            callback_state.set_states(self._listener.callbacks, remembered)
+        except BaseException as error:  # the variables are what they were, and so is what callbacks know of them
+            callback_state.set_states(callbacks, remembered.states(callback_state.get_states(callbacks)))
+            if not isinstance(error, Interrupted):
+                raise
             self.stop()
             raise KeyboardInterrupt from None  # there was nobody yet who could save
         self._note_place()

@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +307,7 @@ class RunKeeper(Keeper):
     def hooks(self) -> Iterator[None]:
         """See `Keeper`."""
         self._remembered = Remembered(self._callback_states()), self._under_way.loop.snapshot()
-        with self._timeline.epoch():
+        with self._timeline.epoch() if self._under_way.progress.phase == "hooks" else nullcontext():
             yield
         self._remembered = None
 
@@ -346,11 +346,11 @@ class RunKeeper(Keeper):
         fit = self._under_way
         arrays: dict[str, np.ndarray] = {}
         states = self._callback_states()
-        if self._remembered is not None:  # some hooks of the epoch's end were called and others not: a resume calls all again
+        if self._remembered is not None:  # some hooks were called and others not: a resume calls all again
             remembered, values = self._remembered
             states = remembered.states(states)
         encoded = [[n, encode(s, arrays, "callbacks", self._as_text if is_history(s) else refuse)] for n, s in states.items()]
-        progress = dataclasses.asdict(fit.progress)
+        progress = {name: value for name, value in dataclasses.asdict(fit.progress).items() if name != "pair" or value}
         state = {
             "manifests": [*self._manifests[: self.fits], self._manifest],
             "request": self._request,

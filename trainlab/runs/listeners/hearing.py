@@ -85,26 +85,6 @@ def count_unheard_updates(callback: keras.callbacks.Callback, num_updates: int, 
         keras_internals.count_batches(one, num_updates, last)
 
 
-def teller(listener: keras.callbacks.CallbackList) -> Callable[[int, Mapping[str, Any]], None]:
-    """A function of a batch's number and logs that does what `listener.on_train_batch_end` does.
-
-    That looks at every value anew, whether it is a tensor, which takes as long as the callbacks do.
-    """
-    end = listener.on_train_batch_end
-    is_plain = getattr(end, "__func__", None) is keras.callbacks.CallbackList.on_train_batch_end
-    if not is_plain or _is_changed_within(listener, keras.callbacks.CallbackList) or keras_internals.hears_in_threads(listener):
-        return end
-
-    def tell(batch: int, logs: Mapping[str, Any]) -> None:
-        if any(type(value) is not float for value in logs.values()):
-            return end(batch, logs)
-        logs = dict(sorted(logs.items()))
-        for callback in listener.callbacks:
-            callback.on_train_batch_end(batch, logs=logs)
-
-    return tell
-
-
 def hears_every_test_batch(callback: keras.callbacks.Callback) -> bool:
     """Whether a callback must get control at every batch of an evaluation.
 
@@ -189,13 +169,13 @@ def _known(callback: Any, hooks: Iterable[str], kinds: Iterable[type]) -> type |
         if function is vars(base)[hook]:
             continue
         kind = next((kind for kind in kinds if vars(kind).get(hook) is function and isinstance(callback, kind)), None)
-        if kind is None or found not in (base, kind) or _is_changed_within(callback, kind):
+        if kind is None or found not in (base, kind) or is_changed_within(callback, kind):
             return None
         found = kind
     return found
 
 
-def _is_changed_within(callback: Any, kind: type) -> bool:
+def is_changed_within(callback: Any, kind: type) -> bool:
     """Whether a subclass, or somebody on the object, replaces what the hooks of `kind` call at every batch."""
     called = keras_internals.CALLED_EVERY_BATCH[kind]
     return any(inspect.getattr_static(callback, name) is not vars(kind)[name] for name in called)
