@@ -1,6 +1,7 @@
 """Best means best: by what Keras' metrics say of themselves, or as one is told; and what was kept can be had."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -69,6 +70,37 @@ def test_the_weights_of_the_best_are_those_of_that_epoch(tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("how", ["an average", "restored", "swapped"])
+def test_weights_that_the_end_of_a_fit_changes_are_not_taken_for_those_that_were_measured(how, tmp_path):
+    use_ema, callbacks = {"use_ema": True, "ema_momentum": 0.99} if how != "restored" else {}, []
+    if how == "restored":  # by another quantity, whose best epoch is not the last
+        callbacks.append(keras.callbacks.EarlyStopping("weight", mode="min", patience=99, restore_best_weights=True))
+        callbacks.insert(0, keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(weight=float(epoch))))
+    elif how == "swapped":
+        callbacks.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+    model = compiled(optimizer=keras.optimizers.SGD(0.05, **use_ema))
+    trainer = tl.Trainer(model, run=tl.Run(tmp_path, keep_best="val_loss"))
+    trainer.fit(X, Y, 8, epochs=5, verbose=0, callbacks=callbacks, validation_data=(X, Y))
+    best, at_the_end = json.loads((tmp_path / "best.json").read_text()), model.evaluate(X, Y, verbose=0)
+    assert best["epoch"] == 5
+    trainer.load_best()
+    assert model.evaluate(X, Y, verbose=0) == pytest.approx(best["val_loss"], rel=1e-6)
+    assert (at_the_end == pytest.approx(best["val_loss"], rel=1e-3)) == (how == "swapped")
+
+
+def test_averages_that_only_evaluations_see_are_said(tmp_path):
+    def run(name, **how):
+        model = compiled(optimizer=keras.optimizers.SGD(0.05, use_ema=True))
+        trainer = tl.Trainer(model, run=tl.Run(tmp_path / name, keep_best="val_loss"))
+        trainer.fit(X, Y, 8, verbose=0, callbacks=[keras.callbacks.SwapEMAWeights(**how)], validation_data=(X, Y))
+
+    with pytest.warns(UserWarning, match=r"measured on the averages .* write SwapEMAWeights\(swap_on_epoch=True\)"):
+        run("a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run("b", swap_on_epoch=True)
+
+
 @pytest.mark.parametrize(
     ("keep_best", "metrics", "line"),
     [
@@ -76,13 +108,38 @@ def test_the_weights_of_the_best_are_those_of_that_epoch(tmp_path):
         ("val_acuracy", ["accuracy"], "did you mean val_accuracy"),
         ("val_false_positives", [keras.metrics.FalsePositives()], r'write keep_best=\("max", \'val_false_positives\'\)'),
         ("speed", None, "is not among the logs"),
+        ("val_f1_score", [keras.metrics.F1Score()], r"'val_f1_score': its result is no number but an array \[4\], "),
+        (("min", "val_step_error"), None, "keep_best='val_step_error' is not among the logs: .*step_error"),
     ],
 )
 def test_what_cannot_be_known_is_asked_before_the_first_update(keep_best, metrics, line, tmp_path):
-    trainer = tl.Trainer(compiled(metrics=metrics), run=tl.Run(tmp_path, keep_best=keep_best))
+    model = compiled(dense_model(lambda: keras.layers.Dense(4)), metrics=metrics)
+    trainer = tl.Trainer(model, tl.Heun(), run=tl.Run(tmp_path, keep_best=keep_best))
+    y = np.eye(4, dtype="float32")[np.arange(len(X)) % 4]
     with pytest.raises(ValueError, match=line):
-        trainer.fit(X, Y, 8, verbose=0, validation_data=(X, Y))
+        trainer.fit(X, y, 8, verbose=0, validation_data=(X, y))
     assert trainer.iterations == 0
+
+
+def test_a_metric_of_one_number_may_be_an_array(tmp_path):
+    model = compiled(metrics=[keras.metrics.F1Score(threshold=0.5)])
+    tl.Trainer(model, run=tl.Run(tmp_path, keep_best="val_f1_score")).fit(X, Y > 0, 8, verbose=0, validation_data=(X, Y > 0))
+    assert json.loads((tmp_path / "best.json").read_text())["epoch"] == 1
+
+
+class OwnTestStep(keras.Sequential):
+    """What it measures shows only when it has measured it."""
+
+    def test_step(self, data):
+        return {"loss": keras.ops.mean((self(data[0]) - data[1]) ** 2)}
+
+
+def test_a_name_that_turns_out_to_be_missing_costs_no_epoch(tmp_path):
+    model = OwnTestStep([keras.Input([3]), keras.layers.Dense(1)])
+    trainer = tl.Trainer(compiled(model), run=tl.Run(tmp_path, keep_best=("min", "val_los"), save_seconds=None))
+    with pytest.raises(ValueError, match="keep_best='val_los' is not among the logs: loss, val_loss"):
+        trainer.fit(X, Y, 8, epochs=2, verbose=0, validation_data=(X, Y))
+    assert trainer.iterations == 3 and trainer.last_checkpoint.name.endswith("-step-3")
 
 
 def test_without_validation_data_there_is_nothing_validated(tmp_path):
@@ -134,6 +191,16 @@ def test_another_name_does_not_compare_two_scales(tmp_path):
     trainer, best = run(("min", "loss"), 6)
     assert "loss" in best and best["epoch"] > 3
     trainer.load_best()
+
+
+def test_another_direction_does_not_compare_two_scales(tmp_path):
+    for way, epochs in (("max", 3), ("min", 6)):
+        model = compiled(metrics=["mae"])
+        trainer = tl.Trainer(model, run=tl.Run(tmp_path, keep=1, keep_best=(way, "mae"), save_seconds=None))
+        history = trainer.fit(X, Y, 8, epochs=epochs, verbose=0).history["mae"]
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert best["mae"] == min(history[3:]) and best["epoch"] == 4 + int(np.argmin(history[3:]))
+    assert trainer.load_best().name == best["checkpoint"]
 
 
 def test_what_is_not_there_cannot_be_loaded(tmp_path):

@@ -6,16 +6,18 @@ import difflib
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from trainlab.data import Source
 from trainlab.loop import Loop
 from trainlab.objective import keras_internals
-from trainlab.runs.disk.checkpoint import Checkpoints, peek, write_atomically
+from trainlab.runs.disk.checkpoint import Checkpoints, is_of_scale, peek, write_atomically
 
 _MODES = ("max", "min")
 
@@ -42,6 +44,7 @@ class Best:
         name: in the logs.
         mode: "max" or "min"; None until `prepare` has found it out.
         metric: the best so far, less being better; None at first.
+        last: that of the epoch that has just ended; None if it has none, and in the middle of one.
     """
 
     def __init__(self, keep_best: Any):
@@ -49,32 +52,42 @@ class Best:
         self.mode: str | None = None if is_name else keep_best[0]
         self.name: str | None = keep_best if is_name else keep_best[1]
         self.metric: float | None = None
+        self.last: float | None = None
 
-    def prepare(self, loop: Loop, source: Source, is_validated: bool) -> None:
+    def prepare(self, loop: Loop, source: Source, is_validated: bool, callbacks: Sequence[keras.callbacks.Callback] = ()) -> None:
         """Finds out, before the first update, whether more or less is better.
+
+        Warns where other weights will be measured than those that are saved.
 
         Args:
             loop: of a built model.
             source: what it will be trained on.
             is_validated: whether there is something to validate on.
+            callbacks: of the fit.
 
         Raises:
-            ValueError: there will be no such name in the logs, or nothing says which is better.
+            ValueError: there will be no such name in the logs, it is no number, or nothing says which is better.
         """
         if self.name is None:
             return
         model, update = loop.update.function.model, loop.update
         if self.name.removeprefix("val_") not in keras_internals.metric_directions(model):
             loop.prepare(source)  # what steps log shows when they are traced
-        logged = [*update.logs, *update.function.reports]
-        directions = {**dict.fromkeys(logged), **keras_internals.metric_directions(model)}
-        known = [*directions, *(f"val_{name}" for name in directions if is_validated)]
+        of_metrics = keras_internals.metric_directions(model)
+        directions = {**dict.fromkeys([*update.logs, *update.function.reports]), **of_metrics}
+        known = [*directions, *(f"val_{name}" for name in of_metrics if is_validated)]  # steps are not made in an evaluation
         # What a model makes of its metrics in code of its own shows only in the logs.
         is_open = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in ("test_step", "compute_metrics"))
         if self.name not in known and not is_open:
             close = difflib.get_close_matches(self.name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "without validation data there is no val_..." * (not is_validated)
             raise ValueError(f"keep_best={self.name!r} is not among the logs: {', '.join(known)}{f'; {hint}' if hint else ''}")
+        if not is_open and (name := self.name.removeprefix("val_")) in of_metrics:
+            if (shape := _shape(model, name)) is None:
+                loop.prepare(source)
+                shape = _shape(model, name)
+            if shape is not None and math.prod(shape) != 1:
+                raise ValueError(_no_number(self.name, shape))
         direction = directions.get(self.name.removeprefix("val_"))
         if self.mode is None:
             if direction is None:
@@ -83,13 +96,39 @@ class Best:
                     f'keep_best=("max", {self.name!r}) or ("min", {self.name!r})'
                 )
             self.mode = "max" if direction == "up" else "min"
+        if self.name.startswith("val_") and any(
+            isinstance(callback, keras.callbacks.SwapEMAWeights) and not callback.swap_on_epoch for callback in callbacks
+        ):
+            warnings.warn(
+                f"keep_best={self.name!r} is measured on the averages that SwapEMAWeights() swaps in for an evaluation, and "
+                "checkpoints hold the weights behind them, which load_best() gives: write SwapEMAWeights(swap_on_epoch=True)",
+                stacklevel=4,
+            )
 
-    def measure(self, logs: Mapping[str, Any]) -> float | None:
-        """The metric of an epoch, less being better; None if it has none.
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint's state, if that was measured on the same scale: by the same name, and the same way up."""
+        is_same = is_of_scale(state, self.name, self.mode)
+        self.metric, self.last = (state["best"], state["metric"]) if is_same else (None, None)
+
+    def is_better(self, logs: Mapping[str, Any], counts: bool = True) -> bool:
+        """Whether an epoch was the best so far, which it is then.
+
+        Args:
+            logs: of an epoch that has just ended; nothing in the middle of one.
+            counts: whether it may be the best; otherwise it is measured, and no more.
 
         Raises:
-            ValueError: the name is not among the logs.
+            ValueError: the name is not among the logs, or its value is no number.
         """
+        self.last = None  # if it raises, there is none
+        self.last = metric = self._measured(logs)
+        if not counts or metric is None or (self.metric is not None and metric >= self.metric):
+            return False
+        self.metric = metric
+        return True
+
+    def _measured(self, logs: Mapping[str, Any]) -> float | None:
+        """The metric of an epoch, less being better; None if it has none."""
         if self.name is None or not logs:
             return None
         is_validated = any(name.startswith("val_") for name in logs)
@@ -97,18 +136,26 @@ class Best:
             return None  # not after every epoch
         if self.name not in logs:
             raise ValueError(f"keep_best={self.name!r} is not among the logs: {', '.join(logs)}")
-        value = float(logs[self.name])
+        if np.size(logs[self.name]) != 1:
+            raise ValueError(_no_number(self.name, np.shape(logs[self.name])))
+        value = np.asarray(logs[self.name]).item()
         if math.isnan(value):
             return None
         return -value if self.mode == "max" else value
 
-    def is_better(self, logs: Mapping[str, Any]) -> bool:
-        """Whether an epoch was the best so far, which it is then."""
-        metric = self.measure(logs)
-        if metric is None or (self.metric is not None and metric >= self.metric):
-            return False
-        self.metric = metric
-        return True
+
+def _no_number(name: str, shape: Any) -> str:
+    return (
+        f"keep_best={name!r}: its result is no number but an array {list(shape)}, of which none is the best: name another, or "
+        'let the metric average (for F1Score average="macro")'
+    )
+
+
+def _shape(model: keras.Model, name: str) -> Any:
+    """Of a metric's result; None where it has none yet."""
+    with suppress(Exception):  # of a metric of the user's own before the first update, or one that only this builds
+        return np.shape(keras.tree.map_structure(np.asarray, model.get_metrics_result())[name])
+    return None
 
 
 def said_of(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from trainlab.runs.listeners.hearing import (
     hears_every_test_batch,
     takes_summaries,
 )
-from trainlab.runs.remembered import Remembered
+from trainlab.runs.listeners.remembered import Remembered
 
 
 class Interrupted(Exception):

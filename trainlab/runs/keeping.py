@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import time
@@ -21,13 +20,14 @@ from trainlab.distribution import StopAsked
 from trainlab.loop import Findings, NonFiniteError, Plan
 from trainlab.runs import callback_state, manifest, signals
 from trainlab.runs.best import Best, forget_best, note_best
+from trainlab.runs.capturing import Capture
 from trainlab.runs.disk.checkpoint import Checkpoints, Loaded
-from trainlab.runs.disk.encoding import AsText, decode, encode, refuse
+from trainlab.runs.disk.encoding import AsText, decode, encode
 from trainlab.runs.disk.lock import Lock
 from trainlab.runs.epochs import Fit, Keeper
 from trainlab.runs.listeners.changing import InForce
+from trainlab.runs.listeners.remembered import is_history
 from trainlab.runs.listeners.timeline import Timeline
-from trainlab.runs.remembered import Remembered, is_history
 from trainlab.runs.resuming import (
     Asked,
     Found,
@@ -38,7 +38,6 @@ from trainlab.runs.resuming import (
     restore_data,
     restore_variables,
     restore_weights,
-    serialized_data,
     variables,
 )
 from trainlab.runs.run import Run
@@ -65,7 +64,7 @@ class RunKeeper(Keeper):
         self._timeline = Timeline(self.directory, may_write=lambda: self._lock.is_held)
         self._best = Best(run.keep_best)
         self._checkpoints.on_written = functools.partial(note_best, self._checkpoints)
-        self._remembered: tuple[Remembered, Mapping[str, Any]] | None = None
+        self._captured: Capture | None = None
         self._signals = signals.Signals(rescue=self._rescue)
         self._as_text = AsText()
         self._fit: Fit | None = None
@@ -76,7 +75,6 @@ class RunKeeper(Keeper):
         self._rates: tuple[Any, Any] | None = None  # as the last fit left the learning rate, and as it was given
         self._histories: list[Any] = []
         self._saved_at = (0, 0.0)  # updates, and the clock
-        self._saves_iterators = True
         self._must_save = self._is_longer = False
         self._overridden: set[str] = set()
 
@@ -123,7 +121,7 @@ class RunKeeper(Keeper):
                 signals.stop(self._signals.received)
 
     def _leave(self) -> None:
-        fit, self._fit, self._loaded, self._remembered = self._fit, None, None, None
+        fit, self._fit, self._loaded, self._captured = self._fit, None, None, None
         if fit is not None:
             self._rates = manifest.learning_rate(fit.model.optimizer), self._manifest["learning_rate"]
 
@@ -178,8 +176,6 @@ class RunKeeper(Keeper):
         if resume == "weights":
             self._best.metric, self._histories, self._manifests = None, [], []
         else:
-            is_same = loaded.state.get("metric_name", self._best.name) == self._best.name  # or it is of another scale
-            self._best.metric = loaded.state["best"] if is_same else None
             self._histories = decode(loaded.state["histories"], loaded.arrays)
             self._manifests = manifests
         return loaded
@@ -187,13 +183,17 @@ class RunKeeper(Keeper):
     def begin(self, fit: Fit, found: Found, must_save: bool) -> None:
         """See `Keeper`."""
         self._fit, self._loaded, self._must_save, self._is_longer = fit, found.loaded, must_save, found.is_longer
-        fit.source.is_to_be_saved = self._saves_iterators = True
+        self._captured = Capture(fit, self._as_text)
+        fit.source.is_to_be_saved = True
         if fit.validator is not None:
             fit.validator.keeps_place = True
         self._saved_at = fit.progress.updates, time.monotonic()
         callback_state.check(fit.listener.callbacks)
-        callback_state.check_states({name: state for name, state in self._callback_states().items() if not is_history(state)})
-        self._best.prepare(fit.loop, fit.source, fit.validator is not None)
+        callback_state.check_states({name: state for name, state in self._captured.states().items() if not is_history(state)})
+        self._best.prepare(fit.loop, fit.source, fit.validator is not None, fit.listener.callbacks)
+        self._best.last = None
+        if found.is_resuming and found.loaded is not None:
+            self._best.go_on(found.loaded.state)
         if fit.verbose:
             print(f"run       {self._run.directory}: {found.describe(self.fits, fit.progress)}", flush=True)
         if found.loaded is not None and not found.is_resuming:
@@ -267,7 +267,7 @@ class RunKeeper(Keeper):
         fit, signum = self._fit, self._signals.received
         assert fit is not None
         is_settled = fit.source.is_settled
-        is_best = is_settled and self._best.is_better(self._epoch_logs())
+        is_best = self._best.is_better(self._epoch_logs(), counts=is_settled)
         since, seconds = fit.progress.updates - self._saved_at[0], time.monotonic() - self._saved_at[1]
         is_due = self._must_save or (self._run.save_steps is not None and since >= self._run.save_steps)
         # By time one is written only when the last is done: where writing takes long, training does not wait for it.
@@ -306,10 +306,11 @@ class RunKeeper(Keeper):
     @contextmanager
     def hooks(self) -> Iterator[None]:
         """See `Keeper`."""
-        self._remembered = Remembered(self._callback_states()), self._under_way.loop.snapshot()
+        assert self._captured is not None
+        self._captured.remember()
         with self._timeline.epoch() if self._under_way.progress.phase == "hooks" else nullcontext():
             yield
-        self._remembered = None
+        self._captured.forget()
 
     def load_best(self, model: keras.Model) -> Path:
         """See `load_best`."""
@@ -329,7 +330,8 @@ class RunKeeper(Keeper):
         after = self.capture()
         values = {name: value for name, value in after["tensors"].items() if name.startswith("variables/")}
         changed = any(not np.array_equal(before["tensors"].get(name), value) for name, value in values.items())
-        if changed:
+        if changed:  # these weights nobody has measured: the best are those from before
+            after = {**after, "state": {**after["state"], "metric": None}}
             self._save(before, is_finished=False)
         callbacks = [*self._under_way.listener.callbacks, keras.callbacks.History()]
         kept = [c for c in callbacks if isinstance(c, keras.callbacks.History)]
@@ -344,38 +346,22 @@ class RunKeeper(Keeper):
     def capture(self, values: Mapping[str, tf.Tensor] | None = None) -> Mapping[str, Any]:
         """Everything as it is now; variables as they are in `values`, if they are given."""
         fit = self._under_way
-        arrays: dict[str, np.ndarray] = {}
-        states = self._callback_states()
-        if self._remembered is not None:  # some hooks were called and others not: a resume calls all again
-            remembered, values = self._remembered
-            states = remembered.states(states)
-        encoded = [[n, encode(s, arrays, "callbacks", self._as_text if is_history(s) else refuse)] for n, s in states.items()]
-        progress = {name: value for name, value in dataclasses.asdict(fit.progress).items() if name != "pair" or value}
-        state = {
+        of_run = {
             "manifests": [*self._manifests[: self.fits], self._manifest],
             "request": self._request,
             "fit": self.fits,
-            "progress": {**progress, "logs": encode(progress["logs"], arrays, "logs", self._as_text)},
-            "source": fit.source.state(),
-            "validation": None if fit.validator is None else fit.validator.place,
-            "stop_training": bool(fit.model.stop_training),
-            "callbacks": {"kind": "dict", "items": encoded},
             "best": self._best.metric,
-            "metric": self._best.measure(self._epoch_logs()),
+            "metric": self._best.last if fit.progress.phase == "between" else None,
             "metric_name": self._best.name,
-            "in_force": self._in_force.record(fit.listener.callbacks, self._manifest),
             "mode": self._best.mode,
-            **fit.findings.record(),
+            "in_force": self._in_force.record(fit.listener.callbacks, self._manifest),
         }
-        tensors = {f"variables/{name}": value for name, value in (values or fit.loop.snapshot()).items()}
-        return {"state": state, "tensors": {**tensors, **arrays}, "iterators": self._serialized()}
+        assert self._captured is not None
+        return self._captured(of_run, values)
 
     def _epoch_logs(self) -> Mapping[str, Any]:
         """Of the epoch that has just ended; none in the middle of one."""
         return self._under_way.progress.logs if self._under_way.progress.phase == "between" else {}
-
-    def _callback_states(self) -> dict[str, Any]:
-        return callback_state.get_states(self._under_way.listener.callbacks, has_files=True)
 
     def _save(self, captured: Mapping[str, Any], is_finished: bool, extends: bool = False) -> None:
         fit = self._under_way
@@ -386,14 +372,3 @@ class RunKeeper(Keeper):
         self._saved_at, self._must_save = (fit.progress.updates, time.monotonic()), False
         self._lock.check(self._run.directory)
         self._checkpoints.save(fit.progress.updates, tensors, state, captured["iterators"])
-
-    def _serialized(self) -> Mapping[str, tf.Tensor]:
-        fit = self._under_way
-        try:  # told to stop, it may have read more than was used
-            return serialized_data(fit.source, fit.validator, fit.source.is_settled and self._saves_iterators)
-        except StopRequested:  # it is being read: a resume reads it again up to there
-            pass
-        except ValueError as error:
-            self._saves_iterators = False
-            warnings.warn(f"x cannot be saved where it stands ({error}); a resume will read it again up to there", stacklevel=2)
-        return serialized_data(fit.source, fit.validator, is_whole=False)

@@ -187,7 +187,7 @@ class Checkpoints:
             step: for its name.
             tensors: by name; they must not change any more.
             state: for JSON. Of its entries `"metric"` (a number, less is better) says which is the best of all those whose
-              `"metric_name"` is the same, and `"finished"` that a run ended there.
+              `"metric_name"` and `"mode"` are the same, and `"finished"` that a run ended there.
             iterators: `tf.data` iterators as `tf.raw_ops.SerializeIterator` makes them variants, by name.
 
         Raises:
@@ -256,8 +256,8 @@ class Checkpoints:
         measured = [path for path in paths if isinstance(states[path].get("metric"), (int, float))]
         if not measured:
             return []
-        name = states[measured[0]].get("metric_name")  # another metric's numbers are of another scale
-        return [min((p for p in measured if states[p].get("metric_name") == name), key=lambda p: states[p]["metric"])]
+        scale = states[measured[0]].get("metric_name"), states[measured[0]].get("mode")
+        return [min((p for p in measured if is_of_scale(states[p], *scale)), key=lambda p: states[p]["metric"])]
 
     def _remove(self, path: Path) -> None:
         if path.is_symlink():  # somebody moved it to another disk
@@ -361,6 +361,11 @@ def peek(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return state if isinstance(state, dict) else {}
+
+
+def is_of_scale(state: Mapping[str, Any], name: str | None, mode: str | None) -> bool:
+    """Whether a checkpoint's metric can be compared with others: by the same name, and of both more, or less, is better."""
+    return state.get("metric_name", name) == name and state.get("mode", mode) == mode
 
 
 def _is_own_file(file: Path) -> bool:
