@@ -219,7 +219,7 @@ class Trainer:
             resume: where the Trainer has a `run`: "auto" goes on from the newest good checkpoint of this run, or begins
               it; "must" goes on or fails; "never" begins, and refuses a directory that holds a run; "weights" takes nothing
               but the model's weights from there and begins a new run.
-            overwrite: with resume="never", removes the checkpoints of the run that is there and begins `timeline.jsonl` anew.
+            overwrite: with resume="never", removes that run's checkpoints once an update is traced; begins `timeline.jsonl` anew.
             override: what was changed on purpose: "learning_rate", "data", "micro_batch_size", "on_nonfinite".
             check_data: whether arrays are looked through for NaN, infinity and labels out of range; False where these are masked.
 

@@ -24,6 +24,35 @@ def checkpoints(directory):
     return sorted(path.name for path in (directory / "checkpoints").iterdir() if re.fullmatch(r"\d{8}-step-\d+", path.name))
 
 
+@pytest.mark.parametrize("what", ["keep_best", "a state", "a hook", "the loss"])
+def test_a_run_is_there_until_it_is_known_that_the_one_in_its_place_can_begin(what, tmp_path):
+    class Broken(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            if what == "a hook":
+                raise ValueError("mine")
+
+        def get_state(self):
+            return {"state": object() if what == "a state" else 1}
+
+        def set_state(self, state):
+            pass
+
+    def loss(y, prediction):
+        raise ValueError("mine")
+
+    fit(small(tmp_path, keep_best="loss"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"}
+    trainer = small(tmp_path, keep_best="val_los" if what == "keep_best" else None)
+    if what == "the loss":
+        trainer.model.compile("sgd", loss)
+    with pytest.raises((ValueError, TypeError)):
+        fit(trainer, resume="never", overwrite=True, callbacks=[Broken()])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"} == before
+    again = small(tmp_path, keep_best="loss")
+    fit(again)
+    assert again.resumed_at == again.iterations > 0
+
+
 def test_overwriting_removes_checkpoints_and_nothing_else(tmp_path):
     fit(small(tmp_path, save_steps=1))
     folder = tmp_path / "checkpoints"

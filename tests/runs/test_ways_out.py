@@ -150,10 +150,10 @@ def test_an_error_in_the_data_costs_nothing(error, tmp_path):
 
 
 def test_each_end_says_how_to_go_on(tmp_path, capsys):
-    def run(directory, callback=None, epochs=6):
+    def run(directory, callback=None, epochs=6, **how):
         trainer = small(tmp_path / directory)
         try:
-            trainer.fit(X, Y, 4, epochs=epochs, verbose=2, callbacks=[callback or Ends()])
+            trainer.fit(X, Y, 4, epochs=epochs, verbose=2, callbacks=[callback or Ends()], **how)
         except RuntimeError:
             pass
         return trainer, [line for line in capsys.readouterr().out.splitlines() if line.startswith(("run", "stopped"))]
@@ -161,6 +161,11 @@ def test_each_end_says_how_to_go_on(tmp_path, capsys):
     _, lines = run("error", Ends("on_epoch_begin", 3))
     assert lines[-1].startswith("stopped by RuntimeError at update 12: saved in")
     assert lines[-1].endswith("00000001-step-12; the same call goes on from there")
+    for how in ({"resume": "never", "overwrite": True}, {"resume": "weights"}):  # these would begin anew
+        _, lines = run("error", Ends("on_epoch_begin", 3), **how)
+        assert lines[-1].endswith("; the same call with resume='auto' goes on from there")
+        trainer, _ = run("error")
+        assert (trainer.resumed_at, trainer.iterations) == (12, 36)
 
     class Clock(Ends):
         def on_epoch_end(self, epoch, logs=None):

@@ -42,7 +42,7 @@ a finished run it shows the result.
   --run_dir DIR     where the results go (runs/NAME-OF-CONFIG)
   --resume HOW      auto: go on with the run that is there, or begin (default); must: go on or fail;
                     never: begin, and refuse a directory that holds a run; weights: begin with the
-                    weights of the run that is there
+                    weights of the run that is there, whose files go to DIR/earlier-1
   --overwrite       with --resume=never: remove the run that is there
   --use WHICH       last (default) or best, by run.keep_best: the checkpoint whose weights are
                     tested and kept as model.keras

@@ -67,6 +67,7 @@ class RunKeeper(Keeper):
         self._captured: Capture | None = None
         self._signals = signals.Signals(rescue=self._rescue)
         self._as_text = AsText()
+        self._asked = Asked()
         self._fit: Fit | None = None
         self._loaded: Loaded | None = None
         self._manifest: manifest.Manifest = {}
@@ -76,6 +77,7 @@ class RunKeeper(Keeper):
         self._histories: list[Any] = []
         self._saved_at = (0, 0.0)  # updates, and the clock
         self._must_save = self._is_longer = False
+        self._replaces = False  # whether the run that is there is to go, once it is known that this one can begin
         self._overridden: set[str] = set()
 
     @property
@@ -133,7 +135,7 @@ class RunKeeper(Keeper):
             OtherRun: it is another run's.
             ValueError: no checkpoint can be read.
         """
-        self._manifest, self._request, self._loaded = current(), requested(plan), None
+        self._asked, self._manifest, self._request, self._loaded = asked, current(), requested(plan), None
         if self._rates is not None and self._manifest["learning_rate"] == self._rates[0]:
             self._manifest["learning_rate"] = self._rates[1]  # as a callback has left it: nobody else has changed it
         loaded = self._checkpoint(asked, plan)
@@ -148,7 +150,7 @@ class RunKeeper(Keeper):
 
     def _checkpoint(self, asked: Asked, plan: Plan) -> Loaded | None:
         """The one to go on from; what is in it is remembered, and nothing is restored yet."""
-        resume, paths = asked.resume, self._checkpoints.paths()
+        resume, paths, self._replaces = asked.resume, self._checkpoints.paths(), False
         if self.fits and self._saved_at != (0, 0.0):
             resume = "auto"  # this fit goes on with what the last one left, in the same run
         if resume == "never" and paths:
@@ -157,9 +159,7 @@ class RunKeeper(Keeper):
                     f"{self.directory}: holds a run already ({paths[0].name}); go on with it by resume='auto', begin it anew by "
                     "overwrite=True, or give another directory"
                 )
-            self._checkpoints.clear()
-            forget_best(self._checkpoints)
-            self._timeline.is_anew, self._best.metric = True, None
+            self._best.metric, self._replaces = None, True
             return None
         if not paths:
             if resume in ("must", "weights"):
@@ -224,6 +224,12 @@ class RunKeeper(Keeper):
         assert fit is not None
         if loaded is not None:
             self._restore(fit, loaded)
+        if self._replaces:
+            self.note_settings()
+            fit.loop.prepare(fit.source)
+            self._checkpoints.clear()
+            forget_best(self._checkpoints)
+            self._replaces, self._timeline.is_anew = False, True
         self._timeline.begin(fit, self.fits, loaded is not None, self._manifest)
         if self._must_save:
             self._save(self.capture(), is_finished=False)
@@ -301,7 +307,7 @@ class RunKeeper(Keeper):
         if self._signals.received is not None or self._under_way.verbose:
             who = reason if self._signals.received is None else "a signal"
             where = f"update {self._under_way.progress.updates}: saved in {self._checkpoints.last}"
-            print(f"stopped by {who} at {where}; the same call goes on from there", flush=True)
+            print(f"stopped by {who} at {where}; {self._asked.goes_on} from there", flush=True)
 
     @contextmanager
     def hooks(self) -> Iterator[None]:

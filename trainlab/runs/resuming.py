@@ -29,6 +29,11 @@ class Asked(NamedTuple):
     overwrite: bool = False
     override: Collection[str] = ()
 
+    @property
+    def goes_on(self) -> str:
+        """What goes on with a run that was begun so, where it was stopped."""
+        return "the same call goes on" if self.resume in ("auto", "must") else "the same call with resume='auto' goes on"
+
     def check(self, has_run: bool) -> None:
         """Makes sure that it can be asked for.
 

@@ -27,8 +27,8 @@ class RunDirectory:
     r"""Where a run writes: `config.gin`, `metrics.jsonl`, `model.keras`, `result.json`, beside `checkpoints`, `timeline.jsonl`.
 
     `check` finds out before any work whether the run may go there: files of these names that no run has written are refused.
-    `begin` writes the config when training starts; `release` removes what this process has put there if it made not one update,
-    so that the corrected command can be given again.
+    `begin` writes the config when the first epoch starts; `release` removes what this process has put there if it made not one
+    update, so that the corrected command can be given again.
 
     Args:
         path: The directory; it may exist, and hold other files.
@@ -54,6 +54,8 @@ class RunDirectory:
         self._created: list[Path] = []  # folders, innermost first
         self._found: set[Path] | None = None  # what was there when this process came; None as long as it has not looked
         self._made: dict[Path, Any] = {}  # what it has made since
+        self._old_board: list[Path] = []
+        self._new: list[Path] | None = None  # what this process will have made; None as long as it has not looked
 
     @property
     def has_checkpoints(self) -> bool:
@@ -86,23 +88,51 @@ class RunDirectory:
         except OSError as error:
             raise OSError(f"{self.path}: cannot be written ({error.strerror}); give another directory with --run_dir") from None
 
-    def begin(self, config: str, is_new: bool = True) -> None:
+    def look(self) -> None:
+        """Notes what is there, with the lock held and before this run has put anything there: event files, too."""
+        self._old_board = boards.files(self._board)
+        grow = (self.config, self.metrics, self._timeline)
+        self._new = [path for path in grow if not os.path.lexists(path) and path not in (self._found or ())]
+
+    def begin(self, config: str, is_new: bool = True, keeps: bool = False) -> Path | None:
         """Writes `config.gin`; a result that is there is no longer that of the run.
 
         Args:
             config: The text of the file.
             is_new: Whether the run begins, and does not go on: what an earlier one has put on its board is dropped.
+            keeps: Whether what an earlier one has left is kept, where the run begins: in a folder of its own.
+
+        Returns:
+            That folder, if there is one.
         """
         self._tidy()
+        if self._new is None:
+            self.look()
+        new = self._new or []
+        aside = self._put_aside() if is_new and keeps else None
         if is_new:
-            boards.clear(self._board)
-        grow = (self.config, self.metrics, self._timeline)
-        new = [path for path in grow if not os.path.lexists(path) and path not in (self._found or ())]
+            boards.clear(self._board, self._old_board)
         self.result.unlink(missing_ok=True)
         write_atomically(self.config, lambda path: path.write_text(config, encoding="utf-8"))
         self._made = dict.fromkeys(new)
         if self.config in new:
             self._made[self.config] = os.lstat(self.config).st_ino
+        return aside
+
+    def _put_aside(self) -> Path | None:
+        """Moves the files of the run that is there, but for checkpoints and timeline; returns where they are then."""
+        files = [file for file in (self.config, self.metrics, self.model, self.result) if file.exists()]
+        files += [file for file in self._old_board if file.exists()]
+        if not files:
+            return None
+        number = 1
+        while os.path.lexists(aside := self.path / f"earlier-{number}"):
+            number += 1
+        for file in files:
+            place = aside / file.relative_to(self.path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(place)
+        return aside
 
     @contextmanager
     def finishing(self) -> Iterator[None]:

@@ -89,7 +89,7 @@ class Job:
             return
         print(summary(setup), flush=True)
         start = time.monotonic()
-        callbacks = callbacks_of(setup, self._directory, self._compiled)
+        callbacks = callbacks_of(setup, self._directory, self._compiled, keeps=self._how["resume"] == "weights")
         history = self._train(setup, callbacks)
         with self._directory.finishing():
             test = self._finish(settings, trainer, callbacks[-1], len(history.epoch))
@@ -138,19 +138,22 @@ class Job:
         if checkpoint is None:
             return "nothing is saved"
         shown = self._directory.path / checkpoint.parent.name / checkpoint.name  # as --run_dir was given
-        return f"the last checkpoint is {shown}; the same command goes on from there"
+        resume = self._how["resume"]
+        without = "" if resume in ("auto", "must") else f" without --resume={resume}" + " --overwrite" * self._how["overwrite"]
+        return f"the last checkpoint is {shown}; the same command{without} goes on from there"
 
 
-def callbacks_of(setup: Setup, directory: RunDirectory, kept: compiled.Compiled | None = None) -> list[Any]:
+def callbacks_of(setup: Setup, directory: RunDirectory, kept: compiled.Compiled | None = None, keeps: bool = False) -> list[Any]:
     """All callbacks of a run, in the order in which they are called; the last one keeps the records of the epochs.
 
     Args:
         setup: What the config describes.
         directory: Where the run goes.
         kept: What XLA compiles; None where nobody keeps it.
+        keeps: Whether files of the run that is there are put aside.
     """
     records = JsonLines(directory.metrics, restart=True)
-    return [_Begin(directory, setup, kept), *setup.callbacks(directory.path), records]
+    return [_Begin(directory, setup, kept, keeps), *setup.callbacks(directory.path), records]
 
 
 def fit_arguments(setup: Setup) -> dict[str, Any]:
@@ -174,18 +177,33 @@ def _tested(settings: Settings, trainer: Trainer) -> dict[str, Any]:
 
 
 class _Begin(keras.callbacks.Callback):
-    """Writes the config once it is clear that the run begins, or goes on; brings and keeps what XLA compiles."""
+    """Writes the config once it is clear that the run begins, or goes on; brings and keeps what XLA compiles.
 
-    def __init__(self, directory: RunDirectory, setup: Setup, kept: compiled.Compiled | None):
+    Not before its first epoch: a model or a loss that fails when it is traced leaves the run that was there as it is.
+    """
+
+    def __init__(self, directory: RunDirectory, setup: Setup, kept: compiled.Compiled | None, keeps: bool):
         super().__init__()
-        self._directory, self._setup, self._kept = directory, setup, kept
+        self._directory, self._setup, self._kept, self._keeps = directory, setup, kept, keeps
+        self._is_begun = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         del logs
         self._setup.check_test_data()
-        self._directory.begin(self._setup.config.text(), is_new=self._setup.trainer.resumed_at is None)
+        self._directory.look()
         if self._kept is not None:
             self._kept.bring()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        del epoch, logs
+        if self._is_begun:
+            return
+        self._is_begun, is_new = True, self._setup.trainer.resumed_at is None
+        if (aside := self._directory.begin(self._setup.config.text(), is_new, self._keeps)) is not None:
+            print(f"earlier   {aside}: what the run before had written, beside its checkpoints", flush=True)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.on_epoch_begin(0, logs)  # nothing was left to train
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         del epoch, logs

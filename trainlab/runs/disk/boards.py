@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def places(board: keras.callbacks.TensorBoard) -> dict[str, Any]:
     keras_internals.flush_board(board)
     folder = Path(board.log_dir)
     known: set[str] = getattr(board, _KNOWN, set())
-    paths = [path for path in _files(folder) if _is_of(path, _process()) or str(path.relative_to(folder)) in known]
+    paths = [path for path in files(folder) if _is_of(path, _process()) or str(path.relative_to(folder)) in known]
     return {"process": _process(), "sizes": {str(path.relative_to(folder)): path.stat().st_size for path in paths}}
 
 
@@ -45,7 +45,7 @@ def go_back(board: keras.callbacks.TensorBoard, place: Mapping[str, Any], direct
     folder, sizes = Path(board.log_dir), place["sizes"]
     setattr(board, _KNOWN, set(sizes))
     is_ours = folder.absolute().is_relative_to(directory)
-    for path in _files(folder):
+    for path in files(folder):
         name = str(path.relative_to(folder))
         with suppress(OSError):  # it is gone, or somebody else's
             if name in sizes:
@@ -59,13 +59,14 @@ def go_back(board: keras.callbacks.TensorBoard, place: Mapping[str, Any], direct
                 path.rename(path.with_name(path.name.replace(_EVENTS, "superseded.")))
 
 
-def clear(folder: Path) -> None:
+def clear(folder: Path, those: Iterable[Path] | None = None) -> None:
     """Removes the event files of a board, and folders that are empty then; what else lies there is somebody's.
 
     Args:
         folder: of the board; it need not exist.
+        those: of its `files`; None for all.
     """
-    for path in _files(folder):
+    for path in files(folder) if those is None else those:
         with suppress(OSError):
             path.unlink()
     if folder.is_symlink():
@@ -77,7 +78,8 @@ def clear(folder: Path) -> None:
         folder.rmdir()
 
 
-def _files(folder: Path) -> list[Path]:
+def files(folder: Path) -> list[Path]:
+    """The event files of a board, which need not exist."""
     return sorted(folder.rglob(f"{_EVENTS}*")) if folder.is_dir() else []
 
 
