@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from resuming import only, small, split_off_run
-from small import assert_same, compiled, dense_model, everything, regression
+from small import assert_same, compiled, dense_model, differ, everything, regression
 from tables import MODELS, STRATEGIES
 
 import trainlab as tl
@@ -209,6 +209,42 @@ def test_a_longer_run_is_what_it_would_have_been(tmp_path, ema):
     assert longer.fit(x, y, 8, epochs=4, verbose=0).history == whole.fit(x, y, 8, epochs=4, verbose=0).history
     assert longer.resumed_at == 6
     assert_same(everything(longer.model), everything(whole.model))
+
+
+def swapped(directory, data=None, **length):
+    """A fit with averages that take the weights' place at the end of each epoch."""
+    x, y = regression()
+    trainer = small(directory, optimizer=keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9), save_seconds=None)
+    callbacks = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
+    data = {"x": x, "y": y, "batch_size": 8} if data is None else {"x": data}
+    history = trainer.fit(**data, **length, verbose=0, callbacks=callbacks)
+    return history, trainer
+
+
+def test_a_run_whose_weights_are_swapped_for_averages_may_be_made_longer(tmp_path):
+    for length in ({"epochs": 2}, {"epochs": 2}):  # the second time it is finished
+        history, trainer = swapped(tmp_path, **length)
+        assert history.epoch == [0, 1] and trainer.iterations == 6
+    history, longer = swapped(tmp_path, epochs=4)
+    expected, whole = swapped(None, epochs=4)
+    assert longer.resumed_at == 6 and history.epoch == [0, 1, 2, 3] and history.history == expected.history
+    assert_same(everything(longer.model), everything(whole.model))
+
+
+def test_which_epoch_is_the_last_is_known_at_its_end(tmp_path):
+    batches = tf.data.Dataset.from_tensor_slices(regression()).batch(8)
+    _, whole = swapped(None, batches, epochs=4)
+    for data in (batches, batches.filter(lambda *_: True)):  # of the second nobody knows how many there are
+        _, trainer = swapped(None, data, steps=12)
+        assert_same(everything(trainer.model), everything(whole.model))
+    _, other = swapped(None, batches, steps=11)
+    assert differ(everything(other.model), everything(whole.model))
+    # Another fit begins in the middle of an epoch: its 6 updates are of 3 epochs.
+    numbers, callback = [], keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: numbers.append(callback.params["epochs"]))
+    x, y = regression()
+    trainer = small(None)
+    trainer.fit(x, y, 8, steps=1, verbose=0)
+    assert trainer.fit(x, y, 8, steps=6, verbose=0, callbacks=[callback]).epoch == [0, 1, 2] and numbers == [2, 3, 3]
 
 
 def test_the_end_of_the_last_epoch_is_not_forgotten(tmp_path):

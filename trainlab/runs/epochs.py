@@ -90,18 +90,18 @@ class Keeper:
     def boundary(self) -> None:
         """Called between two calls and after each epoch: everything is committed. May save, and may raise to stop."""
 
-    def capture(self) -> Any:
-        """Everything as it is now."""
+    def end(self) -> Any:
+        """Called when the last epoch has ended: what a longer run is to go on from."""
 
     def finish(self, before: Any) -> None:
-        """Called at the end, with what `capture` returned before the last hooks."""
+        """Called at the end of all, with what `end` returned."""
 
     def hooks(self) -> AbstractContextManager[None]:
         """Round hooks that a resume calls again: if one of them raises, what is saved is from before them."""
         return nullcontext()
 
     def leave(self, reason: BaseException, before: Any = None) -> None:
-        """Called where training stops at a committed update because of `reason`; saves it, or what `capture` returned before."""
+        """Called where training stops at a committed update because of `reason`; saves it, or what `end` returned."""
 
     def hear(self, signum: int) -> None:
         """Called, where there are other workers, with the signal that one of them was sent."""
@@ -163,7 +163,7 @@ class Epochs:
         before = None
         try:
             self._train(plan, updates_per_call)
-            before = self._keeper.capture()
+            before = self._keeper.end()
             if progress.updates:
                 # Where the optimizer keeps an average of the weights, this is when it takes their place.
                 model.optimizer.finalize_variable_values(model.trainable_variables)
@@ -201,7 +201,7 @@ class Epochs:
                     self._end_empty_epoch()
                     break
                 progress.phase = "evaluation"
-            self._end_epoch()
+            self._end_epoch(plan)
 
     def _heed_backup(self) -> None:
         """Begins with the epoch whose weights `BackupAndRestore` has put back, from its first update on, as Keras does."""
@@ -300,7 +300,7 @@ class Epochs:
         with self._keeper.hooks():
             self._listener.on_epoch_end(progress.epoch, dict.fromkeys(progress.logs, math.nan))
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, plan: Plan) -> None:
         progress = self._progress
         self._loop.rest()
         if progress.phase == "evaluation":
@@ -309,10 +309,18 @@ class Epochs:
                 with self._keeper.hooks():
                     logs.update(self._validator())
             progress.phase, progress.logs = "hooks", logs
+        self._count_epochs(plan)
         with self._keeper.hooks():
             self._listener.on_epoch_end(progress.epoch, progress.logs)
         progress.epoch, progress.phase, progress.done = progress.epoch + 1, "between", 0
         self._keeper.boundary()
+
+    def _count_epochs(self, plan: Plan) -> None:
+        """Says to callbacks how many epochs there are, where updates end training: some do more at the end of the last one."""
+        params, number = self._listener.params, self._progress.epoch + 1
+        if plan.steps is not None and params and "epochs" in params:
+            is_last = self._progress.updates >= plan.steps or number == plan.epochs
+            params["epochs"] = number if is_last else max(params["epochs"], number + 1)
 
 
 def fit_of(

@@ -65,6 +65,7 @@ class RunKeeper(Keeper):
         self._best = Best(run.keep_best)
         self._checkpoints.on_written = functools.partial(note_best, self._checkpoints)
         self._captured: Capture | None = None
+        self._before_last: Mapping[str, Any] | None = None  # the hooks of the last epoch's end, where these lose something
         self._signals = signals.Signals(rescue=self._rescue)
         self._as_text = AsText()
         self._asked = Asked()
@@ -123,7 +124,7 @@ class RunKeeper(Keeper):
                 signals.stop(self._signals.received)
 
     def _leave(self) -> None:
-        fit, self._fit, self._loaded, self._captured = self._fit, None, None, None
+        fit, self._fit, self._loaded, self._captured, self._before_last = self._fit, None, None, None, None
         if fit is not None:
             self._rates = manifest.learning_rate(fit.model.optimizer), self._manifest["learning_rate"]
 
@@ -191,7 +192,7 @@ class RunKeeper(Keeper):
         callback_state.check(fit.listener.callbacks)
         callback_state.check_states({name: state for name, state in self._captured.states().items() if not is_history(state)})
         self._best.prepare(fit.loop, fit.source, fit.validator is not None, fit.listener.callbacks)
-        self._best.last = None
+        self._best.last = self._before_last = None
         if found.is_resuming and found.loaded is not None:
             self._best.go_on(found.loaded.state)
         if fit.verbose:
@@ -314,6 +315,8 @@ class RunKeeper(Keeper):
         """See `Keeper`."""
         assert self._captured is not None
         self._captured.remember()
+        if self._is_swapped_at_the_end():
+            self._before_last = self.capture()
         with self._timeline.epoch() if self._under_way.progress.phase == "hooks" else nullcontext():
             yield
         self._captured.forget()
@@ -330,6 +333,16 @@ class RunKeeper(Keeper):
     def should_stop(self) -> bool:
         """See `Keeper`."""
         return self._signals.received is not None
+
+    def _is_swapped_at_the_end(self) -> bool:
+        """Whether a hook of the last epoch's end is to drop the weights behind an average, with which a longer run goes on."""
+        fit = self._under_way
+        swapping = [c for c in fit.listener.callbacks if isinstance(c, keras.callbacks.SwapEMAWeights) and c.swap_on_epoch]
+        return fit.progress.phase == "hooks" and any((c.params or {}).get("epochs") == fit.progress.epoch + 1 for c in swapping)
+
+    def end(self) -> Mapping[str, Any]:
+        """See `Keeper`."""
+        return self._before_last or self.capture()
 
     def finish(self, before: Mapping[str, Any]) -> None:
         """Saves the end of a fit; and what was `before` the end, if that changed a variable, for a longer run to go on from."""
