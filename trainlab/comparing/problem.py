@@ -95,6 +95,7 @@ class Problem:
         shapes = [(v.path.rpartition("/")[2], list(v.shape), str(v.dtype)) for v in model.variables]
         model.compile(optimizer_like(self.optimizer), loss=copied(self.loss), metrics=[copied(each) for each in self.metrics])
         rows = manifest.of_model(model)
+        code = [rows["layers' code"], rows["loss and metrics"], *([inner] if (inner := rows["inner layers"]) else [])]
         return {
             "model": _digest_of(_without_names(config)),
             "variables": _digest_of(json.dumps(shapes)),
@@ -106,7 +107,7 @@ class Problem:
             "metric": [self.metric, "up" if self.is_up else "down"],
             "settings": {name: _written(value) for name, value in self.settings.items()},
             "python": sys.implementation.cache_tag,
-            "code of layers, loss and metrics": _digest_of(json.dumps([rows["layers' code"], rows["loss and metrics"]])),
+            "code of layers, loss and metrics": _digest_of(json.dumps(code)),
         }
 
     def _some(self) -> Any:

@@ -1,5 +1,8 @@
 """What a callback changes while a run trains: a resume trains with what the run trained with, or says that it does not."""
 
+import hashlib
+import json
+import re
 import warnings
 
 import keras
@@ -8,6 +11,7 @@ import pytest
 from small import regression
 
 import trainlab as tl
+from trainlab.runs.manifest import rows as rows_module
 
 WORDS = "settings changed while the run trained"
 
@@ -139,6 +143,47 @@ def test_what_code_counts_eagerly_is_said_without_a_callback(run_eagerly, tmp_pa
         warnings.simplefilter("always")
         go_on(3)
     assert any(f"{WORDS}, by" in str(one.message) and "uses.CALLS: [" in str(one.message) for one in caught) == run_eagerly
+
+
+class Inside(keras.layers.Layer):
+    """Holds a layer of Keras', which Keras does not write down."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = keras.layers.Dropout(0.1, seed=1)
+
+    def call(self, x, training=False):
+        return self.drop(x, training=training)
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+def test_a_layer_inside_a_layer_is_seen_too(is_older, tmp_path, monkeypatch):
+    def fit(stop):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input([3]), Inside(), keras.layers.Dense(1)])
+        trainer = tl.Trainer(model, optimizer="sgd", loss="mse", run=tl.Run(tmp_path, save_steps=1))
+        does = lambda model, epoch: epoch == 0 and setattr(model.layers[0].drop, "rate", 0.5)  # noqa: E731
+        trainer.fit(*regression(24, 3), 8, 3, 0, [Sets(does), Stops(stop)])
+
+    with monkeypatch.context() as patched:
+        if is_older:  # one that did not look there
+            of_model = rows_module.of_model
+            patched.setattr(rows_module, "of_model", lambda *given: {**of_model(*given), "inner layers": {}})
+        with pytest.raises(InterruptedError):
+            fit(4)
+        if is_older:
+            (state,) = tmp_path.glob("checkpoints/*-4/state.json")
+            held = json.loads(state.read_text())
+            assert [m.pop("inner layers") for m in held["manifests"]] == [{}] and held["in_force"] == [{}]
+            state.write_text(json.dumps(held))
+            (sums := state.with_name("SHA256SUMS")).write_text(
+                re.sub(r"\w+(?=  state)", hashlib.sha256(state.read_bytes()).hexdigest(), sums.read_text())
+            )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(None)
+    said = [str(one.message) for one in caught if WORDS in str(one.message)]
+    assert ["inner layers dropout#0.rate: 0.5, now 0.1" in line for line in said] == [True] * (not is_older)
 
 
 @pytest.mark.slow

@@ -61,8 +61,9 @@ class InForce:
             current: the manifest of now.
         """
         for rows in recorded:
-            now = current | (self._seen[0] if self._seen else {})
-            if found := differences({row: (saved | rows).get(row) for row in now}, now, OF_TRACED):
+            then, now = saved | rows, current | (self._seen[0] if self._seen else {})
+            # A row that is newer than the checkpoint is not compared.
+            if found := differences(then, now, [row for row in OF_TRACED if row in then and row in now]):
                 lines = [f"{d.row} {d.place}".strip() + f": {d.saved!r}, now {d.current!r}" for d in found[:_MAX_LINES]]
                 warnings.warn(
                     "settings changed while the run trained, by a callback or by code run eagerly, and are others now: "

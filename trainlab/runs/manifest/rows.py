@@ -23,8 +23,9 @@ from trainlab.data import Inputs
 from trainlab.loop import Findings, Plan, code
 from trainlab.objective import inner_of, keras_internals
 from trainlab.parameters import tensorflow_internals
+from trainlab.runs.manifest.layers import of_layers
 from trainlab.runs.manifest.operations import first_names
-from trainlab.runs.manifest.optimizers import config_of, learning_rate, of_optimizer
+from trainlab.runs.manifest.optimizers import learning_rate, of_optimizer
 from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, fingerprint, plain, renamed
 from trainlab.strategies import StepStrategy
 
@@ -34,6 +35,7 @@ _ANEW = 'to train on with others, begin a new run by resume="weights"'
 RULES: dict[str, tuple[str, str]] = {
     "model": (REFUSE, "build the model as it was"),
     "variables": (REFUSE, "build the model as it was"),
+    "inner layers": (REFUSE, "set the layers inside your model, or inside your layers, as they were"),
     "layers' code": (REFUSE, f"give the layers the code and the settings that they had; {_ANEW}"),
     "loss and metrics": (REFUSE, f"compile with those that were saved, their code included; {_ANEW}"),
     "optimizer": (REFUSE, f"compile with the one that was saved, its code included; {_ANEW}"),
@@ -65,7 +67,7 @@ _FORM = "form"
 _NEW_FORM = ("strategy", "layers' code", "loss and metrics", "optimizer", "learning_rate", "versions")
 
 # What an update is traced with.
-OF_TRACED = ("model", "layers' code", "loss and metrics", "optimizer", "strategy")
+OF_TRACED = ("model", "inner layers", "layers' code", "loss and metrics", "optimizer", "strategy")
 
 Manifest = dict[str, Any]
 
@@ -130,10 +132,10 @@ def of_model(model: keras.Model, reader: Reader | None = None) -> Manifest:
     reader = Reader(_trained(model)) if reader is None else reader
     config = keras_internals.compile_arguments(model)  # as given: Keras' own way to write it fails for some losses
     compiled = {key: config.get(key) for key in ("loss", "loss_weights", "metrics", "weighted_metrics")}
-    names = layer_names(model)
+    names, operations = layer_names(model), first_names(model)
     held = {renumbered(layer.name, names): _numbered(reader.held(layer)) for layer in keras_internals.layers_of(model)}
     return {
-        "model": renamed(renumbered(plain(_architecture(model, reader)), names), first_names(model)),
+        **of_layers(model, reader, lambda value: renamed(renumbered(value, names), operations)),
         "variables": [[renumbered(v.path, names), list(v.shape), str(v.dtype)] for v in model.variables],
         "layers' code": {name: record for name, record in held.items() if record},
         "loss and metrics": _numbered(reader.read(compiled)),
@@ -323,23 +325,6 @@ def _version(package: str = "trainlab") -> str:
 def _stem(name: str) -> tuple[str, int]:
     match = re.fullmatch(r"(.*?)_(\d+)", name)
     return (match[1], int(match[2])) if match else (name, 0)
-
-
-def _architecture(model: keras.Model, reader: Reader) -> Any:
-    own = {"class": reader.label(type(model))}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return keras.saving.serialize_keras_object(model)["config"] | own
-        except Exception:  # a subclassed model need not say how it is built
-            layers = keras_internals.layers_of(model, include_self=False)
-    is_graph = hasattr(model, "operations") and not isinstance(model, keras.Sequential)
-    unseen = {"connections": {NOT_COMPARED: "Keras cannot write them"}} if is_graph else {}
-    return (
-        own
-        | {"layers": [{"class": reader.label(type(layer)), "name": layer.name, **config_of(layer)} for layer in layers]}
-        | unseen
-    )
 
 
 def _leaves(value: Any, is_model: bool) -> dict[str, Any]:
