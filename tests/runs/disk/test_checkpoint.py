@@ -157,6 +157,28 @@ def test_what_a_killed_run_left_is_tidied_away(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000001-step-1", "notes.txt"]
 
 
+def test_files_of_others_in_a_checkpoint_stay_however_often_it_goes(tmp_path):
+    def contents():
+        return {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
+
+    for number, name in enumerate(["note", "note", "tensors.x/note"]):
+        checkpoints = saved(tmp_path, 1, keep=1)
+        (mine := checkpoints.last / name).parent.mkdir(exist_ok=True)
+        mine.write_text(str(number))
+        checkpoints.clear()  # a removal in the middle of which nobody is killed
+    kept = "00000001-step-1.kept"
+    expected = {f"{kept}/note": "0", f"{kept}.2/note": "1", f"{kept}.3/tensors.x/note": "2"}
+    assert contents() == expected
+    for kind in ("removing", "writing"):  # what a kill leaves: a half of it is gone, and it has another name
+        checkpoints = saved(tmp_path, 1)
+        (checkpoints.last / "note").write_text(kind)
+        checkpoints.last.rename(tmp_path / f".{kind}-00000001-step-1")
+        checkpoints.tidy()
+    expected |= {f"{kept}.4/note": "removing", f"{kept}.5/note": "writing"}
+    assert contents() == expected
+    assert saved(tmp_path, 1).paths() and not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
 @pytest.mark.parametrize("where", ["sync", "_write"])
 def test_a_full_disk_is_one_line_and_costs_nothing_before_it(tmp_path, monkeypatch, where):
     checkpoints = saved(tmp_path / "c", 1)

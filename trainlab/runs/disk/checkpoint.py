@@ -19,6 +19,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,9 +162,9 @@ class Checkpoints:
     def tidy(self) -> None:
         """Removes what a killed run left half written, half removed or half overwritten; nobody else's files."""
         if self._directory.is_dir():
-            for path in self._directory.iterdir():
-                if _ASIDE.fullmatch(path.name):
-                    shutil.rmtree(path, ignore_errors=True)
+            for path in list(self._directory.iterdir()):
+                if (aside := _ASIDE.fullmatch(path.name)) and not path.is_symlink():
+                    _empty(path, path.with_name(path.name.removeprefix(f".{aside[1]}-")))
             for name in self._overwritten():
                 self._remove(self._directory / name)
             (self._directory / _OVERWRITTEN).unlink(missing_ok=True)
@@ -268,13 +269,7 @@ class Checkpoints:
             os.rename(path, hidden)
         except OSError:
             return
-        for file in hidden.iterdir():
-            if _is_own_file(file):
-                file.unlink(missing_ok=True)
-        try:
-            hidden.rmdir()
-        except OSError:  # somebody keeps a file of his own there
-            os.rename(hidden, path.with_name(f"{path.name}.kept"))
+        _empty(hidden, path)
 
 
 def read(path: Path) -> Loaded:
@@ -366,6 +361,25 @@ def peek(path: Path) -> dict[str, Any]:
 def is_of_scale(state: Mapping[str, Any], name: str | None, mode: str | None) -> bool:
     """Whether a checkpoint's metric can be compared with others: by the same name, and of both more, or less, is better."""
     return state.get("metric_name", name) == name and state.get("mode", mode) == mode
+
+
+def _empty(hidden: Path, path: Path) -> None:
+    """Removes what we have written into a directory that is no checkpoint any more, and that was one at a path.
+
+    Where somebody keeps files of his own in it, it stays, under a name that nothing has.
+    """
+    with suppress(OSError):  # what cannot be removed now is seen to by the next `tidy`
+        for file in list(hidden.iterdir()):
+            if _is_own_file(file) and (file.is_symlink() or not file.is_dir()):
+                file.unlink(missing_ok=True)
+        if not any(hidden.iterdir()):
+            hidden.rmdir()
+            return
+        number, kept = 1, path.with_name(f"{path.name}.kept")
+        while os.path.lexists(kept):
+            number += 1
+            kept = path.with_name(f"{path.name}.kept.{number}")
+        os.rename(hidden, kept)
 
 
 def _is_own_file(file: Path) -> bool:
