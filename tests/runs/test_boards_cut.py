@@ -1,10 +1,12 @@
 """The event files of a TensorBoard hold every step once, wherever a run was killed."""
 
+import functools
 import shutil
 import time
 
 import keras
 import pytest
+import tensorflow as tf
 from boards import assert_alike, events
 from resuming import small
 from small import regression
@@ -55,15 +57,12 @@ def fit(directory, logs, *more, epochs=4, update_freq=1):
 
 @pytest.fixture
 def another_process(monkeypatch):
-    """Has the files that are there by now be those of another process."""
+    """Has the files that are there by now be those of another process, which had the same number: a container began anew."""
 
     def begin(directory):
         old = {path.name for path in directory.rglob("*tfevents*")}
-        monkeypatch.setattr(boards, "_process", lambda: "second")
-        monkeypatch.setattr(boards, "_is_of", lambda path, process: process == ("first" if path.name in old else "second"))
+        monkeypatch.setattr(boards, "_is_mine", lambda path: path.name not in old)
 
-    monkeypatch.setattr(boards, "_process", lambda: "first")
-    monkeypatch.setattr(boards, "_is_of", lambda path, process: process == "first")
     return begin
 
 
@@ -108,3 +107,65 @@ def test_files_of_others_in_a_shared_directory_stay(tmp_path):
     other.write_bytes(b"others")
     fit(killed, killed / "logs")
     assert other.read_bytes() == b"others"
+
+
+def test_to_show_a_finished_run_touches_nothing(tmp_path, another_process):
+    """Two runs of one script write into one directory, and somebody else into a folder of the run's board."""
+    (mine := tmp_path / "a inside" / "run" / "tensorboard" / "eval" / "events.out.tfevents.1.host.999.0.v2").parent.mkdir(
+        parents=True
+    )
+    mine.write_bytes(b"mine")
+    for name in "ab":
+        fit(tmp_path / name, tmp_path / "logs", epochs=1)
+        fit(tmp_path / f"{name} inside", tmp_path / f"{name} inside/run/tensorboard", epochs=1)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*tfevents*")}
+    another_process(tmp_path)
+    for name in "ab":
+        assert fit(tmp_path / name, tmp_path / "logs", epochs=1).iterations == UPDATES
+        assert fit(tmp_path / f"{name} inside", tmp_path / f"{name} inside/run/tensorboard", epochs=1).iterations == UPDATES
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*tfevents*")}
+    assert {path: after.get(path) for path in before} == before
+    assert not list(tmp_path.rglob("superseded*"))
+
+
+def test_a_longer_run_leaves_those_of_the_next_run_of_its_script_alone(tmp_path, another_process):
+    for name in "ab":
+        fit(tmp_path / name, tmp_path / "logs", epochs=1)
+    (mine := tmp_path / "logs" / "train" / "events.out.tfevents.1.host.999.0.v2").write_bytes(b"mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*tfevents*")}
+    another_process(tmp_path)
+    assert fit(tmp_path / "a", tmp_path / "logs", epochs=2).resumed_at == UPDATES
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*tfevents*")}
+    assert {path: after.get(path) for path in before} == before and mine in before
+
+
+def test_a_board_knows_its_own_files(tmp_path):
+    """Of two runs of one process, and not what a writer of the user's has written beside them."""
+    logs = tmp_path / "logs"
+
+    def names():
+        return {str(path.relative_to(logs)) for path in logs.rglob("*tfevents*")}
+
+    found = []
+    for name in "ab":
+        before = names()
+        writer = tf.summary.create_file_writer(str(logs / "mine"))
+        with writer.as_default():
+            tf.summary.scalar("mine", 1.0, step=0)
+        seen: list = []
+        fit(tmp_path / name, logs, functools.partial(Sees, seen=seen), epochs=1)
+        assert {len(place["sizes"]) for place in seen} == {1}
+        found.append(set(seen[-1]["sizes"]))
+        assert found[-1] == {name for name in names() - before if name.startswith("train")}
+    assert not found[0] & found[1]
+
+
+class Sees(keras.callbacks.Callback):
+    """Looks where a board is, as a checkpoint would."""
+
+    def __init__(self, board, seen):
+        super().__init__()
+        self.board, self.seen = board, seen
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(boards.places(self.board))

@@ -115,10 +115,12 @@ def batches_before_record(board: keras.callbacks.TensorBoard) -> int:
     return min(unheard, max(board._start_batch - done - 1, 0))
 
 
-def flush_board(board: keras.callbacks.TensorBoard) -> None:
-    """Has a `TensorBoard` write to its files what it holds back: it keeps its writers to itself."""
+def flush_board(board: keras.callbacks.TensorBoard) -> Mapping[str, Any]:
+    """Has a `TensorBoard` write to its files what it holds back; its writers, "train" and "val": it keeps them to itself."""
     for writer in board._writers.values():
         writer.flush()
+    writers: Mapping[str, Any] = board._writers
+    return writers
 
 
 def batches_before_save(callback: Any) -> int:

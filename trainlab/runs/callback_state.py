@@ -100,6 +100,8 @@ def _set_state(callback: Any, state: Any, directory: Path | None) -> None:
                 setattr(callback, attribute, value)
             elif directory is not None:
                 boards.go_back(callback, value, directory)
+            else:
+                boards.know(callback, value)
 
 
 def forgotten(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:

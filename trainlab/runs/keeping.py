@@ -212,7 +212,7 @@ class RunKeeper(Keeper):
             self.note_settings()
             fit.loop.prepare(fit.source)
             restore_data(fit.source, fit.validator, loaded, may_read=False)
-            self._put_back(fit, loaded)
+            self._put_back(fit, loaded, None)  # its files are left alone
         record = self._histories[self.fits]
         self.fits += 1
         history = keras.callbacks.History()
@@ -242,14 +242,14 @@ class RunKeeper(Keeper):
         self._in_force.compare(state["manifests"][-1], state.get("in_force", ()), self._manifest)
         fit.loop.prepare(fit.source)  # what only tracing discovers is to be restored too
         restore_data(fit.source, fit.validator, loaded)
-        self._put_back(fit, loaded)
+        self._put_back(fit, loaded, self.directory)
         # One that a callback had stopped, and that is made longer, goes on.
         fit.model.stop_training = state["stop_training"] and not self._is_longer
         self._saved_at = fit.progress.updates, time.monotonic()
 
-    def _put_back(self, fit: Fit, loaded: Loaded) -> None:
+    def _put_back(self, fit: Fit, loaded: Loaded, directory: Path | None) -> None:
         restore_variables(fit.model, fit.loop, loaded, keeps_rate="learning_rate" in self._overridden)
-        callback_state.set_states(fit.listener.callbacks, decode(loaded.state["callbacks"], loaded.arrays), self.directory)
+        callback_state.set_states(fit.listener.callbacks, decode(loaded.state["callbacks"], loaded.arrays), directory)
 
     def note_settings(self) -> None:
         """See `Keeper`."""

@@ -170,7 +170,7 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(command, tmp_path, monkeyp
     kill.at = None
     monkeypatch.chdir(killed)
     old = {path.name for path in killed.rglob("*tfevents*")}
-    monkeypatch.setattr(boards, "_is_of", lambda path, process: path.name not in old)  # of another process
+    monkeypatch.setattr(boards, "_is_mine", lambda path: path.name not in old)  # of another process
     before = events(killed / "run" / "tensorboard")
     assert [step for tag, step, _ in before["train"] if tag == "epoch_loss"][-1] >= 4  # the control: past the checkpoint
     status, out, err = command(*given)
