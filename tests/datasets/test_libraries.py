@@ -131,6 +131,46 @@ def test_images_and_classes_of_hugging_face(tmp_path):
     assert data.num_outputs == 3 and data.vocabularies == {"y": ("a", "b", "c")}
 
 
+STORED = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
+
+
+@pytest.mark.parametrize("dtype", STORED)
+def test_every_stored_dtype_is_that_of_the_arrays(dtype, tmp_path):
+    """The library's own arrays are int64 and float32: bytes of images were then none, and float64 was rounded."""
+    import datasets as library
+
+    array = np.arange(3 * 8).reshape(3, 2, 2, 2)
+    array = (array % 3 == 0) if dtype == "bool" else (array / 3).astype(dtype) if "float" in dtype else array.astype(dtype)
+    numbers, value = array[:, 0, 0, 0], library.Value(dtype)
+    features = {"number": value, "list": library.List(library.List(value)), "y": library.Value("int64")}
+    columns = {"number": numbers, "list": array[:, 0].tolist(), "y": [0, 1, 2]}
+    if dtype not in ("float16", "bool"):  # of which the library makes no such arrays
+        features |= {"array": library.Array3D((2, 2, 2), dtype), "any": library.Array2D((None, 2), dtype)}
+        columns |= {"array": array, "any": [*array[:, 0]]}
+    stored = library.Dataset.from_dict(columns, features=library.Features(features))
+    stored.select([2, 0, 1]).save_to_disk(str(tmp_path / "stored"))  # a selection is of rows that lie elsewhere
+    x = [name for name in features if name != "y"]
+    found = hugging_face(tmp_path / "stored", x=x, y="y", test_fraction=None).train[0]
+    wanted = {"number": numbers, "list": array[:, 0], "array": array, "any": array[:, 0]}
+    for name in x:
+        exact = wanted[name][[2, 0, 1]]
+        if dtype == "uint8" and exact.ndim > 2:  # images
+            exact = exact.reshape(3, 2, 2, -1).astype("float32") / np.float32(255)
+        assert found[name].dtype == exact.dtype, name
+        np.testing.assert_array_equal(found[name], exact)
+
+
+def test_examples_without_a_value_are_refused(tmp_path):
+    import datasets as library
+
+    columns = {"whole": [1.0, None], "some": [1, None], "rows": [[1.0], None], "y": [0, 1]}
+    library.Dataset.from_dict(columns).save_to_disk(str(tmp_path / "gaps"))
+    for name in ("some", "rows"):
+        with pytest.raises(ValueError, match=f"some examples of column '{name}' have no value: fill or drop them"):
+            hugging_face(tmp_path / "gaps", x=name, y="y", test_fraction=None)
+    np.testing.assert_array_equal(hugging_face(tmp_path / "gaps", x="whole", y="y", test_fraction=None).train[0], [1.0, np.nan])
+
+
 @pytest.mark.parametrize("y, dtype", [([5_000_000_000, 1, 2], "int64"), ([-(2**31), 1, 2**31 - 1], "int32")])
 def test_integers_that_int32_does_not_hold_stay_what_they_are(y, dtype, tmp_path):
     import datasets as library

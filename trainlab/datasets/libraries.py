@@ -96,7 +96,7 @@ def hugging_face(
     Raises:
         FileNotFoundError: There is no such folder.
         ModuleNotFoundError: `datasets` is not installed.
-        ValueError: It cannot be loaded, a column is missing, or its examples differ in shape.
+        ValueError: It cannot be loaded, a column is missing, its examples differ in shape, or some have no value.
 
     Example:
         >>> data = hugging_face("my_data", x="image", y="label")  # doctest: +SKIP
@@ -117,15 +117,12 @@ def hugging_face(
     names = [x] if isinstance(x, str) else list(x)
     if unknown := [name for name in [*names, y] if name not in first.features]:
         raise ValueError(f"{folder}: has no column {unknown[0]!r}; it has {', '.join(first.features)}")
-    loaded = [{name: part.with_format("numpy")[:][name] for name in dict.fromkeys([*names, y])} for part in parts]
+    loaded = [{name: _column(folder, part, name) for name in dict.fromkeys([*names, y])} for part in parts]
     if not has_splits and test_fraction is not None:
         number = num_drawn("test_fraction", test_fraction, len(first), "test")
         is_test = np.zeros(len(first), bool)
         is_test[np.random.default_rng(checked_seed(seed)).permutation(len(first))[:number]] = True
-        loaded = [
-            {name: _stacked(folder, name, values)[which] for name, values in loaded[0].items()} for which in (~is_test, is_test)
-        ]
-    loaded = [{name: _stacked(folder, name, values) for name, values in part.items()} for part in loaded]
+        loaded = [{name: values[which] for name, values in loaded[0].items()} for which in (~is_test, is_test)]
     return _data(folder.name, loaded, x, y, getattr(first.features[y], "names", None), task)
 
 
@@ -214,8 +211,28 @@ def _labels(labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.int32) if fits else labels
 
 
-def _stacked(where: Path, name: str, values: Any) -> np.ndarray:
-    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+def _column(where: Path, part: Any, name: str) -> np.ndarray:
+    """A column whole. Numbers have the dtype that is stored: the library's own arrays of them are int64 and float32."""
+    arrow = library("pyarrow", "hugging_face", "hugging-face")
+
+    stored = part.with_format("arrow", columns=[name])[:].column(name).combine_chunks()
+    shape, is_whole = [len(stored)], True
+    while isinstance(stored, (arrow.ExtensionArray, arrow.ListArray, arrow.LargeListArray, arrow.FixedSizeListArray)):
+        if isinstance(stored, arrow.ExtensionArray):
+            stored = stored.storage
+            continue
+        is_whole = is_whole and not stored.null_count
+        lengths = stored.value_lengths().drop_null().unique().to_pylist() or [0]
+        if len(lengths) > 1:
+            raise ValueError(f"{where}: the examples of column {name!r} differ in shape: pad or crop them before they are saved")
+        shape.append(lengths[0])
+        stored = stored.flatten()
+    is_float = arrow.types.is_floating(stored.type)
+    if is_float or arrow.types.is_integer(stored.type) or arrow.types.is_boolean(stored.type):
+        if not is_whole or (stored.null_count and not is_float):  # a float that is missing is NaN
+            raise ValueError(f"{where}: some examples of column {name!r} have no value: fill or drop them before they are saved")
+        return stored.to_numpy(zero_copy_only=False).reshape(shape)
+    array = np.asarray(part.with_format("numpy", columns=[name])[:][name])
     if array.dtype.kind == "O":
         raise ValueError(f"{where}: the examples of column {name!r} differ in shape: pad or crop them before they are saved")
     return array
