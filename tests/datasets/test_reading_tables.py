@@ -82,6 +82,16 @@ def test_statistics_are_of_the_training_part_alone(written):
     assert list(written(table, target="y", seed=4, test_fraction=0.25).test[1]) != list(data.test[1])
 
 
+@pytest.mark.parametrize("values", [[0.1] * 100, [0.1 + 0.2, 0.3] * 50, [1e8 + 0.1] * 100])
+def test_a_column_that_says_nothing_is_not_divided_by_what_rounding_left(written, values):
+    """The mean of a hundred 0.1 is not 0.1, and their deviation 3e-17: another value in the test part would become 1e16."""
+    train = pd.DataFrame({"a": values, "b": np.arange(100.0), "y": np.arange(100.0)})
+    data = written(train, train.iloc[:2].assign(a=[values[0], values[0] + 2]), target="y")
+    np.testing.assert_allclose(data.train[0][:, 0], 0, atol=1e-15)
+    np.testing.assert_allclose(data.test[0][:, 0], [0, 2], atol=1e-7)
+    assert data.train[0][:, 1].std() == pytest.approx(1)  # the control
+
+
 TARGETS = {
     "numbers": ({"target": "age"}, "regression", 1, PETS["age"].astype("float32")),
     "two columns": ({"target": ["age", "weight"]}, "regression", 2, PETS[["age", "weight"]].astype("float32")),

@@ -10,6 +10,7 @@ import numpy as np
 
 UNKNOWN = "[unknown]"  # what number 0 of every vocabulary stands for
 MISSING = "[missing]"
+_ROUNDING = 4 * np.finfo(np.float64).eps  # of a column's largest number: values that are no further apart are one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Number:
         values, is_gap = floats(column), np.asarray(column.isna())
         median = float(np.median(values[~is_gap])) if not is_gap.all() else 0.0
         filled = np.where(is_gap, median, values)
-        mean, deviation = (float(filled.mean()), float(filled.std())) if standardize else (0.0, 1.0)
-        return cls(name, mean, deviation if deviation > 0 else 1.0, median, bool(is_gap.any()))
+        mean, scale = (float(filled.mean()), float(filled.std())) if standardize else (0.0, 1.0)
+        if standardize and np.ptp(filled) <= _ROUNDING * np.abs(filled).max():  # what is left of the deviation says nothing
+            mean, scale = float(filled.min()), 1.0
+        return cls(name, mean, scale, median, bool(is_gap.any()))
 
     def encode(self, column: Any) -> list[np.ndarray]:
         """One float column `[n]`, and a second that marks gaps where the training part had some."""
