@@ -208,6 +208,24 @@ def test_release_keeps_what_another_process_has_begun_since(tmp_path):
     assert everything_in(tmp_path).keys() == before.keys()
 
 
+def test_release_keeps_the_board_of_another_process_that_trains(tmp_path):
+    """Both have looked before either has begun, as two starts of a run within a second do; the second is refused."""
+    first, second = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
+    first.check("auto", overwrite=False)
+    second.check("auto", overwrite=False)
+    events = tmp_path / "run" / "tensorboard" / "train" / "events.out.tfevents.1.h.1"
+    with Lock(first.path / "lock"):
+        first.begin(CONFIG)
+        events.parent.mkdir(parents=True)
+        events.write_text("a")
+        second.release()
+        assert events.exists() and first.config.exists()
+    second.release()
+    assert events.exists()
+    first.release()  # the control: it made no update, and goes
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_release_without_a_check_makes_nothing(tmp_path):
     RunDirectory(tmp_path / "a").release()
     assert list(tmp_path.iterdir()) == []

@@ -53,7 +53,8 @@ class RunDirectory:
         self._checkpoints, self._board = self.path / "checkpoints", self.path / "tensorboard"
         self._created: list[Path] = []  # folders, innermost first
         self._found: set[Path] | None = None  # what was there when this process came; None as long as it has not looked
-        self._made: dict[Path, Any] = {}  # what it has made since
+        self._made: list[Path] = []  # what it has made since
+        self._begun: int | None = None  # of the config that it has written, by which it knows its own again
         self._old_board: list[Path] = []
         self._new: list[Path] | None = None  # what this process will have made; None as long as it has not looked
 
@@ -114,9 +115,7 @@ class RunDirectory:
             boards.clear(self._board, self._old_board)
         self.result.unlink(missing_ok=True)
         write_atomically(self.config, lambda path: path.write_text(config, encoding="utf-8"))
-        self._made = dict.fromkeys(new)
-        if self.config in new:
-            self._made[self.config] = os.lstat(self.config).st_ino
+        self._made, self._begun = new, _inode(self.config)
         return aside
 
     def _put_aside(self) -> Path | None:
@@ -152,20 +151,19 @@ class RunDirectory:
         holder = _holder(self._lock)
         if holder is not None and (holder.get("host"), holder.get("pid")) == (socket.gethostname(), os.getpid()):
             with suppress(OSError), Lock(self._lock):  # not there any more, or another run's by now
-                self._remove_made()
-        if self._board not in self._found:
-            boards.clear(self._board)
+                self._remove_made(self._found)
         for folder in [*({self._checkpoints} - self._found), *self._created]:
             with suppress(OSError):  # not there, or somebody else has put something in
                 folder.rmdir()
 
-    def _remove_made(self) -> None:
-        is_ours = self.config not in self._made or _inode(self.config) == self._made[self.config]
-        if is_ours:  # nobody has begun a run here since
+    def _remove_made(self, found: set[Path]) -> None:
+        if self._begun is not None and _inode(self.config) == self._begun:  # nobody has begun a run here since
             for path in self._made:
                 path.unlink(missing_ok=True)
+            if self._board not in found:
+                boards.clear(self._board)
         left = [path for path in self._paths() if os.path.lexists(path) and path not in self._folders]
-        if self._found is not None and self._lock not in self._found and left == [self._lock]:
+        if self._lock not in found and left == [self._lock]:
             self._lock.unlink(missing_ok=True)
 
     def result_text(self, checkpoint: Path | None, step: int, test: Mapping[str, Any]) -> str:
