@@ -186,6 +186,17 @@ def test_what_does_not_fit_is_one_line_that_blames_what_it_is(own, tmp_path, dat
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_metric_of_several_numbers_is_told_number_by_number(own, tmp_path):
+    """All work was done, and the command ended with status 1, again and again: float() takes one number only."""
+    more = ["run.loss = 'mse'", "run.metrics = [@F1Score()]"]
+    status, out, err = own("rows", "one", *more)
+    assert status == 0, err
+    last = records(tmp_path / "runs" / "c")[-1]
+    first, second = last["test_f1_score"]
+    assert f"test      f1_score[0] {first:.4f}, f1_score[1] {second:.4f}, loss {last['test_loss']:.4f}\n" in out
+    assert own("rows", "one", *more)[1].splitlines()[-2:-1] == out.splitlines()[-2:-1]  # of the finished run the same
+
+
 def test_remedies_are_flags(own):
     assert own("arrays", "one")[0] == 0
     more = ["run.epochs = 3", "keras.optimizers.SGD.learning_rate = 0.5", "run.seed = 3", "run.micro_batch_size = 4"]

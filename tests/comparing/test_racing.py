@@ -5,9 +5,10 @@ import json
 import keras
 import numpy as np
 import pytest
-from comparisons import LOSS, TRAIN, VALIDATION, plan, problem
+from comparisons import LOSS, TRAIN, VALIDATION, model, plan, problem
 
 import trainlab as tl
+from trainlab.comparing import problem_of
 from trainlab.comparing.racing import Racer, measured_in_turns
 
 STRATEGIES = {
@@ -171,3 +172,31 @@ def test_seconds_are_measured_in_turns():
     found = measured_in_turns({"a": Counted("a", 1e-3), "b": Counted("b", 4e-3)}, {"a": None, "b": None})
     assert found == {"a": pytest.approx(1e-3), "b": pytest.approx(4e-3)}
     assert clock[-8:] == ["a", "a", "b", "b"] * 2
+
+
+def of_rows(**changes):
+    """The problem with an F1 score, which is a number of each class."""
+    rows = [(x, np.eye(3, dtype="float32")[y]) for x, y in (TRAIN, VALIDATION, VALIDATION)]
+    given = {"batch_size": 16, "optimizer": keras.optimizers.SGD(), "loss": "mse", "metrics": [keras.metrics.F1Score()]}
+    return problem_of(model, (*rows[0], None), rows[1], rows[2], **(given | changes))
+
+
+def test_one_number_of_a_metric_of_several_judges(tmp_path):
+    of = of_rows(metric=("max", "f1_score[1]"))
+    runs = plan(of, [tl.Heun()], rates=[0.1], seeds=1, epochs=1)
+    racer, trial = Racer(of, runs, runs.entries[0].strategy), runs.trials(runs.entries[0])[0]
+    racer.check(trial)
+    value = racer.run(trial, tmp_path)["points"][-1]["value"]
+    found = racer.test(trial, tmp_path)  # the validation data too
+    assert sorted(found) == ["f1_score[0]", "f1_score[1]", "f1_score[2]", "loss"]
+    assert value == found["f1_score[1]"] and value not in (found["f1_score[0]"], found["f1_score[2]"], None)
+
+
+def test_by_several_numbers_nothing_is_judged():
+    of = of_rows(metric=("max", "f1_score"))
+    runs = plan(of, [tl.Heun()], rates=[0.1], seeds=1, epochs=1)
+    with pytest.raises(ValueError, match=r"^metric = 'f1_score': is several numbers.* name one of f1_score\[0\], f1_score\[1\]"):
+        Racer(of, runs, runs.entries[0].strategy).check(runs.trials(runs.entries[0])[0])
+    of = of_rows(metric="f1_scores[1]")
+    with pytest.raises(ValueError, match=r"which are .*did you mean 'f1_score\[1\]'"):
+        Racer(of, runs, runs.entries[0].strategy).check(runs.trials(runs.entries[0])[0])

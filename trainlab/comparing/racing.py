@@ -19,6 +19,7 @@ from trainlab.comparing.plan import Plan, Trial, batches_of
 from trainlab.comparing.problem import Problem, copied
 from trainlab.comparing.schedules import give_rate, optimizer_like, schedule_of
 from trainlab.loop import NonFiniteError
+from trainlab.reports import numbers_of
 from trainlab.runs import Run
 from trainlab.strategies import StepStrategy
 from trainlab.trainer import Trainer
@@ -67,7 +68,7 @@ class Racer:
         trainer = self._fit(trial, directory, [_Points(self._problem, self._plan, trial)])
         x, y, weight = self._problem.test
         found = trainer.evaluate(x, y, sample_weight=weight, batch_size=self._problem.batch_size, verbose=0, return_dict=True)
-        return {name: number(value) for name, value in found.items()}
+        return {name: number(value) for name, value in numbers_of(found).items()}
 
     def check(self, trial: Trial) -> None:
         """Trains and validates once, so that what cannot be is said before any run is made.
@@ -78,10 +79,16 @@ class Racer:
         trainer, wanted = self._begin(trial, None), self._problem.metric
         x, y, weight = self._problem.validation
         found = trainer.evaluate(x, y, sample_weight=weight, batch_size=self._problem.batch_size, verbose=0, return_dict=True)
-        if wanted not in found:
-            close = difflib.get_close_matches(wanted, found, n=1)
+        names = numbers_of(found)
+        if wanted in found and wanted not in names:
+            parts = numbers_of({wanted: found[wanted]})
+            raise ValueError(
+                f"metric = {wanted!r}: is several numbers, and runs are judged by one: name one of {', '.join(parts)}"
+            )
+        if wanted not in names:
+            close = difflib.get_close_matches(wanted, names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "name it in metrics too"
-            raise ValueError(f"metric = {wanted!r}: is none of those that validation gives, which are {', '.join(found)}; {hint}")
+            raise ValueError(f"metric = {wanted!r}: is none of those that validation gives, which are {', '.join(names)}; {hint}")
 
     def seconds(self, trial: Trial, num_updates: int) -> float:
         """How long so many updates take, all but what a `fit` takes by itself left out as far as it can be."""
@@ -166,7 +173,7 @@ class _Points(keras.callbacks.Callback):
         return bool(self.points) and bool(self.points[-1].get("varies")) and self.points[-1]["evaluations"] >= self._plan.budget
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        logs, trial = logs or {}, self._trial
+        logs, trial = numbers_of(logs or {}), self._trial
         before = self.points[-1] if self.points else {"updates": 0, "evaluations": 0}
         updates = min((epoch + 1) * trial.every, trial.updates)
         strategy, per_pass = trial.entry.strategy, self._plan.batches_per_pass
@@ -174,7 +181,7 @@ class _Points(keras.callbacks.Callback):
         evaluations = strategy.evaluations * (done - were)
         if _USED in logs and updates > before["updates"]:  # a mean over these updates, of whole numbers
             made = updates - before["updates"]
-            evaluations = round(float(logs[_USED]) * made) * (done - were) // made
+            evaluations = round(logs[_USED] * made) * (done - were) // made
         point = {"updates": updates, "evaluations": before["evaluations"] + evaluations}
         point |= {"value": number(logs.get(f"val_{self._problem.metric}")), "loss": number(logs.get("loss"))}
         self.points.append(point | ({"varies": True} if _USED in logs else {}))

@@ -1,6 +1,5 @@
 """One run of the command: from a config to a trained model in a directory."""
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from trainlab.cli.running.summary import summary
 from trainlab.cli.running.workers import joined, place_of
 from trainlab.data import device
 from trainlab.distribution import Cluster
+from trainlab.reports import numbers_of
 from trainlab.runs import compiled, write_atomically
 from trainlab.trainer import Trainer
 
@@ -93,8 +93,7 @@ class Job:
         history = self._train(setup, callbacks)
         with self._directory.finishing():
             test = self._finish(settings, trainer, callbacks[-1], len(history.epoch))
-        numbers = {name: math.nan if value is None else float(value) for name, value in test.items()}
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers_of(test).items())
         print(f"test      {shown or 'nothing: the data have no test part'}")
         seconds = time.monotonic() - start
         print(f"results   {self._directory.path}: model.keras, metrics.jsonl, config.gin ({seconds:.0f} s)")

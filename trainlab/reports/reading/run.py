@@ -7,7 +7,7 @@ import json
 import math
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from trainlab.reports.reading.configs import settings_of_beginning, settings_of_text
+from trainlab.reports.reading.numbers import numbers_of
 from trainlab.reports.reading.older import epochs_of_metrics, epochs_of_state, newest_state
 from trainlab.reports.reading.timeline import NAME, Epoch, Session, is_timeline, lines_of, put_together, whole
 
-_MOST_PARTS = 16  # of a list or a dictionary among the logs that are shown, each by itself
 AXES = {"updates": "updates", "evaluations": "gradient evaluations", "seconds": "seconds of training"}
 
 
@@ -116,7 +116,7 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
         measured=measured,
         learning_rate=columns_of([{"learning rate": epoch.record.get("learning_rate")} for epoch in epochs])[0],
         speed=_speed(epochs),
-        test=dict(_flat(test)),
+        test=numbers_of(test),
         settings=config or settings_of_beginning(last),
         has_config=bool(config),
         directions={n: d for n, d in directions.items() if d in ("up", "down")} if isinstance(directions, dict) else {},
@@ -229,29 +229,10 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, list[float]
     columns: dict[str, list[float]] = {}
     measured: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
-        for name, value in _flat(row):
+        for name, value in numbers_of(row).items():
             columns.setdefault(name, [math.nan] * len(rows))[i] = value
             measured.setdefault(name, []).append(i)
     return columns, measured
-
-
-def _flat(values: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
-    """Every number by its name, with its place for those in lists and dictionaries; NaN for null, and no text."""
-    for name, value in values.items():
-        if isinstance(value, (list, dict)):
-            pairs = value.items() if isinstance(value, dict) else ((f"[{i}]", item) for i, item in enumerate(value))
-            for key, item in list(pairs)[:_MOST_PARTS]:
-                yield from _flat({f"{name}{key if str(key).startswith('[') else f'.{key}'}": item})
-        elif value is None or isinstance(value, (bool, int, float)):
-            yield str(name), _number(value)
-
-
-def _number(value: Any) -> float:
-    try:
-        number = math.nan if value is None else float(value)
-    except OverflowError:
-        return math.nan
-    return number if math.isfinite(number) else math.nan
 
 
 def _status(folder: Path, sessions: Sequence[Session], state: Mapping[str, Any], is_tested: bool) -> str:
