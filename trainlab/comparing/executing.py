@@ -64,9 +64,10 @@ class Executor:
             "code of the entries": {entry.name: code_of(entry.strategy) for entry in plan.entries},
         }
         path = self._directory / _PLAN
+        held = held_in(self._directory, _PLAN, "format", "comparison")
         self._directory.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            found, wanted = _read(path) or {}, json.loads(json.dumps(described))
+        if held is not None:
+            found, wanted = held, json.loads(json.dumps(described))
             # By another Python the same code has other bytes.
             unlike = {name for name in wanted if name.startswith("code of ")} if found.get("python") != wanted["python"] else ()
             for name in {**wanted, **found}:
@@ -76,8 +77,6 @@ class Executor:
                         "give another directory, or remove this one"
                     )
             return
-        if strangers := sorted(p.name for p in self._directory.iterdir() if not p.name.startswith(".")):
-            raise ValueError(f"{self._directory} holds {strangers[0]}, and no comparison: give another directory")
         entry = plan.entries[0]
         self._racer(entry).check(plan.trials(entry)[0])  # what was called wrongly leaves the directory to whoever calls again
         _write(path, described)
@@ -185,6 +184,33 @@ class Executor:
 
     def _result(self, trial: Trial) -> dict[str, Any] | None:
         return _read(self._directory / trial.name / _RESULT)
+
+
+def held_in(directory: Path, file: str, key: str, what: str) -> dict[str, Any] | None:
+    """What a directory holds by the file that makes it one of ours; nothing is made.
+
+    Args:
+        directory: it need not exist.
+        file: the name of a file of JSON.
+        key: a name in it that no other file has.
+        what: it makes the directory of.
+
+    Returns:
+        What is in the file; None where the directory is nobody's yet.
+
+    Raises:
+        NotADirectoryError: it is a file.
+        ValueError: it holds something else.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"{directory}: is a file: give another directory")
+    found = _read(directory / file)
+    if isinstance(found, dict) and key in found:
+        return found
+    names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    if strangers := [name for name in names if not name.startswith(".") and name != "lock"]:  # a lock says itself whose it is
+        raise ValueError(f"{directory} holds {strangers[0]}, and no {what}: give another directory")
+    return None
 
 
 def _line(trial: Trial, result: dict[str, Any], seconds: float) -> str:

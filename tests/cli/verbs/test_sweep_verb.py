@@ -4,12 +4,14 @@ import json
 import sys
 import types
 
+import numpy as np
 import pytest
 from commands import CONFIGS, ours, records
 
 from trainlab import Trainer
 from trainlab.cli.configs.errors import ConfigError
-from trainlab.cli.verbs.sweep import checked_space
+from trainlab.cli.configs.settings import Sweeping
+from trainlab.cli.verbs.sweep import Pruning, _check_name, checked_space
 
 SWEEP = [
     "sweep",
@@ -61,6 +63,12 @@ class Study:
 
     def __init__(self):
         self.trials, self.queue, self.prunes, self.sampler = [], [], lambda trial: False, None
+        self.directions = {}  # by the file of a study: that of the first call stays, as with optuna itself
+
+    def created(self, **given):
+        self.given, kept = given, self.directions.setdefault(given["storage"], given["direction"])
+        self.direction = types.SimpleNamespace(name=kept.upper())
+        return self
 
     def ask(self):
         params, attrs = self.queue.pop(0) if self.queue else ({}, {})
@@ -76,7 +84,8 @@ class Study:
 
     @property
     def best_trial(self):
-        return min((trial for trial in self.trials if trial.state == COMPLETE), key=lambda trial: trial.value)
+        sign = 1 if self.direction.name == "MINIMIZE" else -1
+        return min((trial for trial in self.trials if trial.state == COMPLETE), key=lambda trial: sign * trial.value)
 
 
 @pytest.fixture
@@ -91,7 +100,7 @@ def study(monkeypatch):
     module.samplers = types.SimpleNamespace(TPESampler=lambda seed: seed)
     states = types.SimpleNamespace(RUNNING=RUNNING, COMPLETE=COMPLETE, PRUNED=PRUNED, FAIL=FAIL)
     module.trial = types.SimpleNamespace(TrialState=states)
-    module.create_study = lambda **given: found.__dict__.update(given=given) or found
+    module.create_study = found.created
     monkeypatch.setitem(sys.modules, "optuna", module)
     return found
 
@@ -121,7 +130,7 @@ def test_a_trial_that_was_stopped_goes_on_in_its_run(study, trainlab_command, tm
 
         class Stop(keras.callbacks.Callback):
             def on_epoch_end(self, epoch, logs=None):
-                if len(fits) == 2 and epoch == 1:
+                if len(fits) == 3 and epoch == 1:  # the first one tries the metric
                     raise KeyboardInterrupt
 
         fits.append(1)
@@ -157,6 +166,90 @@ def test_trials_by_other_settings_are_another_sweep(study, trainlab_command, tmp
     assert status != 0 and len(study.trials) == 1
     assert f"a holds another sweep: {said}: give another directory" in ours(err)[0]
     assert trainlab_command(*one, "--set", "sweep.prune = False")[0] == 0
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_nothing_finished_in_is_another_sweep_too(study, trainlab_command, tmp_path, monkeypatch, begun):
+    """A trial that is gone on with tells its values again, and the study has its direction: both are of the first metric."""
+    one, real = [*SWEEP, "--set", "sweep.num_trials = 1"], Study.ask
+
+    def ask(self):
+        if begun:
+            real(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "ask", ask)
+        assert trainlab_command(*one)[0] == 130
+    assert [trial.state for trial in study.trials] == [RUNNING] * begun
+    kept = (tmp_path / "a" / "sweep.json").read_bytes()
+    status, _, err = trainlab_command(*one, "--set", "sweep.metric = ('max', 'val_accuracy')")
+    said = "sweep.metric was 'val_loss', now ('max', 'val_accuracy')" if begun else "to minimize its metric, not to maximize it"
+    assert status == 1 and f"{said}: give another directory" in ours(err)[0]
+    assert (tmp_path / "a" / "sweep.json").read_bytes() == kept and len(study.trials) == begun
+    assert trainlab_command(*one)[0] == 0  # the control: by the first metric it goes on
+
+
+@pytest.mark.parametrize(
+    ("there", "named"),
+    [
+        ({"sweep.json": '{"angle": [0, 90]}', "study.log": "measured\n"}, "study.log"),
+        ({"sweep.json": "[1]"}, "sweep.json"),
+        ({"study.log": "measured\n"}, "study.log"),
+        ({"config.gin": "", "lock": "", "metrics.jsonl": ""}, "config.gin"),
+    ],
+)
+def test_a_directory_that_is_somebodys_is_left_as_it_is(study, trainlab_command, tmp_path, there, named):
+    (tmp_path / "a").mkdir()
+    for name, text in there.items():
+        (tmp_path / "a" / name).write_text(text)
+    status, _, err = trainlab_command(*SWEEP)
+    assert status == 1 and f"a holds {named}, and no sweep: give another directory" in ours(err)[0]
+    assert {path.name: path.read_text() for path in (tmp_path / "a").iterdir()} == there
+
+
+def test_a_file_is_no_directory(study, trainlab_command, tmp_path):
+    (tmp_path / "a").write_text("mine")
+    status, _, err = trainlab_command(*SWEEP)
+    assert status == 1 and "a: is a file: give another directory" in ours(err)[0]
+
+
+def test_a_trial_that_fails_is_told_and_the_sweep_goes_on(study, trainlab_command, tmp_path):
+    more = ["--set", "sweep.space = {'run.batch_size': [64, -1]}", "--set", "run.epochs = 1", "--set", "sweep.num_trials = 2"]
+    status, out, err = trainlab_command(*SWEEP, *more)
+    assert status == 0 and [trial.state for trial in study.trials] == [COMPLETE, FAIL, COMPLETE]
+    [line] = ours(err)
+    assert line.startswith("trainlab: warning: trial-0001 failed, with run.batch_size = -1: ") and "must be" in line
+    assert sorted(path.name for path in (tmp_path / "a").glob("trial-*")) == ["trial-0000", "trial-0002"]
+    assert "best      val_loss" in out
+
+
+def test_where_all_trials_fail_the_sweep_ends(study, trainlab_command, tmp_path):
+    more = ["--set", "sweep.space = {'run.batch_size': [-1]}", "--set", "sweep.num_trials = 9"]
+    status, _, err = trainlab_command(*SWEEP, *more)
+    *warned, line = ours(err)
+    assert status == 1 and [trial.state for trial in study.trials] == [FAIL] * 3 and len(warned) == 3
+    assert "3 trials in a row failed, which ends the sweep; the last one: " in line and "run.batch_size = -1" in line
+
+
+def test_a_name_that_is_no_metric_costs_no_trial(study, trainlab_command, tmp_path):
+    status, _, err = trainlab_command(*SWEEP, "--set", "sweep.metric = 'val_acc'")
+    assert status == 1 and "is not among the logs" in ours(err)[0] and not study.trials and not list(tmp_path.iterdir())
+    more = ["--set", "sweep.metric = ('max', 'val_accuracy')", "--set", "sweep.num_trials = 1", "--set", "run.epochs = 1"]
+    assert trainlab_command(*SWEEP, *more)[0] == 0 and study.trials[0].value > 0
+
+
+def test_of_a_metric_of_several_numbers_one_judges():
+    logs = {"loss": 0.5, "val_f1_score": np.array([0.25, 1.0])}
+    with pytest.raises(
+        ConfigError, match=r"is several numbers, and one judges: name one of val_f1_score\[0\], val_f1_score\[1\]"
+    ):
+        _check_name(Sweeping({}, metric="val_f1_score"), logs)
+    _check_name(Sweeping({}, metric="val_f1_score[1]"), logs)
+    trial = Study().ask()
+    pruning = Pruning(trial, "val_f1_score[1]")
+    pruning.on_epoch_end(0, logs)
+    assert (pruning.last, trial.reports) == (1.0, [(0, 1.0)])
 
 
 @pytest.mark.slow

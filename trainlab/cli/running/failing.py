@@ -50,11 +50,12 @@ def attempted(
     except Exception as error:
         if debug:
             raise
-        return in_flags(_explained(error, config())), 1
+        return in_flags(explained(error, config())), 1
     return None
 
 
-def _explained(error: Exception, config: Config | None) -> str:
+def explained(error: Exception, config: Config | None) -> str:
+    """The line that explains a failure, as far as there is a config in its words."""
     if isinstance(error, OtherRun):
         return str(error)
     line = config.explain(error) if config else one_line(error)

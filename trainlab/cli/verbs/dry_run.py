@@ -53,7 +53,8 @@ class DryRun:
             setup = set_up(config, Path(folder) / "run")
             check_config(setup)
             print(summary(setup), flush=True)
-            timing, logs = self._try(setup)
+            timing = _Timing(setup)
+            logs = tried(setup, _UPDATES, [timing])
             checkpoint = setup.trainer.last_checkpoint
             size = sum(path.stat().st_size for path in checkpoint.rglob("*")) if checkpoint else 0
             for line in _lines(setup, timing, size):
@@ -62,13 +63,16 @@ class DryRun:
         where = self._directory.path
         print(f"dry run   {_UPDATES} updates, an evaluation and a checkpoint; nothing is left, and {where} is as it was")
 
-    def _try(self, setup: Setup) -> tuple["_Timing", Mapping[str, Any]]:
-        timing = _Timing(setup)
-        given = fit_arguments(setup) | {"steps": _UPDATES}
-        given.pop("epochs", None)
-        # Callbacks of the config are made, but not called: what they write is not ours to take away.
-        history = setup.trainer.fit(**given, callbacks=[timing], verbose=0)
-        return timing, history.history
+
+def tried(setup: Setup, num_updates: int, callbacks: Sequence[keras.callbacks.Callback] = ()) -> dict[str, Any]:
+    """Makes so many updates, and validates; returns what was in the logs.
+
+    Callbacks of the config are made, but not called: what they write is not ours to take away.
+    """
+    given = fit_arguments(setup) | {"steps": num_updates}
+    given.pop("epochs", None)
+    history = setup.trainer.fit(**given, callbacks=list(callbacks), verbose=0)
+    return {name: values[-1] for name, values in history.history.items()}
 
 
 class _Timing(keras.callbacks.Callback):

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,24 @@ from trainlab.cli.configs import reading
 from trainlab.cli.configs.config import Config, literal
 from trainlab.cli.configs.errors import ConfigError
 from trainlab.cli.configs.settings import Sweeping
-from trainlab.cli.running.failing import Failure, attempted
+from trainlab.cli.running.failing import Failure, attempted, explained, show_warning
 from trainlab.cli.running.run_directory import RunDirectory
 from trainlab.cli.running.setup import check_all_used, seed, set_up
 from trainlab.cli.running.workers import refuse_workers
+from trainlab.cli.verbs.dry_run import tried
 from trainlab.cli.verbs.job import callbacks_of, fit_arguments
+from trainlab.comparing import held_in
 from trainlab.data import device
 from trainlab.loop import NonFiniteError
+from trainlab.reports import numbers_of
 from trainlab.runs import Lock, write_atomically
 
-_KINDS = {"log": float, "uniform": float, "int": int}
+_KINDS: dict[str, Callable[[Any], Any]] = {"log": float, "uniform": float, "int": int}
 _EXAMPLE = "{'keras.optimizers.SGD.learning_rate': ('log', 1e-3, 1.0)}"
 _RUN = "run"  # of a trial, the name of its directory
 _SETTINGS = "sweep.json"
 _MAY_CHANGE = ("num_trials", "prune", "seed")  # of those of a sweep, between two calls
+_MOST_FAILED = 3  # trials in a row: more would fail too
 
 
 def sweep(files: Sequence[str], bindings: Sequence[str], directory: Path, debug: bool) -> Failure | None:
@@ -47,15 +51,20 @@ def sweep(files: Sequence[str], bindings: Sequence[str], directory: Path, debug:
         refuse_workers(config, "a sweep")
         told = _told(config)
         space = checked_space(told.space)
+        if _held(directory) is None:
+            _check_metric(files, bindings, told, space)
         directory.mkdir(parents=True, exist_ok=True)
         with Lock(directory / "lock"):
-            study = _study(optuna, directory, told)
-            _check_same(config, directory, is_begun=_num_done(optuna, study) > 0)
+            study = _study(optuna, directory, told, config)
             _give_back_what_was_stopped(optuna, study)
-            while (number := _num_done(optuna, study)) < told.num_trials:
-                _one(optuna, study, told, space, (files, bindings, directory), number)
+            num_failed = 0
+            while _num_done(optuna, study) < told.num_trials:
+                failure = _one(optuna, study, told, space, (files, bindings, directory), debug)
+                num_failed = 0 if failure is None else num_failed + 1
+                if num_failed == _MOST_FAILED:
+                    raise ValueError(f"{num_failed} trials in a row failed, which ends the sweep; the last one: {failure}")
         best = study.best_trial
-        print(f"best      {told.metric if isinstance(told.metric, str) else told.metric[1]} {best.value:.4g}")
+        print(f"best      {_name_of(told)} {best.value:.4g}")
         for name, value in best.params.items():
             print(f"          {name} = {value}")
         print(f"run       {directory / best.user_attrs[_RUN]}")
@@ -101,20 +110,46 @@ def _told(config: Config) -> Sweeping:
     told = Sweeping(**given)
     if isinstance(told.num_trials, bool) or not isinstance(told.num_trials, int) or told.num_trials < 1:
         raise ConfigError(f"sweep.num_trials = {told.num_trials!r}: must be a whole number of at least 1")
+    _sign(told)  # which says what a metric must be
     return told
 
 
-def _check_same(config: Config, directory: Path, is_begun: bool) -> None:
-    """Notes what the trials are made by, or compares it: trials of other settings, or by another metric, are no study."""
-    path = directory / _SETTINGS
-    wanted = {b.name: repr(b.value) for b in config.bindings if b.selector != "trainlab.sweep" or b.argument not in _MAY_CHANGE}
-    if is_begun and path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        for name in sorted({*found, *wanted}):
-            if found.get(name) != wanted.get(name):
-                was, now = (each.get(name, "not set") for each in (found, wanted))
-                raise ConfigError(f"{directory} holds another sweep: {name} was {was}, now {now}: give another directory")
-    write_atomically(path, lambda aside: aside.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8"))
+def _held(directory: Path) -> dict[str, Any] | None:
+    """By what the trials of a directory are made; None where it is nobody's yet."""
+    return held_in(directory, _SETTINGS, "sweep.space", "sweep")
+
+
+def _check_metric(files: Sequence[str], bindings: Sequence[str], told: Sweeping, space: Mapping[str, Any]) -> None:
+    """Makes an update with the first of all that may be, so that a name that is none is known before any trial is begun.
+
+    Raises:
+        ConfigError: The metric is not among the logs, or is no single number; nothing used what was just typed.
+    """
+    first = [
+        range_[0] if isinstance(range_, list) else (int if range_[0] == "int" else float)(range_[1]) for range_ in space.values()
+    ]
+    config = reading.load(files, [*bindings, *(f"{name} = {value!r}" for name, value in zip(space, first, strict=True))])
+    config.made("trainlab.sweep")  # which is used
+    try:
+        seed(config)
+        setup = set_up(config, None)
+        check_all_used(config)
+        logs = tried(setup, 1)
+    except ConfigError:
+        raise
+    except Exception:  # others of what may be perhaps do better: the trials will say what is wrong
+        return
+    _check_name(told, logs)
+
+
+def _check_name(told: Sweeping, logs: Mapping[str, Any]) -> None:
+    names, wanted = numbers_of(logs), _name_of(told)
+    if wanted in names:
+        return
+    if wanted in logs:
+        parts = ", ".join(numbers_of({wanted: logs[wanted]}))
+        raise ConfigError(f"sweep.metric = {told.metric!r}: is several numbers, and one judges: name one of {parts}")
+    raise ConfigError(f"sweep.metric = {told.metric!r}: is not among the logs, which are {', '.join(sorted(names))}")
 
 
 def _optuna() -> Any:
@@ -126,15 +161,37 @@ def _optuna() -> Any:
     return optuna
 
 
-def _study(optuna: Any, directory: Path, told: Sweeping) -> Any:
+def _study(optuna: Any, directory: Path, told: Sweeping, config: Config) -> Any:
+    """The study of a directory, begun where there is none.
+
+    Raises:
+        ConfigError: There are trials in it that other settings have made, or that are judged the other way.
+    """
+    wanted = {b.name: repr(b.value) for b in config.bindings if b.selector != "trainlab.sweep" or b.argument not in _MAY_CHANGE}
+    if (found := _held(directory)) is None:
+        _write(directory, found := wanted)
     path = os.fspath(directory / "study.log")
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))
     pruner = optuna.pruners.MedianPruner() if told.prune else optuna.pruners.NopPruner()
     way = "minimize" if _sign(told) > 0 else "maximize"
     study = optuna.create_study(storage=storage, study_name="sweep", direction=way, pruner=pruner, load_if_exists=True)
+    for name in sorted({*found, *wanted}) if study.trials else ():  # also unfinished ones, which are gone on with
+        if found.get(name) != wanted.get(name):
+            was, now = (each.get(name, "not set") for each in (found, wanted))
+            raise ConfigError(f"{directory} holds another sweep: {name} was {was}, now {now}: give another directory")
+    if (kept := study.direction.name.lower()) != way:  # which Optuna keeps, whatever it is told
+        raise ConfigError(
+            f"{directory} holds another sweep, which is to {kept} its metric, not to {way} it: give another directory"
+        )
+    _write(directory, wanted)
     # By how many trials there are: a process that goes on would otherwise try the first ones again.
     study.sampler = optuna.samplers.TPESampler(seed=told.seed + len(study.trials))
     return study
+
+
+def _write(directory: Path, settings: Mapping[str, str]) -> None:
+    text = json.dumps(settings, indent=1) + "\n"
+    write_atomically(directory / _SETTINGS, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def _give_back_what_was_stopped(optuna: Any, study: Any) -> None:
@@ -151,39 +208,54 @@ def _num_done(optuna: Any, study: Any) -> int:
     return sum(trial.state in states for trial in study.trials)
 
 
-def _one(optuna: Any, study: Any, told: Sweeping, space: Mapping[str, Any], where: tuple[Any, ...], number: int) -> None:
-    """Makes a trial, or goes on with one."""
+def _one(optuna: Any, study: Any, told: Sweeping, space: Mapping[str, Any], where: tuple[Any, ...], debug: bool) -> str | None:
+    """Makes a trial, or goes on with one; returns why there is nothing to judge it by, if it failed."""
     files, bindings, directory = where
     trial = study.ask()
     if _RUN not in trial.user_attrs:
         trial.set_user_attr(_RUN, _name(trial.number))
     said = [f"{name} = {_suggested(trial, name, range_)}" for name, range_ in space.items()]
-    config = reading.load(files, [*bindings, *said])
-    config.made("trainlab.sweep")  # which is used
-    path = directory / trial.user_attrs[_RUN]
-    run = RunDirectory(path)
-    run.check("auto", overwrite=False)
-    seed(config)
-    setup = set_up(config, path)
-    if number == 0:
-        check_all_used(config)
-    pruning = Pruning(trial, told.metric if isinstance(told.metric, str) else told.metric[1])
-    *first, records = callbacks_of(setup, run)
+    path, read = directory / trial.user_attrs[_RUN], list[Config]()
     try:
-        setup.trainer.fit(callbacks=[*first, pruning, records], verbose=0, **fit_arguments(setup))
-        value = pruning.last
-    except NonFiniteError:
-        value = math.nan
-    finally:
-        run.release()
-    if value is None:
-        raise ConfigError(f"sweep.metric = {told.metric!r}: is not among the logs, which are {', '.join(pruning.names)}")
+        value, is_pruned = _trained(trial, told, ([*files], [*bindings, *said], path), read)
+    except Exception as error:  # what is interrupted is given back, and made again; what fails would fail again
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        if debug:
+            raise
+        failure = explained(error, read[0] if read else None)
+        show_warning(f"{path.name} failed, with {'; '.join(said)}: {failure}")
+        return failure
     value = value if math.isfinite(value) else _sign(told) * math.inf
-    if pruning.is_pruned:
+    if is_pruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     else:
         study.tell(trial, value)
-    print(f"{path.name}  {'; '.join(said)}: {value:.4g}{' (ended early)' if pruning.is_pruned else ''}", flush=True)
+    print(f"{path.name}  {'; '.join(said)}: {value:.4g}{' (ended early)' if is_pruned else ''}", flush=True)
+    return None
+
+
+def _trained(trial: Any, told: Sweeping, given: tuple[Any, ...], read: list[Config]) -> tuple[float, bool]:
+    """A trial's run: its last value, NaN where it diverged, and whether it was ended early."""
+    files, bindings, path = given
+    config = reading.load(files, bindings)
+    read.append(config)
+    config.made("trainlab.sweep")  # which is used
+    run = RunDirectory(path)
+    pruning = Pruning(trial, _name_of(told))
+    try:
+        run.check("auto", overwrite=False)
+        seed(config)
+        setup = set_up(config, path)
+        *first, records = callbacks_of(setup, run)
+        setup.trainer.fit(callbacks=[*first, pruning, records], verbose=0, **fit_arguments(setup))
+    except NonFiniteError:
+        return math.nan, False
+    finally:
+        run.release()
+    if pruning.last is None:
+        _check_name(told, pruning.logs)
+    assert pruning.last is not None
+    return pruning.last, pruning.is_pruned
 
 
 def _suggested(trial: Any, name: str, range_: Any) -> str:
@@ -198,6 +270,10 @@ def _suggested(trial: Any, name: str, range_: Any) -> str:
 
 def _name(number: int) -> str:
     return f"trial-{number:04d}"
+
+
+def _name_of(told: Sweeping) -> str:
+    return told.metric if isinstance(told.metric, str) else told.metric[1]
 
 
 def _sign(told: Sweeping) -> float:
@@ -219,7 +295,7 @@ class Pruning(keras.callbacks.Callback):
     Attributes:
         last: The last value; None as long as there was none.
         is_pruned: Whether the run was ended.
-        names: What was in the logs.
+        logs: Those of the last epoch.
     """
 
     def __init__(self, trial: Any, metric: str):
@@ -228,16 +304,16 @@ class Pruning(keras.callbacks.Callback):
         self._told: list[list[float]] = []
         self.last: float | None = None
         self.is_pruned = False
-        self.names: list[str] = []
+        self.logs: Mapping[str, Any] = {}
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Tells the value, and asks."""
-        self.names = sorted(logs or {})
-        value = (logs or {}).get(self._metric)
+        self.logs = logs or {}
+        value = numbers_of(self.logs).get(self._metric)
         if value is None:
             return
-        self._tell(epoch, float(value))
-        if math.isfinite(float(value)) and self._trial.should_prune():
+        self._tell(epoch, value)
+        if math.isfinite(value) and self._trial.should_prune():
             self.is_pruned = self.model.stop_training = True
 
     def get_state(self) -> dict[str, Any]:
