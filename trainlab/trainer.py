@@ -247,7 +247,7 @@ class Trainer:
         plan = plan.on(source.updates_per_pass(self.strategy.batches), source.is_endless)
         source.warn(self.strategy.batches, plan.updates_per_epoch)
         link = self._loop().link  # a strategy may fail to shape its memory: before anything is touched
-        if link is not None and workers.meet(link, self._manifest(inputs, plan)):
+        if link is not None and workers.meet(link, self._manifest(inputs, plan), self._loop):
             return workers.follow(link, self._findings, self._loop, inputs, self.model)
         with workers.led(link, self.model, self._keeper), self._keeper.opened():
             found = self._keeper.find(asked, plan, lambda: self._manifest(inputs, plan))
@@ -388,8 +388,8 @@ class Trainer:
             self._loops.keep()
             self._whereabouts.remember(source, data)
 
-    def _loop(self) -> Loop:
-        return self._loops.of(self.model, self.strategy, self.seed, self.on_nonfinite)
+    def _loop(self, anew: bool = False) -> Loop:
+        return self._loops.of(self.model, self.strategy, self.seed, self.on_nonfinite, anew)
 
     @property
     def _is_eager(self) -> bool:

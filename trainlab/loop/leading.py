@@ -42,6 +42,7 @@ def begin(loop: Loop, source: Source, findings: Findings) -> None:
 
 def prepare(link: Link, loop: Loop, source: Source) -> None:
     """Prepares a loop as all workers do, and at the same time, so that they know the same variables."""
+    link.held.add(loop)
     with link.answer() if loop.is_eager else nullcontext():  # which makes an update, and waits for the others' parts
         loop.prepare(source)
     link.variables = lambda: list(loop.update.variables.values())

@@ -27,12 +27,13 @@ class ChiefEnded(RuntimeError):
     """The chief has ended the fit by an error of its own, which it tells; the model is at a committed update."""
 
 
-def meet(link: Link, rows: manifest.Manifest) -> bool:
+def meet(link: Link, rows: manifest.Manifest, make_loop: Callable[..., Loop]) -> bool:
     """Begins a fit with all other workers, which must be about to do the same.
 
     Args:
         link: to them.
         rows: what this one is about to do.
+        make_loop: returns the loop, `anew` if it is to hold nothing of earlier fits.
 
     Returns:
         Whether this one follows: another is the chief.
@@ -51,7 +52,10 @@ def meet(link: Link, rows: manifest.Manifest) -> bool:
         return f"is about to train something else than the chief: {shown}"
 
     mine = json.dumps(rows, default=str).encode()
-    link.meet(mine, differs)
+    # A loop is kept from fit to fit where nothing has changed, which each worker sees for itself; but a callback sets what it
+    # likes at the chief alone.
+    if link.meet(mine, differs, make_loop()):
+        make_loop(anew=True)
     return not link.is_chief
 
 

@@ -80,6 +80,7 @@ class Line:
 
     def __init__(self, *told):
         self.told, self.lost, self.variables, self.left = list(told), None, None, []
+        self.held = SimpleNamespace(add=lambda loop: None)
         self.cluster = SimpleNamespace(name=str)
 
     def hear(self):

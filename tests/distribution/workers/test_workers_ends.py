@@ -27,7 +27,7 @@ ALIKE = {
     "explodes_by_updates": "NonFiniteError: update 13 (number 1 of epoch 5): ",
 }
 CHIEFS = {"missing": "FileNotFoundError: ", "callback": "KeyError: "}
-TRAINED = ("resumed", "find_at_chief", "eagerly", "eagerly_again", "good")
+TRAINED = ("resumed", "find_at_chief", "eagerly", "eagerly_again", "annotated", "good")
 
 
 def begun_by_one(directory, jit_compile):
@@ -86,9 +86,10 @@ def test_what_ends_the_chief_alone_the_other_says_of_it(case, found):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["resumed", "eagerly", "eagerly_again", "good"])
+@pytest.mark.parametrize("case", ["resumed", "eagerly", "eagerly_again", "annotated", "good"])
 def test_they_train_on_after_all_that(case, found, tmp_path):
-    """Also where the chief finds in a checkpoint what was to be found out: they had waited for one another for ever."""
+    """Also where the chief finds in a checkpoint what was to be found out, or alone has what an update might be made of changed:
+    they had waited for one another for ever."""
     first, second = (each[case] for each in found)
     assert first == second and first[0] == "trained"
     if case.startswith("eagerly"):

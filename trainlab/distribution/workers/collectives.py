@@ -117,11 +117,18 @@ class Collectives:
             received.append(self._pieces(tf.constant(piece)).numpy().tobytes())
         return b"".join(received)[:size]
 
-    def agree_on_count(self, seconds: float) -> None:
-        """Counts on from the same number everywhere, whatever was traced before; waits for the others so long."""
+    def agree_on_count(self, seconds: float) -> bool:
+        """Counts on from the same number everywhere, whatever was traced before; waits for the others so long.
+
+        Returns:
+            Whether all had the same.
+        """
         if self._meeting is None:
-            self._meeting = self._compiled(tf.int64, 1, "Max", _MEETING, seconds)
-        self._next = int(self._meeting(tf.constant([self._next], tf.int64)).numpy()[0])
+            self._meeting = self._compiled(tf.int64, 2, "Max", _MEETING, seconds)
+        most, least = self._meeting(tf.constant([self._next, -self._next], tf.int64)).numpy().tolist()
+        self._next = most
+        self._shared = None  # one may share other variables by now, and would trace anew what the others do not
+        return bool(most == -least)
 
     def share(self, variables: Sequence[tf.Variable]) -> None:
         """Gives the variables, everywhere, the values that they have in the first process, to the last bit."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
@@ -95,6 +96,7 @@ class Link:
     Attributes:
         collectives: what processes compute together.
         variables: returns those that must be the same everywhere; None as long as not all of them are known here.
+        held: what holds programs of fits that all came to, whose operations all have counted alike since.
         is_stale: whether they may have changed at the chief since all had the same.
         signal: returns the signal that this worker was sent, to be told to all; 0 for none.
         on_signal: called, at the chief, with the signal that another was sent.
@@ -108,6 +110,7 @@ class Link:
         if signs is not None:
             signs.on_lost = self._lose
         self.variables: Variables | None = None
+        self.held: weakref.WeakSet[object] = weakref.WeakSet()
         self.is_stale = True
         self.signal: Callable[[], int] = _none
         self.on_signal: Callable[[int], None] = _nobody
@@ -121,12 +124,16 @@ class Link:
         """Whether this is the worker that decides."""
         return self.cluster.is_chief
 
-    def meet(self, mine: bytes, differs: Callable[[bytes], str | None]) -> None:
+    def meet(self, mine: bytes, differs: Callable[[bytes], str | None], made: object) -> bool:
         """Begins a fit with all others.
 
         Args:
             mine: what this worker is about to do; the chief's is told to the others.
             differs: from the chief's to a line that says why this worker cannot go on with that; None if it can.
+            made: holds the programs that this worker would go on with; see `held`.
+
+        Returns:
+            Whether all must make anew what holds them: some have it since an earlier fit, whose programs others do not have.
 
         Raises:
             Refused: one cannot.
@@ -138,7 +145,8 @@ class Link:
             for rank, why in list(self._signs.lost.items() if self._signs is not None else []):
                 self._lose(rank, why)
             self._check()
-            self.collectives.agree_on_count(_SECONDS_TO_MEET)
+            if not self.collectives.agree_on_count(_SECONDS_TO_MEET):
+                self.held.clear()
             self._is_meeting = False
             theirs = self.collectives.broadcast(mine, 0)
             line = None if self.is_chief else differs(theirs)
@@ -147,11 +155,14 @@ class Link:
             except Refused:
                 self._is_in_fit = False
                 raise
+            is_held = made in self.held
+            some, others = self.collectives.exchange([0] * _NUMBERS + [is_held, not is_held])[_NUMBERS : _NUMBERS + 2]
         self.variables, self.is_stale = None, True
         self._is_over.clear()
         if self.is_chief:
             self._thread = threading.Thread(target=self._beat, daemon=True, name="trainlab workers")
             self._thread.start()
+        return bool(some and others)
 
     def _agree(self, line: str | None) -> None:
         """Lets everybody know what keeps one of them from going on.

@@ -53,12 +53,12 @@ class Loops:
             return self._steps_per_execution
         return model.steps_per_execution if model.steps_per_execution != 1 else None
 
-    def of(self, model: keras.Model, strategy: StepStrategy, seed: int, on_nonfinite: str) -> Loop:
-        """The loop, unless it is there already, made from exactly what there is now."""
+    def of(self, model: keras.Model, strategy: StepStrategy, seed: int, on_nonfinite: str, anew: bool = False) -> Loop:
+        """The loop, unless it is there already and need not be made `anew`, made from exactly what there is now."""
         given = self._findings.jit_compile, self.is_eager(model), self.updates_per_call(model)
         told = seed if self._shared_seed is None else self._shared_seed
         recipe = recipe_of(model, strategy, *given, told, self._sum_duplicate_rows, self._replicas)
-        self.made = made_by(recipe, self.made, model, self._findings)
+        self.made = made_by(recipe, self.made, model, self._findings, anew)
         self.made.loop.guard.on_nonfinite = on_nonfinite
         return self.made.loop
 

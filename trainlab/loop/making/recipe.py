@@ -117,9 +117,9 @@ class Made(NamedTuple):
         return self._replace(recipe=self.recipe._replace(jit_compile=findings.jit_compile))
 
 
-def made_by(recipe: Recipe, made: Made | None, model: keras.Model, findings: Findings) -> Made:
-    """The loop that is there, if the recipe would make the same; otherwise a new one, with its memory where it is of use."""
-    if made is not None and made.recipe.matches(recipe):
+def made_by(recipe: Recipe, made: Made | None, model: keras.Model, findings: Findings, anew: bool = False) -> Made:
+    """The loop that is there, if the recipe would make the same; otherwise, or `anew`, one with its memory where it is of use."""
+    if made is not None and made.recipe.matches(recipe) and not anew:
         return made
     memory = made.loop.update.memory if made is not None and made.recipe.has_same_memory(recipe) else None
     update = Update(model, recipe.strategy, recipe.seed, memory, recipe.sum_duplicate_rows, recipe.replicas)
