@@ -57,6 +57,21 @@ def test_nobody_is_lost_while_all_are_there(line):
     assert whole.found == [] and whole.chief.lost == {}
 
 
+def test_a_sign_is_no_answer_to_one(line, monkeypatch):
+    """Each says twice a second that it is there, however often it hears others."""
+    sent, send_all = [], Signs._send_all
+
+    def counted(signs, said):
+        sent.append((signs._rank, said.partition(" ")[0]))
+        send_all(signs, said)
+
+    monkeypatch.setattr(Signs, "_send_all", counted)
+    whole = line(60.0)
+    time.sleep(2.0)
+    numbers = [sent.count((rank, "beat")) for rank in range(3)]
+    assert all(2 <= number <= 8 for number in numbers) and whole.found == [], numbers
+
+
 def test_a_process_that_ends_is_lost_to_all(line):
     whole = line(60.0, silent=[2])
     whole.raw[2].close()

@@ -70,18 +70,22 @@ class Signs:
             connection.close()
 
     def _run(self) -> None:
+        next_beat = 0.0
         while not self._is_over and self._connections:
-            busy = 0.0 if (since := self._busy_since) is None else time.monotonic() - since
-            self._send_all(f"beat {busy:.1f}")
-            self._listen()
+            now = time.monotonic()
+            if now >= next_beat:  # and not whenever another's has come, which would be answered at once, and so on
+                busy = 0.0 if (since := self._busy_since) is None else now - since
+                self._send_all(f"beat {busy:.1f}")
+                next_beat = now + _BEAT
+            self._listen(max(next_beat - time.monotonic(), 0.0))
 
-    def _listen(self) -> None:
+    def _listen(self, seconds: float) -> None:
         ranks = {connection.fileno(): rank for rank, connection in self._connections.items()}
         poll = select.poll()
         for descriptor in ranks:
             if descriptor >= 0:  # not closed meanwhile
                 poll.register(descriptor, select.POLLIN)
-        for descriptor, _ in poll.poll(1000 * _BEAT):
+        for descriptor, _ in poll.poll(1000 * seconds):
             if self._is_over:
                 return
             self._receive(ranks[descriptor])
