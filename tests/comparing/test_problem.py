@@ -53,6 +53,36 @@ def test_what_not_every_run_can_read_from_its_beginning_is_refused(x):
         problem_of(model, (x, None, None), VALIDATION, loss="mse")
 
 
+@pytest.mark.parametrize("name", ["x", "validation_data", "test_data"])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda data: data.shuffle(96), "not every run would read the same: it shuffles without a seed: give shuffle one, or "),
+        (lambda data: data.map(varied), "it holds a variable, as a random layer does, so that a run would go on where the last "),
+        (lambda data: data.shuffle(96, seed=1), ""),
+    ],
+    ids=["shuffle without a seed", "variable", "shuffle with a seed"],
+)
+def test_a_data_set_that_not_every_run_would_read_alike_is_refused(name, change, said):
+    tf.random.set_seed(None)  # as in a process that has set none
+    whole = tf.data.Dataset.from_tensor_slices(TRAIN)
+    parts = {part: (change(whole) if part == name else whole).batch(16) for part in ("x", "validation_data", "test_data")}
+    given = (model, (parts["x"], None, None), parts["validation_data"], parts["test_data"])
+    if not said:
+        assert problem_of(*given, loss="mse").batches_per_pass == 6
+        return
+    with pytest.raises(ValueError, match=f"^{name}: {said}") as error:
+        problem_of(*given, loss="mse")
+    assert "\n" not in str(error.value)
+
+
+COUNTED = tf.Variable(0.0)
+
+
+def varied(x, y):
+    return x + COUNTED.assign_add(1.0), y
+
+
 @pytest.mark.parametrize(
     "x",
     [

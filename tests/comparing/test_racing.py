@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from comparisons import LOSS, TRAIN, VALIDATION, model, plan, problem
 
 import trainlab as tl
@@ -72,6 +73,36 @@ def test_the_same_weights_order_and_masks_for_all(tmp_path):
     without = problem(model=lambda: keras.Sequential([keras.Input([6]), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)]))
     c = Racer(without, all_runs, tl.Heun()).run(all_runs.trials(all_runs.entries[-1])[1], tmp_path / "c")
     assert c["points"][-1] != a["points"][-1]
+
+
+def test_a_shuffled_data_set_has_the_same_orders_in_every_run(tmp_path):
+    """Each reads it from its beginning, as a Trainer of its own reads a new one; a shuffled set to validate on, too."""
+
+    def made(seed=1):
+        keras.utils.set_random_seed(0)  # which has a part in the seed of a shuffle
+        data, held_out = (tf.data.Dataset.from_tensor_slices(part) for part in (TRAIN, VALIDATION))
+        return data.shuffle(96, seed=seed).batch(16), held_out.shuffle(40, seed=2).take(20).batch(16)
+
+    def runs(data, held_out):
+        of = problem_of(dropless, (data, None, None), held_out, optimizer=keras.optimizers.SGD(), loss=LOSS(from_logits=True))
+        all_runs = plan(of, {"a": tl.SGD(), "b": tl.SGD()}, rates=(0.1,), seeds=1)
+        trials = {entry.name: all_runs.trials(entry)[0] for entry in all_runs.entries[-2:]}
+        racers = {name: Racer(of, all_runs, trial.entry.strategy) for name, trial in trials.items()}
+        where = tmp_path / str(len(list(tmp_path.iterdir())))
+        found = [racers[name].run(trials[name], where / f"{n}") for n, name in enumerate("aba")]
+        return trials["a"], [run["points"] for run in found]
+
+    def dropless():
+        keras.utils.set_random_seed(0)
+        return keras.Sequential([keras.Input([6]), keras.layers.Dense(3)])
+
+    trial, (a, b, again) = runs(*made())
+    data, held_out = made()
+    trainer = tl.Trainer(dropless(), optimizer=keras.optimizers.SGD(0.1), loss=LOSS(from_logits=True), jit_compile=False)
+    how = {"steps": trial.updates, "validate_every": trial.every, "verbose": 0}
+    assert [point["value"] for point in a] == trainer.fit(data, validation_data=held_out, **how).history["val_loss"]
+    assert a == b == again
+    assert runs(*made(3))[1][0] != a  # the control: the order counts
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainlab.comparing.schedules import optimizer_like
-from trainlab.data import as_arrays
+from trainlab.data import as_arrays, nature_of
+from trainlab.data import copied as begun_anew
 from trainlab.runs import manifest
 
 # Initial weights that are kept in memory, of all seeds; of larger models they are made anew for each run.
@@ -116,6 +117,25 @@ class Problem:
             element = next(iter(x.take(1)))
             return element[0] if isinstance(element, (tuple, list)) else element
         return tf.nest.map_structure(lambda leaf: _first(leaf, min(self.batch_size or 32, 2)), as_arrays(x))
+
+
+def check_repeatable(name: str, data: Any) -> None:
+    """Raises ValueError, in one line, if not every run would read the same of a `tf.data` set; of anything else says nothing."""
+    if not isinstance(data, tf.data.Dataset):
+        return
+    nature = nature_of(data)
+    if not nature.is_copyable:
+        is_unknown = nature.why_not_saved.startswith("TensorFlow cannot describe")
+        why = nature.why_not_saved if is_unknown else "it holds a variable, as a random layer does"
+        raise ValueError(f"{name}: {why}, so that a run would go on where the last one ended: give arrays, or a set without that")
+    if nature.chance:
+        raise ValueError(f"{name}: not every run would read the same: {nature.chance_in_words}")
+
+
+def from_the_beginning(part: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+    """`(x, y, sample_weight)` as every run reads them: of a `tf.data` set a copy, since a shuffle goes on from pass to pass."""
+    x, y, sample_weight = part
+    return (begun_anew(x) if isinstance(x, tf.data.Dataset) else x), y, sample_weight
 
 
 def code_of(thing: Any) -> str:

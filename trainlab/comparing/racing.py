@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from trainlab.comparing.plan import Plan, Trial, batches_of
-from trainlab.comparing.problem import Problem, copied
+from trainlab.comparing.problem import Problem, copied, from_the_beginning
 from trainlab.comparing.schedules import give_rate, optimizer_like, schedule_of
 from trainlab.loop import NonFiniteError
 from trainlab.reports import numbers_of
@@ -66,7 +66,7 @@ class Racer:
         """What the test data say of a run that is finished; they are read for nothing else."""
         assert self._problem.test is not None
         trainer = self._fit(trial, directory, [_Points(self._problem, self._plan, trial)])
-        x, y, weight = self._problem.test
+        x, y, weight = from_the_beginning(self._problem.test)
         found = trainer.evaluate(x, y, sample_weight=weight, batch_size=self._problem.batch_size, verbose=0, return_dict=True)
         return {name: number(value) for name, value in numbers_of(found).items()}
 
@@ -77,7 +77,7 @@ class Racer:
             TypeError, ValueError: the Trainer refuses it, or there is no such metric.
         """
         trainer, wanted = self._begin(trial, None), self._problem.metric
-        x, y, weight = self._problem.validation
+        x, y, weight = from_the_beginning(self._problem.validation)
         found = trainer.evaluate(x, y, sample_weight=weight, batch_size=self._problem.batch_size, verbose=0, return_dict=True)
         names = numbers_of(found)
         if wanted in found and wanted not in names:
@@ -93,16 +93,16 @@ class Racer:
     def seconds(self, trial: Trial, num_updates: int) -> float:
         """How long so many updates take, all but what a `fit` takes by itself left out as far as it can be."""
         trainer = self._begin(trial, None)
+        data = self._data()
         started = time.perf_counter()
-        trainer.fit(*self._data(), **self._how(), steps=num_updates, verbose=0)
+        trainer.fit(**data, steps=num_updates, verbose=0)
         return time.perf_counter() - started
 
     def _fit(self, trial: Trial, directory: Path, callbacks: Sequence[Any]) -> Trainer:
         trainer = self._begin(trial, Run(directory, keep=1))
-        validation = _as_validation(self._problem.validation)
+        validation = _as_validation(from_the_beginning(self._problem.validation))
         trainer.fit(
-            *self._data(),
-            **self._how(),
+            **self._data(),
             steps=trial.updates,
             validate_every=trial.every,
             validation_data=validation,
@@ -148,16 +148,14 @@ class Racer:
         self._fresh = [keras.ops.convert_to_numpy(v) for v in model.optimizer.variables]
         self._given = given
         try:  # so that whatever an update changes is known before the first that counts
-            trainer.fit(*self._data(), **self._how(), steps=1, verbose=0)
+            trainer.fit(**self._data(), steps=1, verbose=0)
         except NonFiniteError:
             pass
         return trainer
 
-    def _data(self) -> tuple[Any, Any]:
-        return self._problem.train[0], self._problem.train[1]
-
-    def _how(self) -> dict[str, Any]:
-        return {"sample_weight": self._problem.train[2], "batch_size": self._problem.batch_size}
+    def _data(self) -> dict[str, Any]:
+        x, y, weight = from_the_beginning(self._problem.train)
+        return {"x": x, "y": y, "sample_weight": weight, "batch_size": self._problem.batch_size}
 
 
 class _Points(keras.callbacks.Callback):

@@ -14,7 +14,7 @@ from trainlab.comparing.comparison import Comparison, conclude
 from trainlab.comparing.entries import entries_of
 from trainlab.comparing.executing import Executor
 from trainlab.comparing.plan import Plan
-from trainlab.comparing.problem import Problem
+from trainlab.comparing.problem import Problem, check_repeatable
 from trainlab.comparing.schedules import optimizer_like, schedule_of
 from trainlab.data import check_count, is_stream
 from trainlab.strategies import StepStrategy
@@ -59,7 +59,8 @@ def compare(
         model: a function without arguments that returns a new Keras model, not compiled.
         strategies: a list, or a dictionary by name.
         x, y, sample_weight, batch_size: as in `Trainer.fit`: arrays `[n, ...]` of any dtype that it takes, or a `tf.data.Dataset`
-          of known length; a generator or a `PyDataset` is refused, since every run must read the same.
+          of known length, which each run reads from its beginning: the order is that of the seed of its `shuffle`, for all seeds.
+          A generator, a `PyDataset` or a shuffle without a seed is refused, since every run must read the same.
         directory: of this comparison.
         learning_rates: that everybody tries.
         validation_data: `(x, y)`, `(x, y, sample_weight)` or a data set, by which rates are chosen, and the target is set.
@@ -151,6 +152,10 @@ def problem_of(
         raise ValueError(
             "validation_data: there are none: rates are chosen, and the target is set, by data that are not trained on"
         )
+    validation = _part("validation_data", validation_data)
+    test = None if test_data is None else _part("test_data", test_data)
+    for named, part in (("x", train), ("validation_data", validation), ("test_data", test or (None, None, None))):
+        check_repeatable(named, part[0])
     if not metric or (not isinstance(metric, str) and (len(metric) != 2 or metric[0] not in ("min", "max"))):
         raise ValueError(f'metric must be a name, or ("min", name) or ("max", name), not {metric!r}')
     direction, name = ("min", metric) if isinstance(metric, str) else metric
@@ -160,8 +165,8 @@ def problem_of(
     return Problem(
         make_model=model,
         train=train,
-        validation=_part("validation_data", validation_data),
-        test=None if test_data is None else _part("test_data", test_data),
+        validation=validation,
+        test=test,
         batch_size=None if is_data_set else (32 if batch_size is None else batch_size),
         optimizer=optimizer,
         loss=loss,

@@ -18,7 +18,7 @@ from trainlab.data.inputs import (
     split,
     to_evaluate_on,
 )
-from trainlab.data.iterators import moves_on
+from trainlab.data.iterators import copied, moves_on, nature_of
 from trainlab.data.stream import StopRequested, finishes, is_anything_left_behind, stoppable, waited_for
 from trainlab.data.stream_blocks import checksum_of
 from trainlab.data.stream_source import StreamSource
@@ -42,6 +42,7 @@ __all__ = [
     "check_labels",
     "checked",
     "checksum_of",
+    "copied",
     "describe_update",
     "device",
     "find_non_finite",
@@ -50,6 +51,7 @@ __all__ = [
     "is_stream",
     "may_unroll",
     "moves_on",
+    "nature_of",
     "note_pass",
     "passes_of",
     "prepared",
