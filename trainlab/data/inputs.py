@@ -17,6 +17,7 @@ from trainlab.data import checks, iterators
 from trainlab.data.array_source import ArraySource, size_of_batches
 from trainlab.data.arrays import as_arrays, is_stream, note_passes, own_state, passes_of
 from trainlab.data.kinds import class_weights, matched
+from trainlab.data.stream import unpack
 from trainlab.data.stream_source import StreamSource
 from trainlab.objective import build_model, cutting, has_own_step
 
@@ -302,7 +303,7 @@ def _validation(model: keras.Model, given: Given, name: str = "validation_data")
         (x, y, sample_weight), converted = _checked_validation(model, (x, y, sample_weight), given.check_data, name)
     elif isinstance(x, tf.data.Dataset):
         try:
-            checks.check_batched(model, keras.utils.unpack_x_y_sample_weight(x.element_spec))
+            checks.check_batched(model, unpack(x.element_spec))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return Validation((x, y, sample_weight), given, converted)

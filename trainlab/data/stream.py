@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from trainlab.data.blocks import Block
 from trainlab.data.iterators import NOTHING, Pulled, Puller, next_of
+from trainlab.data.kinds import matched
 from trainlab.data.stream_blocks import StreamLayout
 from trainlab.objective import Batch, Whole
 
@@ -372,13 +373,16 @@ def unpack(element: Any, may_be_whole: bool = False) -> Batch:
     Args:
         element: of specs or of tensors.
         may_be_whole: whether whoever takes it wants a tuple of one thing, or of more than three, as it is.
+
+    Raises:
+        ValueError: weights by name are for what is none of the targets, while some of these have none.
     """
     if may_be_whole and isinstance(element, tuple) and len(element) not in (2, 3):
         element = (Whole(element), None)
     batch = keras.utils.unpack_x_y_sample_weight(element)
     x, y, sample_weight = tf.nest.map_structure(_none_if_optional, batch)
     if isinstance(y, dict) and isinstance(sample_weight, dict) and not set(y) <= set(sample_weight):
-        sample_weight = {**dict.fromkeys(y), **sample_weight}
+        y, sample_weight = matched(y, sample_weight)
     return x, y, sample_weight
 
 

@@ -237,3 +237,20 @@ class TestSomeOutputs:
     def test_mistakes(self, y, weight, names, line):
         with pytest.raises(ValueError, match=f"^{line}$"):
             matched(y, weight, output_names=names)
+
+    @pytest.mark.parametrize("weight", [{"A": W}, {"a": W, "B": W}], ids=["the one", "one of two"])
+    @pytest.mark.parametrize("called", ["fit", "fit on a generator", "evaluate", "validation_data"])
+    def test_mistakes_in_batches(self, called, weight):
+        """Before anything is trained, as in arrays: a weight under a name that is no output's would weigh nothing."""
+        trainer, y = Trainer(two_outputs("dict")()), TARGETS["dict"]
+        before, data = trainer.model.get_weights(), batches(X, y, weight)
+        call = {
+            "fit": lambda: trainer.fit(data, verbose=0),
+            "fit on a generator": lambda: trainer.fit((batch for batch in data), verbose=0),
+            "evaluate": lambda: trainer.evaluate(data, verbose=0),
+            "validation_data": lambda: trainer.fit(batches(X, y), validation_data=data, verbose=0),
+        }[called]
+        name, prefix = next(name for name in weight if name != "a"), "validation_data: " * (called == "validation_data")
+        with pytest.raises(ValueError, match=f"^{prefix}sample_weight is for '{name}', which is none of the outputs: 'a', 'b'$"):
+            call()
+        assert all(map(np.array_equal, trainer.model.get_weights(), before))
