@@ -26,6 +26,7 @@ UNREACHABLE = {
     "strategy must be": "`Settings` has checked it",
     "give epochs or steps, not both": "the command gives one",
     "resume must be one of": "the flags are checked",
+    "overwrite=True removes": "the same",
 }
 
 

@@ -110,6 +110,8 @@ def test_what_resume_allows(tmp_path):
     assert again.resumed_at is None and len(list((tmp_path / "a" / "checkpoints").iterdir())) == 1
     for kwargs, message in [
         ({"resume": "maybe"}, "resume must be one of 'auto', 'must', 'never', 'weights', not 'maybe'"),
+        ({"overwrite": True}, "overwrite=True removes the run that is there: it goes with resume='never', not resume='auto'"),
+        ({"overwrite": True, "resume": "must"}, "it goes with resume='never', not resume='must'"),
         ({"override": ["seed"]}, r"override must be a list of names from \['learning_rate', 'data', 'micro_batch_size', 'on_"),
         ({"override": "learning_rate"}, "override must be a list"),
     ]:

@@ -44,6 +44,9 @@ class Asked(NamedTuple):
             raise ValueError(f"resume must be one of {', '.join(map(repr, RESUME))}, not {self.resume!r}")
         if not has_run and (self.resume != "auto" or self.overwrite):
             raise ValueError(f"resume={self.resume!r} needs a run's directory: Trainer(..., run='runs/a')")
+        if self.overwrite and self.resume != "never":
+            line = f"overwrite=True removes the run that is there: it goes with resume='never', not resume={self.resume!r}"
+            raise ValueError(line)
         if not set(self.override) <= set(OVERRIDABLE) or isinstance(self.override, str):
             raise ValueError(f"override must be a list of names from {list(OVERRIDABLE)}, not {self.override!r}")
 
