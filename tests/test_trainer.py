@@ -183,3 +183,27 @@ def test_building_changes_no_state(run_eagerly):
     model = compiled(dense_model(Counts, lambda: layers.Dense(1)))
     Trainer(model, run_eagerly=run_eagerly).fit(x, y, batch_size=5, verbose=0)
     assert model.layers[0].count.value == 4
+
+
+@pytest.mark.parametrize("is_default", [False, True], ids=["as on a CPU", "as on a GPU"])
+def test_what_a_compiled_model_says_stays_where_the_trainer_says_nothing(is_default, monkeypatch):
+    monkeypatch.setattr(keras.Model, "_resolve_auto_jit_compile", lambda self: is_default)
+
+    def trainer(compiling, **given):
+        model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+        if compiling is not None:
+            model.compile("sgd", "mse", **compiling)
+        return Trainer(model, **given)
+
+    def said(trainer):
+        return trainer.jit_compile, trainer._is_eager, trainer.model.jit_compile, trainer.model.run_eagerly
+
+    other = not is_default
+    for compiling in ({"run_eagerly": True}, {"jit_compile": other}, {"jit_compile": is_default}, {}):
+        assert said(trainer(compiling, metrics=["mae"])) == said(trainer(compiling))
+    assert said(trainer({"run_eagerly": True}, metrics=["mae"]))[1] and said(trainer({"jit_compile": other}))[0] is other
+    assert said(trainer({"run_eagerly": True}, metrics=["mae"], run_eagerly=False))[1::2] == (False, False)
+    assert said(trainer({"jit_compile": True}, metrics=["mae"], jit_compile=False)) == (False, False, False, False)
+    assert said(trainer({"jit_compile": other}, metrics=["mae"], jit_compile="auto"))[0] is None
+    first = trainer(None, optimizer="sgd", loss="mse")  # nobody has said anything
+    assert first.jit_compile is None and Trainer(first.model, metrics=["mae"]).jit_compile is None

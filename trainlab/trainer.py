@@ -98,7 +98,7 @@ class Trainer:
         runs.refuse_unknown(unknown, Trainer)
         given = {"optimizer": optimizer, "loss": loss, "loss_weights": loss_weights, "metrics": metrics}
         given |= {"weighted_metrics": weighted_metrics}
-        is_compiled_here = compile_model(model, given, jit_compile is True, bool(run_eagerly))
+        compile_model(model, given, jit_compile, run_eagerly)
         check_compiled(model)
         check_given(seed, jit_compile, steps_per_execution, sum_duplicate_rows, on_nonfinite)
         self.model, self.on_nonfinite = model, on_nonfinite
@@ -106,7 +106,7 @@ class Trainer:
         self.seed = int(seed) % 2**31
         self._sum_duplicate_rows = sum_duplicate_rows
         self._findings = Findings(jit_compile, micro_batch_size)
-        self._findings.follow(model, is_silent=is_compiled_here)
+        self._findings.follow(model)
         device.grow_memory()  # before a device is used, which making a strategy may do
         self._replicas = replicas_of(distribute).check(micro_batch_size)
         self._loops = Loops(self._findings, self._replicas, run_eagerly, steps_per_execution, sum_duplicate_rows)

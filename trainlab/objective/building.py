@@ -23,22 +23,28 @@ from trainlab.objective.scaling import inner_of, not_inside
 _COMPILE_ARGUMENTS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
 
 
-def compile_model(model: keras.Model, arguments: Mapping[str, Any], jit_compile: bool, run_eagerly: bool) -> bool:
-    """Compiles a model, if any argument is not None; of one that is compiled already, what is None stays.
+def compile_model(
+    model: keras.Model, arguments: Mapping[str, Any], jit_compile: bool | str | None, run_eagerly: bool | None
+) -> None:
+    """Compiles a model, if any of its `arguments` is not None; of one that is compiled already, what is None stays.
 
-    Returns:
-        Whether there was an argument.
+    Args:
+        model: compiled or not.
+        arguments: of `compile`, by name.
+        jit_compile, run_eagerly: the same, as a Trainer was given them; "auto" is then Keras' own choice.
     """
     arguments = {name: value for name, value in arguments.items() if value is not None}
     if not arguments or not isinstance(model, keras.Model):
-        return bool(arguments)
+        return
     if model.compiled:
         before = keras_internals.compile_arguments(model)
         kept = {name: before.get(name) for name in _COMPILE_ARGUMENTS} | _scaling_of(model, before.get("optimizer"))
         arguments = kept | dict(arguments)
+        jit_compile = model.jit_compile if jit_compile is None else jit_compile
+        run_eagerly = model.run_eagerly if run_eagerly is None else run_eagerly
+    said = {"jit_compile": jit_compile if isinstance(jit_compile, bool) else "auto", "run_eagerly": bool(run_eagerly)}
     steps = model.steps_per_execution
-    model.compile(**arguments, jit_compile=jit_compile, run_eagerly=run_eagerly, steps_per_execution=steps)
-    return True
+    model.compile(**arguments, **said, steps_per_execution=steps)
 
 
 def _scaling_of(model: keras.Model, optimizer: Any) -> dict[str, Any]:

@@ -42,20 +42,19 @@ class Findings:
         self._is_followed = False
         self._tracker: Any = None  # of the loss: each `compile` makes a new one
 
-    def follow(self, model: keras.Model, is_silent: bool = False) -> None:
+    def follow(self, model: keras.Model) -> None:
         """Takes what a model was compiled with since it was last looked at, unless the user said otherwise.
 
         Keras does not keep "auto", but what it came to: where that is what the model has, nothing was said.
 
         Args:
             model: compiled.
-            is_silent: whether this time it says nothing, being compiled by ourselves.
         """
         tracker = keras_internals.loss_tracker(model)
         if not self._is_open or tracker is self._tracker:
             return
         self._tracker = tracker
-        if not is_silent and model.jit_compile is not keras_internals.default_jit_compile(model):
+        if model.jit_compile is not keras_internals.default_jit_compile(model):
             self.jit_compile, self._is_followed = model.jit_compile, True
         elif self._is_followed:
             self.jit_compile, self._is_followed = None, False
