@@ -7,8 +7,8 @@ import pytest
 from trainlab.loop.plan import plan_of
 
 
-def plan(initial_epoch=0, epochs=1, steps=None, steps_per_epoch=None):
-    return plan_of(initial_epoch, epochs, steps, steps_per_epoch)
+def plan(initial_epoch=0, epochs=1, steps=None, steps_per_epoch=None, validate_every=None):
+    return plan_of(initial_epoch, epochs, steps, steps_per_epoch, validate_every)
 
 
 def test_epochs_are_passes_unless_they_have_a_size():
@@ -77,3 +77,22 @@ def test_keras_limits_shorten_it_and_nothing_lengthens_it(limits):
     with pytest.warns(UserWarning, match="steps_per_epoch is limited"):
         of_steps = plan(steps=50).on(10, False)
     assert (of_steps.updates, of_steps.epochs) == (6, 2)
+
+
+def test_keras_limits_hold_for_passes_that_are_validated_in_between(limits):
+    limits.set_max_steps_per_epoch(3)
+    with pytest.warns(UserWarning, match="steps_per_epoch is limited to 3 by keras.config.set_max_steps_per_epoch"):
+        cut = plan(epochs=2, validate_every=5).on(10, False)
+    assert (cut.updates, cut.updates_per_epoch) == (6, 5)
+    with pytest.warns(UserWarning, match="steps_per_epoch is limited"):
+        assert plan(epochs=2, validate_every=5).on(None, True).updates == 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plan(epochs=2, validate_every=5).on(2, False).updates == 4  # controls: nothing is cut
+        assert plan(steps=12, validate_every=5).on(10, False).updates == 12
+    limits.set_max_steps_per_epoch(None)
+    limits.set_max_epochs(2)
+    with pytest.warns(UserWarning, match="epochs is limited to 2 by keras.config.set_max_epochs"):
+        assert plan(epochs=4, validate_every=5).on(10, False).updates == 20
+    assert plan(steps=50, validate_every=5).on(10, False).updates == 20
+    assert plan(steps=50, validate_every=5).on(None, True).updates == 10

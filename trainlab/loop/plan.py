@@ -67,13 +67,18 @@ class Plan(NamedTuple):
         return self._replace(updates_per_epoch=updates_per_epoch)
 
     def _in_updates(self, every: int, updates_per_pass: int | None) -> Plan:
-        steps = self.steps
-        if steps is None and updates_per_pass is None:
+        """Its epochs are then passes, which Keras' configuration may cut short; where nobody knows these, so many updates."""
+        steps, most, number = self.steps, keras.config.max_steps_per_epoch(), updates_per_pass
+        if self.epochs is not None and most and (number is None or most < number):
+            _warn_of_limit("steps_per_epoch", most, stacklevel=5)
+            number = most
+        if steps is None and number is None:
             raise ValueError(
                 f"validate_every={every}: how many updates a pass over x has is not known: give steps in place of epochs"
             )
-        if steps is None:
-            steps = (self.epochs or 0) * (updates_per_pass or 0)
+        if self.epochs is not None:
+            longest = self.epochs * (every if number is None else number)
+            steps = longest if steps is None else min(steps, longest)
         return self._replace(epochs=None, steps=steps, steps_per_epoch=every, updates_per_epoch=every)
 
 
@@ -115,5 +120,5 @@ def plan_of(
     )
 
 
-def _warn_of_limit(name: str, most: int) -> None:
-    warnings.warn(f"{name} is limited to {most} by keras.config.set_max_{name}", stacklevel=4)
+def _warn_of_limit(name: str, most: int, stacklevel: int = 4) -> None:
+    warnings.warn(f"{name} is limited to {most} by keras.config.set_max_{name}", stacklevel=stacklevel)
