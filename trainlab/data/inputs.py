@@ -196,7 +196,7 @@ def split(given: Given) -> Given:
         if getattr(given, name) is not None:
             checks.check_count(name, getattr(given, name), 1)
     if given.validation_freq is not None or given.validation_data is not None or given.validation_split:
-        given = given._replace(validation_freq=_frequency(given.validation_freq))
+        given = given._replace(validation_freq=frequency_of(given.validation_freq))
     return _split(given) if given.validation_split and given.validation_data is None else given
 
 
@@ -347,7 +347,7 @@ def _matched(model: keras.Model, arrays: Arrays) -> Arrays:
     return x, *matched(y, sample_weight, outputs, getattr(model, "output_names", None) or ())
 
 
-def _frequency(given: Any) -> int | Collection[int]:
+def frequency_of(given: Any) -> int | Collection[int]:
     """`validation_freq`: every so many epochs, or the numbers of the epochs after which.
 
     Raises:

@@ -65,6 +65,37 @@ def test_the_arguments_of_fit_are_told(strategy, fit, said):
         assert words in text, text
 
 
+@pytest.mark.parametrize(
+    "x",
+    [
+        tf.ragged.constant([[1.0], [2.0, 3.0], []]),
+        tf.sparse.from_dense(np.eye(3)),
+        {"a": np.zeros([3, 2])},
+    ],
+    ids=["ragged", "sparse", "a dictionary"],
+)
+def test_arrays_of_any_kind_are_counted(x):
+    text = trainer().describe_loop(x=x, batch_size=2, validation_data=(x, Y[:3]), validation_freq=np.int64(2))
+    assert "2 updates, each" in text and "validation on 3 examples, after every 2 epochs" in text
+
+
+def test_who_evaluates_is_told():
+    class Own(keras.Sequential):
+        def test_step(self, data):
+            return super().test_step(data)
+
+    def said(model=None, callbacks=(), **settings):
+        model = model or keras.Sequential([keras.Input([4]), keras.layers.Dense(1)])
+        ours = tl.Trainer(model, loss="mse", optimizer="sgd", **settings)
+        return " ".join(ours.describe_loop(X, validation_data=(X, Y), callbacks=list(callbacks)).split())
+
+    by_keras = "after every epoch, batch by batch, as Keras does it ("
+    assert f"{by_keras}Own has a test_step of its own)" in said(Own([keras.Input([4]), keras.layers.Dense(1)]))
+    assert f"{by_keras}run_eagerly=True)" in said(run_eagerly=True)
+    assert f"{by_keras}TensorBoard(update_freq=...) takes" in said(callbacks=[keras.callbacks.TensorBoard("a", update_freq=9)])
+    assert "after every epoch, many batches in a call" in said(callbacks=[keras.callbacks.TensorBoard("a")])
+
+
 def test_a_data_set():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
     text = trainer(tl.Accumulate(2)).describe_loop(data, validation_data=data)

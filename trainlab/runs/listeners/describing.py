@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from trainlab.data import describe_update, is_stream, size_of_batches
-from trainlab.loop import Plan, plan_of
+from trainlab.data import as_arrays, describe_update, frequency_of, is_stream, size_of_batches
+from trainlab.loop import Evaluations, Plan, plan_of
 from trainlab.runs.epochs import callback_list, verbosity
-from trainlab.runs.listeners.hearing import hears_every_test_batch, hears_every_update, updates_unheard
+from trainlab.runs.listeners.hearing import hears_every_test_batch, hears_every_update, takes_summaries, updates_unheard
 from trainlab.runs.run import Run
 from trainlab.strategies import StepStrategy
 
@@ -82,8 +83,9 @@ def describe_loop(owner: Described, fit_fn: Callable[..., Any], x: Any, y: Any, 
     """
     given = _arguments_of(fit_fn, x, y, others)
     plan, update = _planned(given, owner.strategy.batches)
-    told = {"plan": plan, "update": update, "validation": _validation(given), "frequency": given["validation_freq"]}
-    fit = _Told(**vars(owner), **told)
+    validation = _validation(given)
+    frequency = frequency_of(given["validation_freq"]) if validation else 1
+    fit = _Told(**vars(owner), plan=plan, update=update, validation=validation, frequency=frequency)
     # Of no model: told of one, a TensorBoard begins an event file, and the model has another history.
     listener = callback_list(given["callbacks"], None, plan, verbosity(given["verbose"]))
     parts = [
@@ -137,7 +139,7 @@ def _planned(given: Mapping[str, Any], batches: int) -> tuple[Plan, str]:
         number = int(getattr(x, "cardinality", lambda: -1)())
         per_pass, update = -(-number // batches) if number >= 0 else None, "" if x is not None else describe_update(size, batches)
     else:
-        num_examples = len(keras.tree.flatten(x)[0])
+        num_examples = _num_examples(x)
         if given["validation_data"] is None:
             num_examples -= num_examples - int(num_examples * (1 - given["validation_split"]))
         size = size_of_batches(num_examples, given["batch_size"], given["steps_per_epoch"], batches)
@@ -155,7 +157,15 @@ def _validation(given: Mapping[str, Any]) -> str:
         return f"the last {100 * share:g} % of the data" if share else ""
     if is_stream(data):
         return "a data set"
-    return f"{len(keras.tree.flatten(data)[0]):,} examples"
+    x, *_ = keras.utils.unpack_x_y_sample_weight(data)
+    return "a data set" if is_stream(x) else f"{_num_examples(x):,} examples"
+
+
+def _num_examples(x: Any) -> int:
+    """Of arrays of any kind, as `fit` takes them."""
+    first = keras.tree.flatten(x)[0]
+    first = first if hasattr(first, "shape") else tf.nest.flatten(as_arrays(x))[0]
+    return int(first.shape[0])
 
 
 def _beginning(fit: _Told, listener: keras.callbacks.CallbackList) -> list[str]:
@@ -229,6 +239,8 @@ def _epoch_end(fit: _Told, listener: keras.callbacks.CallbackList) -> list[str]:
     if fit.validation:
         heard = [_name(one) for one in _members(listener) if hears_every_test_batch(one)]
         how = f"batch by batch, since {_listed(heard)} hears of each" if heard else "many batches in a call"
+        if not (evaluations := Evaluations()).may_compile(fit.model, fit.is_eager, takes_summaries(listener)):
+            how = f"batch by batch, as Keras does it ({evaluations.why_not})"
         said.append(f"validation on {fit.validation}, {_frequency(fit.frequency)}, {how}")
     else:
         said.append("no validation: there are no val_ metrics")
