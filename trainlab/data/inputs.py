@@ -16,7 +16,7 @@ import tensorflow as tf
 from trainlab.data import checks, iterators
 from trainlab.data.array_source import ArraySource, size_of_batches
 from trainlab.data.arrays import as_arrays, is_stream, note_passes, own_state, passes_of
-from trainlab.data.kinds import class_weights, matched
+from trainlab.data.kinds import by_label, class_weights, matched
 from trainlab.data.stream import unpack
 from trainlab.data.stream_source import StreamSource
 from trainlab.objective import build_model, cutting, has_own_step
@@ -272,6 +272,8 @@ def check_held_out(model: keras.Model, x: Any, y: Any, sample_weight: Any, name:
 def _source(model: keras.Model, given: Given, seed: int, steps_per_epoch: int | None = None, batches: int = 1) -> Source:
     if given.x is None:
         raise ValueError("x is missing: give arrays or a tf.data.Dataset")
+    if given.class_weight is not None:
+        given = given._replace(class_weight=by_label(given.class_weight))
     if is_stream(given.x):
         kind = type(given.x).__name__
         for name in ("y", "sample_weight"):

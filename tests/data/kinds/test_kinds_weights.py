@@ -68,6 +68,7 @@ def tagger(**kwargs):
 
 SPARSE = seeded(tagger, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 ONE_HOT = seeded(tagger, keras.losses.CategoricalCrossentropy(from_logits=True))
+SPARSE_NAME = "sparse_categorical_crossentropy"
 EXPECTED = {"x": TOKENS, "y": LABELS, "sample_weight": class_weights(LABELS, WEIGHT, True)}
 
 
@@ -106,6 +107,38 @@ class TestTargetsWithMoreAxes:
     def test_accumulated_over_batches_of_tokens(self):
         fit = {"x": TOKENS, "y": LABELS, "class_weight": WEIGHT, "batch_size": 3}
         assert_equal(fitted(SPARSE, fit, strategy=Accumulate(2)), fitted(SPARSE, {**EXPECTED, "batch_size": 6}, use_keras=True))
+
+
+class TestWhatClassWeightIs:
+    WEIGHTS = [1.0, 5.0, 2.0]
+
+    @pytest.mark.parametrize("is_stream", [False, True], ids=["arrays", "stream"])
+    @pytest.mark.parametrize("kind", [float, np.int64, np.float32], ids=lambda kind: kind.__name__)
+    def test_labels_may_be_numbers_of_any_type(self, kind, is_stream):
+        class_weight = {kind(label): np.float32(weight) for label, weight in enumerate(self.WEIGHTS)}
+        like = {"x": X, "y": LABELS[:, 0], "sample_weight": np.array(self.WEIGHTS)[LABELS[:, 0]]}
+        fit = {"x": batches(X, LABELS[:, 0]), "batch_size": None} if is_stream else {"x": X, "y": LABELS[:, 0]}
+        make = seeded(lambda: keras.Sequential([keras.Input([5]), keras.layers.Dense(3, "softmax")]), SPARSE_NAME)
+        assert_equal(fitted(make, {**fit, "class_weight": class_weight}), fitted(make, {**like, "batch_size": 4}, use_keras=True))
+
+    @pytest.mark.parametrize("is_stream", [False, True], ids=["arrays", "stream"])
+    @pytest.mark.parametrize(
+        ("class_weight", "line"),
+        [
+            (np.array([1.0, 5.0]), "class_weight must be a dictionary of weights by label, not ndarray: write dict.enumerate"),
+            ([1.0, 5.0], "class_weight must be a dictionary of weights by label, not list: write dict.enumerate"),
+            ({"0": 1.0, "1": 5.0}, "class_weight is for the label '0', where labels are whole numbers: write dict.enumerate"),
+            ({0.5: 1.0}, "class_weight is for the label 0.5, where labels are whole numbers"),
+            ({0: 1.0, 1: np.nan}, "class_weight: nan for the label 1 must be a finite number"),
+            ({0: "1"}, "class_weight: '1' for the label 0 must be a finite number"),
+        ],
+        ids=["an array", "a list", "text", "a fraction", "NaN", "a weight as text"],
+    )
+    def test_mistakes_are_one_line(self, class_weight, line, is_stream):
+        data = (batches(X, Y),) if is_stream else (X, Y)
+        with pytest.raises((TypeError, ValueError), match=f"^{line}") as error:
+            Trainer(classifier()).fit(*data, class_weight=class_weight, verbose=0)
+        assert "\n" not in str(error.value)
 
 
 class TestWeighing:

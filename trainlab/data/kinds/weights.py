@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,31 @@ import numpy as np
 import tensorflow as tf
 
 from trainlab.objective import Batch
+
+
+def by_label(class_weight: Any) -> dict[int, float]:
+    """`class_weight` as it is looked up: labels are whole numbers, of whatever type, weights finite.
+
+    Raises:
+        TypeError, ValueError: it is none, in one line.
+
+    Example:
+        >>> by_label({0.0: 1, np.int64(3): 2.5})
+        {0: 1.0, 3: 2.5}
+    """
+    if not hasattr(class_weight, "items"):
+        kind = type(class_weight).__name__
+        raise TypeError(f"class_weight must be a dictionary of weights by label, not {kind}: write dict(enumerate(weights))")
+    found = {}
+    for label, weight in class_weight.items():
+        if not isinstance(label, numbers.Real) or not float(label).is_integer():
+            raise ValueError(
+                f"class_weight is for the label {label!r}, where labels are whole numbers: write dict(enumerate(weights))"
+            )
+        if isinstance(weight, (str, bytes)) or np.ndim(weight) or not np.isfinite(float(weight)):
+            raise ValueError(f"class_weight: {weight!r} for the label {label!r} must be a finite number")
+        found[int(float(label))] = float(weight)
+    return found
 
 
 def class_weights(y: Any, class_weight: Mapping[int, float], are_labels: bool = False) -> np.ndarray:
