@@ -191,6 +191,55 @@ class TestHardCases:
 
         self.assert_trains_as_keras(Compiled, lambda: layers.Dense(1))
 
+    @pytest.mark.parametrize("num_examples", [16, 17], ids=["even", "ragged"])
+    def test_a_metric_compiled_by_its_author_counts_in_training_and_after(self, num_examples):
+        class Batches(keras.metrics.Metric):
+            def __init__(self):
+                super().__init__(name="batches")
+                self.count = self.add_weight(name="count", shape=(), initializer="zeros")
+
+            @tf.function
+            def update_state(self, y_true, y_pred, sample_weight=None):
+                self.count.assign_add(1.0)
+
+            def result(self):
+                return self.count * 1.0
+
+        x, y = regression(num_examples)
+        num_batches = float(-(-num_examples // 4))
+        for strategy, batch_size in ((None, 4), (Accumulate(2), 2)):
+            model = compiled(dense_model(), metrics=[Batches()])
+            data = {"x": x, "y": y, "batch_size": batch_size, "verbose": 0}
+            logs = Trainer(model, strategy).fit(**data, validation_data=(x, y), epochs=2).history
+            num = num_batches if strategy is None else -(-num_examples // 2)
+            assert logs["batches"] == [num, num]
+            assert logs["val_batches"] == [num, num]
+            assert model.evaluate(**data, return_dict=True)["batches"] == num
+        fresh = compiled(dense_model(), metrics=[Batches()])  # built by the evaluation
+        assert Trainer(fresh).evaluate(x, y, batch_size=4, verbose=0, return_dict=True)["batches"] == num_batches
+
+    @pytest.mark.parametrize("run_eagerly", [False, True], ids=["compiled", "eager"])
+    def test_a_model_compiled_by_its_author_predicts_with_what_it_has_learned(self, run_eagerly):
+        class Compiled(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.dense = layers.Dense(1)
+
+            @tf.function
+            def call(self, x):
+                return self.dense(x)
+
+        x, y = regression(18)
+        model = compiled(Compiled())
+        trainer = Trainer(model, run_eagerly=run_eagerly)
+        data = {"x": x, "y": y, "batch_size": 4, "verbose": 0}
+        logs = trainer.fit(**data, epochs=3, validation_data=(x, y)).history
+        predicted = x @ np.array(model.dense.kernel) + np.array(model.dense.bias)
+        np.testing.assert_allclose(logs["val_loss"][-1], np.mean((predicted - y) ** 2), rtol=1e-5)
+        assert logs["val_loss"][-1] < logs["val_loss"][0]
+        for found in (trainer.predict(x, verbose=0), model.predict(x, verbose=0), model(x)):
+            np.testing.assert_allclose(found, predicted, rtol=1e-5, atol=1e-6)
+
     @pytest.mark.parametrize("how", ["cond", "map"])
     def test_state_changed_inside_a_branch_or_a_loop_is_refused_by_name(self, how):
         class Noise(layers.Layer):

@@ -7,6 +7,7 @@ from trainlab.objective.evaluation import Divide, Evaluate, Evaluation, KerasObj
 from trainlab.objective.graph_checks import CALLS, assigned_variables, graphs_within, is_mean_over_examples, string_operation
 from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, metric_variables, native, wide
 from trainlab.objective.own_step import TrainStepFunction, Whole, has_own_step
+from trainlab.objective.pure import functions_inlined
 from trainlab.objective.requirements import check_compiled
 from trainlab.objective.scaling import SMALLEST_SCALE, LossScale, inner_of
 
@@ -31,6 +32,7 @@ __all__ = [
     "compile_model",
     "cutting",
     "flat_logs",
+    "functions_inlined",
     "graphs_within",
     "has_own_step",
     "inner_of",

@@ -16,7 +16,7 @@ import tensorflow as tf
 from trainlab.objective import keras_internals
 from trainlab.objective.model_function import Batch
 from trainlab.objective.own_step import any_size, build_by_step, has_own_step
-from trainlab.objective.pure import Scope, opened
+from trainlab.objective.pure import Scope, functions_inlined, opened
 from trainlab.objective.requirements import check_built, tell_of_training
 from trainlab.objective.scaling import inner_of, not_inside
 
@@ -71,10 +71,12 @@ def build_model(model: keras.Model, specs: Batch, first_batch: Callable[[], Batc
         check_built(model)
         return
     try:
-        if first_batch is not None:
-            _build_eagerly(model, first_batch)
-        else:
-            _build_symbolically(model, specs)
+        # A trace of this in a user's own function would serve every later call: it holds initializers, and assigns nothing.
+        with functions_inlined():
+            if first_batch is not None:
+                _build_eagerly(model, first_batch)
+            else:
+                _build_symbolically(model, specs)
     except (ValueError, TypeError, RuntimeError, LookupError, tf.errors.InvalidArgumentError) as error:
         raise ValueError(_explain(model, specs, error)) from error
     check_built(model)

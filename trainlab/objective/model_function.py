@@ -107,7 +107,7 @@ class ModelFunction:
             with opened(scope), self._shared(batch, totals):
                 y_pred, loss = self._forward(batch, totals)
                 target = loss if loss_scale is None else loss_scale.scaled(loss)
-        with scope:
+        with opened(scope):
             results = self._update_metrics(batch, y_pred, None if totals is not None else loss)
         self.check_forward(scope, tape, first_operation)
         with opened(scope.again(before)):  # for functions with a gradient of their own, which may read variables
@@ -148,7 +148,6 @@ class ModelFunction:
         scope.kept = kept
         with opened(scope):
             y_pred, _ = self._forward(batch, None)
-        with scope:
             return self._update_metrics(batch, y_pred, None)
 
     def look_at(self, fetch: Callable[[], Batch]) -> None:

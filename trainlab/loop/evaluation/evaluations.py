@@ -11,7 +11,7 @@ from trainlab.loop.evaluation.evaluation_loop import CannotCompile, EvaluationLo
 from trainlab.loop.evaluation.prediction_loop import PredictionLoop
 from trainlab.loop.making.recipe import traced_settings
 from trainlab.loop.settings import Settings
-from trainlab.objective import keras_internals
+from trainlab.objective import functions_inlined, keras_internals
 
 _OF_EVALUATION = ("evaluate", "test_step", "make_test_function")
 _OF_PREDICTION = ("predict", "predict_step", "make_predict_function")
@@ -96,7 +96,8 @@ class Evaluations:
 
     def _build(self, model: keras.Model, source: Source) -> None:
         try:
-            keras_internals.build(model, source.batch_specs())
+            with functions_inlined():  # see `build_model`
+                keras_internals.build(model, source.batch_specs())
         except Exception as error:  # Keras' own evaluation will say it, or manage by running a batch
             raise CannotCompile(f"the model cannot be built for these data: {first_line(error)}") from error
 
