@@ -7,12 +7,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small import close, differ, weights
 from tables import STRATEGIES, HeavyBall, Midpoint, Sam
 
 import trainlab as tl
 from trainlab.strategies import base
 
 CUSTOM = {cls.__name__: cls for cls in (Sam, Midpoint, HeavyBall)}
+MODES = {"eager": {"run_eagerly": True}, "graph": {"jit_compile": False}, "xla": {"jit_compile": True}}
 every_strategy = pytest.mark.parametrize("case", STRATEGIES.values(), ids=STRATEGIES)
 
 
@@ -138,3 +140,38 @@ def test_defaults():
 def test_docstring_examples():
     result = doctest.testmod(base, extraglobs={"StepStrategy": tl.StepStrategy, "Step": tl.Step})
     assert result.attempted > 0 and result.failed == 0
+
+
+class FromHere(tl.StepStrategy):
+    """Goes, whatever the optimizer does, along the gradient from where it was."""
+
+    def __init__(self, along, when=None):
+        self.along, self.when = along, when
+
+    def step(self, objective, state):
+        here = objective(state.parameters)
+        there = state.parameters + self.along * here.gradient
+
+        def then(fast):
+            return (state.parameters if self.along == 0 else there), {}
+
+        return tl.Step(here.gradient, at=here, then=then, when=None if self.when is None else tf.constant(self.when))
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+@pytest.mark.parametrize(("along", "when"), [(0, None), (-0.5, None), (-0.5, True)], ids=["there", "moved", "moved when told"])
+def test_what_follows_the_optimizer_reads_a_table_as_it_was(mode, along, when):
+    def trained(strategy, rate):
+        keras.utils.set_random_seed(1)
+        table = keras.layers.Embedding(200, 4)
+        model = keras.Sequential([keras.Input([2], dtype="int32"), table, keras.layers.Flatten(), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(rate), "mse")
+        start = weights(model)
+        x, y = np.arange(8).reshape(4, 2), np.ones([4, 1])
+        tl.Trainer(model, strategy, **mode).fit(x, y, batch_size=2, shuffle=False, verbose=0)
+        return start, weights(model)
+
+    start, found = trained(FromHere(along, when), 0.3)
+    _, expected = trained(tl.SGD(), -along) if along else (None, start)
+    close(found, expected)
+    assert differ(found, trained(tl.SGD(), 0.3)[1])

@@ -30,7 +30,7 @@ from trainlab.objective import (
     keras_internals,
     native,
 )
-from trainlab.parameters import Rows, Vector, dense, tensorflow_internals
+from trainlab.parameters import Rows, Vector, ask_beforehand, dense, tensorflow_internals
 from trainlab.strategies import State, Step, StepStrategy
 
 
@@ -126,6 +126,8 @@ class Update:
         objective.seen = None if self.scaling is None else []
         step = self.strategy.step(objective, state)
         self._check(step)
+        if step.then is not None:
+            ask_beforehand(step.then, state.parameters)
         if self.scaling is None:
             self._commit(step)
             for variable, value in objective.late(state.parameters):

@@ -3,6 +3,6 @@
 from trainlab.parameters import tensorflow_internals
 from trainlab.parameters.rows import Rows
 from trainlab.parameters.table import Table
-from trainlab.parameters.vector import Vector, dense
+from trainlab.parameters.vector import Vector, ask_beforehand, dense
 
-__all__ = ["Rows", "Table", "Vector", "dense", "tensorflow_internals"]
+__all__ = ["Rows", "Table", "Vector", "ask_beforehand", "dense", "tensorflow_internals"]

@@ -27,31 +27,42 @@ class Table:
         dtype: of the variable.
     """
 
-    def __init__(self, variable: tf.Variable, moved: Rows | None = None, after: Sequence[tf.Tensor] = ()):
+    def __init__(
+        self,
+        variable: tf.Variable,
+        moved: Rows | None = None,
+        after: Sequence[tf.Tensor] = (),
+        root: Table | None = None,
+    ):
         """Belongs to the graph being built.
 
         Args:
-            variable: not to be assigned before all this is asked for has been.
+            variable: not to be assigned before all this is asked for has been, unless its value was asked for as a whole.
             moved: what is added to its value.
             after: tensors that reading it waits for.
+            root: the table of its value, where this is made of it.
         """
         self.shape, self.dtype = variable.shape, variable.dtype
         self._variable, self._moved, self._after = variable, moved, tuple(after)
+        self._root = root or self
         self._graph = tf.compat.v1.get_default_graph()
         self._whole: tf.Tensor | None = None
         self._found: tuple[tf.Tensor, tf.Tensor] | None = None
 
     @property
     def is_read(self) -> bool:
-        """Whether the whole was asked for."""
-        return self._whole is not None
+        """Whether the whole was asked for, of this or of the one that it is made of."""
+        return self._whole is not None or self._root._whole is not None
 
     def to_dense(self) -> tf.Tensor:
         """The whole table."""
         if self._whole is None:
             # Where it was made: a loop or a branch inside may be the first to ask, and what is round it the next.
             with self._graph.as_default(), tf.control_dependencies(None), tf.control_dependencies(self._after):
-                whole = tf.raw_ops.ReadVariableOp(resource=self._variable.handle, dtype=self.dtype)
+                if self._root.is_read or self._root._graph is not self._graph:
+                    whole = self._root.to_dense()
+                else:
+                    whole = tf.raw_ops.ReadVariableOp(resource=self._variable.handle, dtype=self.dtype)
                 if self._moved is not None:
                     whole = tf.tensor_scatter_nd_add(whole, self._moved.indices[:, None], self._moved.values)
                 self._whole = whole
@@ -66,14 +77,14 @@ class Table:
         is_narrow = self.shape[1:].num_elements() < _FEWEST_COLUMNS
         if self.is_read or is_small or is_narrow or may_record():
             return tf.tensor_scatter_nd_add(self.to_dense(), rows.indices[:, None], rows.values)
-        return Table(self._variable, moved, self._after)
+        return Table(self._variable, moved, self._after, self._root)
 
     def waiting_for(self, tensors: Sequence[tf.Tensor]) -> Table | tf.Tensor:
         """The same, but nothing more of it is read before these are done, but for rows inside a loop or a branch."""
         if self.is_read:
             with tf.control_dependencies(tensors):
                 return tf.identity(self.to_dense())
-        return Table(self._variable, self._moved, [*self._after, *tensors])
+        return Table(self._variable, self._moved, [*self._after, *tensors], self._root)
 
     def lookup(self, ids: tf.Tensor) -> tf.Tensor:
         """The rows, one for each of `ids`, int32 or int64 of any shape."""

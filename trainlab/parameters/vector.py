@@ -148,6 +148,22 @@ class Vector:
         return vector
 
 
+def ask_beforehand(function: Callable[[Vector], Any], point: Vector) -> None:
+    """Has what a function will ask for of a point's tables, as a whole, read now, before their variables change.
+
+    Args:
+        function: of such a point; it is traced for that, and nothing else of it is left.
+        point: what it may close over, itself or what was made of it.
+    """
+
+    def asking(*leaves: tf.Tensor) -> None:
+        tf.nest.flatten(function(Vector(leaves)))  # a Vector among what it returns is asked for its leaves
+
+    if any(isinstance(part, Table) and not part.is_read for part in point.parts):
+        specs = [tf.TensorSpec(part.shape, part.dtype) for part in point.parts]
+        tf.function(asking, autograph=False).get_concrete_function(*specs)
+
+
 def _as_scalar(value: Any, dtype: tf.DType) -> Any:
     """A number or a scalar tensor in `dtype`; None if `value` is neither."""
     if isinstance(value, (bool, str)) or value is None:
