@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from accumulating import check_law, data_of, float64, mean_of_means, merge
 from by_hand import relative
 from evaluating import evaluate, gradient_of
@@ -195,16 +196,32 @@ def test_outputs_with_denominators_of_their_own(precision):
     assert relative(mean_of_means(model, data), gradient_of(whole)) > 1e-3
 
 
-def test_a_loss_that_is_no_sum_over_elements_is_named_once():
+class Contrasts(losses.Loss):
+    """A value for each example, of all."""
+
+    def call(self, y_true, y_pred):
+        return keras.ops.logsumexp(keras.ops.matmul(y_pred, keras.ops.transpose(y_pred)), axis=1)
+
+
+NO_SUMS = {
+    "dice": lambda: losses.Dice(name="dice_of_this_test"),
+    "dice, a sum": lambda: losses.Dice(name="summed_dice_of_this_test", reduction="sum"),
+    "dice by output": lambda: losses.Dice(name="dice_by_output_of_this_test", axis=0),
+    "contrasts": lambda: Contrasts(name="contrasts_of_this_test"),
+}
+
+
+@pytest.mark.parametrize("make", NO_SUMS.values(), ids=NO_SUMS)
+def test_a_loss_that_is_no_sum_over_elements_is_named_once(make):
     case = ModelCase(
         lambda: keras.Sequential([keras.Input([4]), layers.Dense(3, activation="sigmoid")]),
         lambda rng, n: (rng.normal(size=(n, 4)), rng.integers(2, size=(n, 3)).astype("float64")),
-        lambda: {"loss": losses.Dice(name="dice_of_this_test")},
+        lambda: {"loss": make()},
     )
     model, data = case.compiled(), data_of(case, [3, 3], False)
-    with pytest.warns(UserWarning, match="dice_of_this_test.*not exact") as record:
+    with pytest.warns(UserWarning, match="of_this_test.*not exact") as record:
         parts = evaluate(model, data)
-    assert sum("dice_of_this_test" in str(warning.message) for warning in record) == 1
+    assert sum("of_this_test" in str(warning.message) for warning in record) == 1
     whole = evaluate(model, [merge(data)])
     assert relative(gradient_of(parts), gradient_of(whole)) > 1e-6  # no law holds for it
 
@@ -220,8 +237,38 @@ def mean_of_absolutes(y_true, y_pred):
     return keras.ops.mean(keras.ops.abs(y_true - y_pred))
 
 
+class SumOfSquares(losses.Loss):
+    """The sum itself."""
+
+    def call(self, y_true, y_pred):
+        return keras.ops.sum(keras.ops.square(y_true - y_pred))
+
+
+class ByOutput(losses.Loss):
+    """One value for each of the numbers that are predicted, none for an example."""
+
+    def call(self, y_true, y_pred):
+        return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=0)
+
+
+def of_vectors(y_true, y_pred):
+    """A value for each example, by what nothing looks into."""
+    return tf.cumsum(keras.ops.square(y_true - y_pred), axis=-1)[:, -1]
+
+
+OF_ALL = {
+    "class": MeanOfSquares,
+    "function": lambda: mean_of_absolutes,
+    "a mean told to be a sum": lambda: MeanOfSquares(reduction="sum"),
+    "a sum told to be one": lambda: SumOfSquares(reduction="sum"),
+    "by output": ByOutput,
+    "by output, summed": lambda: ByOutput(reduction="sum"),
+    "by example": lambda: of_vectors,
+}
+
+
 @float64
-@pytest.mark.parametrize("loss", [MeanOfSquares, lambda: mean_of_absolutes], ids=["class", "function"])
+@pytest.mark.parametrize("loss", OF_ALL.values(), ids=OF_ALL)
 def test_a_loss_that_is_a_mean_is_exact_and_not_warned_of(loss, precision):
     case = ModelCase(
         lambda: keras.Sequential([keras.Input([4]), layers.Dense(5, activation="tanh"), layers.Dense(3)]),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from trainlab.objective.graph_checks import is_mean_over_examples
+from trainlab.objective.graph_checks import made_of_examples
 from trainlab.objective.keras_internals import flat_losses, losses_replaced, mask_of
 
 
@@ -92,17 +92,21 @@ class _Counted:
         if self.index in self.denominators:  # an overridden compute_loss calls it again, on who knows what
             _warn_not_exact(f"compute_loss calls the compiled loss {_name(self.loss)!r} more than once")
             return value
-        denominator = _denominator(self.loss, calls.results, y_pred, sample_weight)
+        kind = _kind(self.loss, calls)
+        is_sum = kind == "rows" and self.loss.reduction == "sum"
+        denominator = _denominator(self.loss, calls.results, y_pred, sample_weight) if kind == "rows" else None
         if denominator is None:
-            if sample_weight is not None or mask_of(y_pred) is not None or not _is_mean(self.loss, calls):
-                _warn_not_exact(f"loss {_name(self.loss)!r} is no sum over elements (it returns one number a batch)")
+            is_weighted = sample_weight is not None or mask_of(y_pred) is not None
+            is_sum = kind == "sum" and not is_weighted
+            if is_weighted or kind is None:
+                _warn_not_exact(f"loss {_name(self.loss)!r} is no sum over elements (it returns {_what(calls)})")
             denominator = self.examples
         dtype = tf.float64 if value.dtype == tf.float64 else tf.float32
         denominator = tf.cast(denominator, dtype)
         self.denominators[self.index] = denominator
         if self.totals is None:
             return value
-        if getattr(self.loss, "reduction", None) == "sum":
+        if is_sum:
             share = tf.ones([], dtype)  # a sum has no denominator to share: the batches' sums add up
         else:
             share = tf.math.divide_no_nan(denominator, tf.cast(self.totals[self.index], dtype))
@@ -146,28 +150,21 @@ def _recorded(loss: Any) -> Iterator[_Calls]:
             loss.call = before
 
 
-def _denominator(loss: Any, recorded: list[Any], y_pred: Any, sample_weight: Any) -> tf.Tensor | None:
-    """What `keras.losses.Loss.__call__` divides by, None if the loss is no sum over elements.
+def _denominator(loss: Any, recorded: list[Any], y_pred: Any, sample_weight: Any) -> tf.Tensor:
+    """What `keras.losses.Loss.__call__` divides a sum over elements by.
 
     Follows the reductions of `keras.losses.Loss` step by step.
 
     Args:
         loss: the loss.
-        recorded: what its `call` returned, once.
+        recorded: what its `call` returned, once: the loss of each element, with its mask.
         y_pred: the predictions, with their mask.
         sample_weight: as given to the loss.
     """
-    if getattr(loss, "reduction", None) == "sum":
+    if loss.reduction == "sum":
         return tf.ones([])
-    # Keras' own classes that replace `__call__` keep its reductions.
-    is_keras = type(loss).__call__.__module__.split(".")[0] == "keras"
-    if len(recorded) != 1 or loss.reduction in (None, "none") or not is_keras:
-        return None
-    values = tf.convert_to_tensor(recorded[0])
-    if values.shape.rank == 0:
-        return None
+    mask, values = _mask(y_pred, recorded[0]), tf.convert_to_tensor(recorded[0])
     dtype = tf.float64 if values.dtype == tf.float64 else tf.float32
-    mask = _mask(y_pred, recorded[0])
     if loss.reduction == "mean_with_sample_weight" and (sample_weight is not None or mask is not None):
         if mask is None:
             return tf.reduce_sum(tf.cast(sample_weight, dtype))
@@ -202,19 +199,48 @@ def _squeezed(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return a, b
 
 
-# What is known of losses that return one number, by what they are given.
-_means: weakref.WeakKeyDictionary[Any, dict[Any, bool]] = weakref.WeakKeyDictionary()
+# What is known of losses, by what they are given.
+_kinds: weakref.WeakKeyDictionary[Any, dict[Any, str | None]] = weakref.WeakKeyDictionary()
+_NOT_BY_ELEMENT = ("circle", "dice", "tversky")  # of Keras' functions: these mix examples, by default or always
 
 
-def _is_mean(loss: Any, calls: _Calls) -> bool:
-    """Whether a loss that returns one number a batch returns a mean over its examples, which batches' examples weigh exactly."""
-    if len(calls.arguments) != 1 or not all(isinstance(each, tf.Tensor) and each.shape.rank for each in calls.arguments[0]):
-        return False
-    known = _means.setdefault(loss, {})
-    kind = tuple((str(each.shape[1:]), each.dtype) for each in calls.arguments[0])
-    if kind not in known:
-        known[kind] = is_mean_over_examples(loss.call, calls.arguments[0])
-    return known[kind]
+def _kind(loss: Any, calls: _Calls) -> str | None:
+    """What a loss is before it is reduced: see `made_of_examples`."""
+    # Keras' own classes that replace `__call__` keep its reductions.
+    is_keras = _is_of_keras(type(loss).__call__)
+    if not is_keras and getattr(loss, "reduction", None) == "sum":  # who reduces himself is believed
+        return "rows"
+    if len(calls.results) != 1:
+        return None
+    function, is_number = getattr(loss, "fn", None), tf.convert_to_tensor(calls.results[0]).shape.rank == 0
+    if not is_number:
+        if not is_keras or loss.reduction in (None, "none"):
+            return None
+        is_known = _is_of_keras(type(loss).call) and (function is None or _is_of_keras(function))
+        if is_known and getattr(function, "__name__", "") not in _NOT_BY_ELEMENT:
+            return "rows"
+    kind = _traced_kind(loss, calls.arguments[0])
+    is_impossible = (is_number and kind == "rows") or (not is_keras and kind == "sum")
+    return None if is_impossible else kind
+
+
+def _traced_kind(loss: Any, arguments: tuple[Any, ...]) -> str | None:
+    if not all(isinstance(each, tf.Tensor) and each.shape.rank for each in arguments):
+        return "rows"
+    known = _kinds.setdefault(loss, {})
+    key = tuple((str(each.shape[1:]), each.dtype) for each in arguments)
+    if key not in known:
+        known[key] = made_of_examples(loss.call, arguments)
+    return known[key]
+
+
+def _is_of_keras(function: Any) -> bool:
+    return (getattr(function, "__module__", None) or "").split(".")[0] == "keras"
+
+
+def _what(calls: _Calls) -> str:
+    is_number = len(calls.results) != 1 or tf.convert_to_tensor(calls.results[0]).shape.rank == 0
+    return "one number a batch" if is_number else "values of several examples together"
 
 
 _warned: set[str] = set()

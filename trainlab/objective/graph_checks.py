@@ -141,21 +141,33 @@ _MOST_OPERATIONS = 300
 
 
 def is_mean_over_examples(function: Callable[..., Any], batch: Sequence[tf.Tensor]) -> bool:
-    """Whether a function returns a mean over the examples of a batch, as far as its operations show.
+    """Whether a function returns a mean over the examples of a batch: see `made_of_examples`.
 
     Then such means of several batches, weighted by their examples, are the mean of all.
+    """
+    return made_of_examples(function, batch) == _MEAN
+
+
+def made_of_examples(function: Callable[..., Any], batch: Sequence[tf.Tensor]) -> str | None:
+    """What a function makes of the examples of a batch, as far as its operations show.
 
     Args:
         function: of `batch`; it is traced, once more than it is run, for batches of any size, and leaves nothing behind.
         batch: `[examples, ...]` each.
 
     Returns:
-        False also where that cannot be told: a size that is not known, an operation that is not looked into.
+        "rows", if each example has values of its own (also where nothing speaks against it, or it cannot be traced); "mean" or
+        "sum", if all have one together, or what is linear in it; None where it is something else, or where that cannot be told:
+        a size that is not known, an operation that is not looked into.
     """
     found: list[str | None] = []
 
     def traced(*tensors: tf.Tensor) -> tf.Tensor:
-        found.append(_Kinds(tensors).of(tf.convert_to_tensor(function(*tensors))))
+        made = tf.convert_to_tensor(function(*tensors))
+        kind = _Kinds(tensors).of(made)
+        if kind is None and made.shape.rank and made.shape[0] is None and not _pairs_examples(made.graph, tensors):
+            kind = _ROWS
+        found.append(_MEAN if kind == _CONSTANT else kind)
         return tf.zeros([])
 
     try:
@@ -163,8 +175,16 @@ def is_mean_over_examples(function: Callable[..., Any], batch: Sequence[tf.Tenso
         with keras.StatelessScope():
             tf.function(traced, autograph=False).get_concrete_function(*specs)
     except Exception:  # a user's function may raise anything, and a warning is not worth failing for
+        return _ROWS
+    return found[-1] if found and found[-1] in (_ROWS, _MEAN, _SUM) else None
+
+
+def _pairs_examples(graph: Any, batch: Sequence[tf.Tensor]) -> bool:
+    """Whether a graph holds a second axis as long as there are examples: of all that it was given only the first is open."""
+    if not all(tensor.shape[1:].is_fully_defined() for tensor in batch):
         return False
-    return found[-1:] in ([_MEAN], [_CONSTANT])
+    shapes = [output.shape for operation in graph.get_operations() for output in operation.outputs]
+    return any(None in shape[1:].as_list() for shape in shapes if shape.rank)
 
 
 class _Kinds:
