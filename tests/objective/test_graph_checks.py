@@ -75,6 +75,15 @@ def test_what_is_no_mean_is_never_taken_for_one(name):
     assert not is_mean_over_examples(OTHERS[name], [tf.zeros([10, 3]), tf.zeros([10, 3])])
 
 
+@pytest.mark.parametrize("softmax", [tf.nn.softmax, tf.nn.log_softmax])
+def test_a_softmax_over_the_examples_is_none_over_classes(softmax):
+    def weighed(y, p):
+        return tf.reduce_mean(y * softmax(p))
+
+    assert is_mean_over_examples(weighed, [tf.zeros([10, 3])] * 2)
+    assert not is_mean_over_examples(weighed, [tf.zeros([10])] * 2)
+
+
 def test_sequences_count_where_their_length_is_known():
     mean, tokens = MEANS["squares"], tf.zeros([2, 4, 3])
     assert is_mean_over_examples(mean, [tokens, tokens])

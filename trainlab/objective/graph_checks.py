@@ -234,7 +234,9 @@ class _Kinds:
         if kind in _REDUCTIONS and kinds == [_ROWS, _CONSTANT]:
             return _reduced(operation, inputs)
         if kind in _BY_ROW:
-            return _ROWS if all(its == _ROWS and each.shape.rank for its, each in zip(kinds, inputs, strict=True)) else None
+            least = 2 if kind.endswith("Softmax") else 1  # of a vector it is one over the examples
+            ranks = [each.shape.rank or 0 for each in inputs]
+            return _ROWS if set(kinds) == {_ROWS} and min(ranks) >= least else None
         return _ROWS if _keeps_rows(operation, inputs, kinds) else None
 
 
