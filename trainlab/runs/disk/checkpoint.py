@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainlab.runs.disk.files import sha256, sync, without_patterns, write_atomically
+from trainlab.runs.disk.files import free, sha256, sync, without_patterns, write_atomically
 
 _NAME = re.compile(r"(\d{8,})-step-(\d+)")
 _SUMS = "SHA256SUMS"
@@ -375,11 +375,7 @@ def _empty(hidden: Path, path: Path) -> None:
         if not any(hidden.iterdir()):
             hidden.rmdir()
             return
-        number, kept = 1, path.with_name(f"{path.name}.kept")
-        while os.path.lexists(kept):
-            number += 1
-            kept = path.with_name(f"{path.name}.kept.{number}")
-        os.rename(hidden, kept)
+        os.rename(hidden, free(path.with_name(f"{path.name}.kept")))
 
 
 def _is_own_file(file: Path) -> bool:

@@ -54,3 +54,12 @@ def without_patterns(path: Path) -> Iterator[Path]:
         link = Path(folder) / "checkpoint"
         link.symlink_to(path.absolute(), target_is_directory=True)
         yield link
+
+
+def free(path: Path) -> Path:
+    """This path, or where there is something, the first of `path.2`, `path.3`, ... where there is nothing."""
+    number, found = 1, path
+    while os.path.lexists(found):
+        number += 1
+        found = path.with_name(f"{path.name}.{number}")
+    return found
