@@ -10,6 +10,7 @@ import pytest
 from resuming import small
 from small import assert_same, everything, regression
 
+import trainlab as tl
 from trainlab.runs.disk.checkpoint import Checkpoints, write_atomically
 from trainlab.runs.disk.lock import Lock
 
@@ -24,7 +25,7 @@ def checkpoints(directory):
     return sorted(path.name for path in (directory / "checkpoints").iterdir() if re.fullmatch(r"\d{8}-step-\d+", path.name))
 
 
-@pytest.mark.parametrize("what", ["keep_best", "a state", "a hook", "the loss"])
+@pytest.mark.parametrize("what", ["keep_best", "a state", "a hook", "a step"])
 def test_a_run_is_there_until_it_is_known_that_the_one_in_its_place_can_begin(what, tmp_path):
     class Broken(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
@@ -37,14 +38,14 @@ def test_a_run_is_there_until_it_is_known_that_the_one_in_its_place_can_begin(wh
         def set_state(self, state):
             pass
 
-    def loss(y, prediction):
-        raise ValueError("mine")
+    class Fails(tl.SGD):
+        def step(self, objective, state):
+            raise ValueError("mine")
 
     fit(small(tmp_path, keep_best="loss"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"}
-    trainer = small(tmp_path, keep_best="val_los" if what == "keep_best" else None)
-    if what == "the loss":
-        trainer.model.compile("sgd", loss)
+    strategy = Fails() if what == "a step" else None
+    trainer = small(tmp_path, strategy, keep_best="val_los" if what == "keep_best" else None)
     with pytest.raises((ValueError, TypeError)):
         fit(trainer, resume="never", overwrite=True, callbacks=[Broken()])
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"} == before

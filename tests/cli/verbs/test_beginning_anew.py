@@ -5,9 +5,11 @@ from commands import HEUN, everything_in, ours
 
 MINE = """
 import keras
+import trainlab as tl
 
-def fails(y, prediction):
-    raise ValueError("mine")
+class Fails(tl.StepStrategy):
+    def step(self, objective, state):
+        raise ValueError("mine")
 
 class Stops(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
@@ -32,8 +34,8 @@ def finished(command, tmp_path):
     return everything_in(tmp_path / "a")
 
 
-def test_a_loss_that_fails_leaves_the_run_that_was_there(command, finished, tmp_path):
-    status, _, err = command(*MORE, *ANEW, "--set", "import mine", "--set", "run.loss = @mine.fails")
+def test_a_step_that_fails_leaves_the_run_that_was_there(command, finished, tmp_path):
+    status, _, err = command(*MORE, *ANEW, "--set", "import mine", "--set", "run.strategy = @mine.Fails()")
     assert status == 1 and "mine" in ours(err)[-1]
     left = everything_in(tmp_path / "a")
     assert {name: left[name] for name in finished} == finished

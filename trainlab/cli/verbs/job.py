@@ -178,7 +178,7 @@ def _tested(settings: Settings, trainer: Trainer) -> dict[str, Any]:
 class _Begin(keras.callbacks.Callback):
     """Writes the config once it is clear that the run begins, or goes on; brings and keeps what XLA compiles.
 
-    Not before its first epoch: a model or a loss that fails when it is traced leaves the run that was there as it is.
+    Not before its first epoch: a model or a step that fails when it is traced leaves the run that was there as it is.
     """
 
     def __init__(self, directory: RunDirectory, setup: Setup, kept: compiled.Compiled | None, keeps: bool):
