@@ -5,6 +5,7 @@
 In the phase "plain" nothing hangs; it prints what came out. A DIRECTORY "none" is no run.
 """
 
+import ctypes
 import hashlib
 import json
 import multiprocessing
@@ -38,6 +39,13 @@ def hang():
     """In Python, but not where a signal is heard."""
     ready()
     threading.Event().wait()
+
+
+def hang_in_c():
+    """In one call, whatever signals come."""
+    mutex, lock = ctypes.create_string_buffer(128), ctypes.CDLL(None).pthread_mutex_lock
+    ready()
+    lock(mutex), lock(mutex)
 
 
 def batch(i):
@@ -187,6 +195,8 @@ PHASES = {
     "tracing": lambda: before(Update, "__call__", 1),
     "training": lambda: {"callbacks": [At("on_train_batch_end", 33, ready)]},
     "a callback": lambda: {"callbacks": [At("on_epoch_end", 1, lambda: (ready(), time.sleep(1)))]},
+    "a callback in C": lambda: {"callbacks": [At("on_epoch_end", 1, hang_in_c)]},
+    "a batch hook in C": lambda: {"callbacks": [At("on_train_batch_end", 33, hang_in_c)]},
     "hanging generator": lambda: {"data": "generator", "hangs_at": HANGS_AT},
     "generator that hangs from the start": lambda: {"data": "generator", "hangs_at": 0},
     "hanging file": lambda: {"data": "file", "hangs_at": 20, "callbacks": [At("on_epoch_end", 1, plug)]},

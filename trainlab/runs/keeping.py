@@ -221,8 +221,7 @@ class RunKeeper(Keeper):
 
     def resume(self) -> None:
         """See `Keeper`."""
-        (loaded, self._loaded), fit = (self._loaded, None), self._fit
-        assert fit is not None
+        (loaded, self._loaded), fit = (self._loaded, None), self._under_way
         if loaded is not None:
             self._restore(fit, loaded)
         if self._replaces:
@@ -297,8 +296,10 @@ class RunKeeper(Keeper):
         self._save_and_say(self.capture() if before is None else before, type(reason).__name__)
 
     def _rescue(self) -> None:
-        """Saves what is committed, while the main thread is in a call that may never end."""
-        if (fit := self._fit) is not None and fit.loop.committed is not None and fit.progress.updates:
+        """Saves what is committed, while the main thread is in a call that may never end, one of a callback's among them."""
+        fit = self._fit
+        is_in_hook = fit is not None and fit.progress.phase in ("updates", "hooks") and fit.progress.updates != self._saved_at[0]
+        if fit is not None and fit.progress.updates and (is_in_hook or fit.loop.committed is not None):
             self._save_and_say(self.capture(fit.loop.committed), "a signal")
             self._timeline.end("a signal")
 
