@@ -1,4 +1,6 @@
+import datetime
 import json
+import pathlib
 import warnings
 
 import keras
@@ -31,6 +33,27 @@ def test_every_line_is_json_whatever_the_value(tmp_path):
     assert records(callback.path) == [
         {"nan": None, "inf": None, "vector": [1.0, None], "n": 3},
         {"tensor": 1.0, "text": "adam", "none": None},
+    ]
+
+
+class Odd:
+    def __str__(self):
+        return 1000 * "odd"
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError
+
+
+def test_what_json_does_not_hold_is_written_as_text(tmp_path):
+    callback = JsonLines(tmp_path / "metrics.jsonl")
+    when = datetime.datetime(2026, 1, 2, 3)
+    callback.write({"when": when, "days": [when.date(), np.datetime64("2026-01-02")], "took": np.timedelta64(3, "D")})
+    callback.write({"complex": 1 + 2j, "set": {1}, "path": pathlib.Path("a/b"), "odd": Odd(), "ragged": ((1, 2), (3,))})
+    callback.write({"long": np.longdouble(0.5), "dates": np.array(["2026-01-02"], "datetime64[D]"), 3: {np.int64(4): object}})
+    assert records(callback.path) == [
+        {"when": "2026-01-02 03:00:00", "days": ["2026-01-02", "2026-01-02"], "took": "3 days, 0:00:00"},
+        {"complex": "(1+2j)", "set": "{1}", "path": "a/b", "odd": (1000 * "odd")[:500], "ragged": [[1, 2], [3]]},
+        {"long": 0.5, "dates": ["2026-01-02"], "3": {"4": "<class 'object'>"}},
     ]
 
 

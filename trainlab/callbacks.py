@@ -63,12 +63,12 @@ class JsonLines(keras.callbacks.Callback):
         """Writes one record.
 
         Args:
-            record: Numbers, arrays or tensors of numbers, or text, by name.
+            record: Numbers, arrays or tensors of numbers, or text, by name; anything else is written as text.
 
         Raises:
             OSError: The file cannot be written.
         """
-        line = json.dumps({name: json_value(value) for name, value in record.items()}, allow_nan=False)
+        line = json.dumps({str(name): json_value(value) for name, value in record.items()}, allow_nan=False)
         if self._restarts:
             self.path.write_bytes(b"")
             self._restarts = False
@@ -175,6 +175,7 @@ class RecordFile:
                 file.truncate(len(new))
 
 
+_MOST_TEXT = 500  # characters of what JSON does not hold
 _NOWHERE: Mapping[str, Any] = {"records": 0, "last": None, "check": 0, "size": 0}
 
 
@@ -235,12 +236,33 @@ def json_key(line: bytes) -> list[Any] | None:
 
 
 def json_value(value: Any) -> Any:
-    """A number, array, tensor, text, or a dictionary of them, as JSON can hold it; NaN and infinity become None."""
+    """A number, array, tensor, text, or a dictionary of them, as JSON can hold it; NaN and infinity become None.
+
+    Anything else, a date or somebody's object, becomes text, of at most 500 characters.
+
+    Example:
+        >>> import datetime
+        >>> json_value({"loss": np.float32(0.5), "when": [datetime.date(2026, 1, 2)]})
+        {'loss': 0.5, 'when': ['2026-01-02']}
+    """
     if isinstance(value, Mapping):
-        return {name: json_value(item) for name, item in value.items()}
+        return {str(name): json_value(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
     if isinstance(value, (str, type(None))):
         return value
-    value = np.asarray(value).tolist() if not isinstance(value, list) else value
+    try:
+        value = np.asarray(value).tolist()
+    except Exception:  # whatever somebody's object makes of it
+        return _as_text(value)
     if isinstance(value, list):
         return [json_value(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, np.number):  # one that Python's numbers do not hold: a long float
+        value = float(value) if isinstance(value, np.floating) else value
+    if isinstance(value, (bool, int, float)):
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+    return value if value is None or isinstance(value, str) else _as_text(value)
+
+
+def _as_text(value: Any) -> str:
+    return str(value)[:_MOST_TEXT]

@@ -228,6 +228,8 @@ def test_whatever_is_in_the_logs_does_not_end_a_run(tmp_path):
                 "rate": np.float32(0.1),
                 "odd": Odd(),
                 "set": {1},
+                "day": np.datetime64("2026-01-02"),
+                "long": np.longdouble(0.5),
             }.items():
                 history.setdefault(name, []).append(value)
 

@@ -72,6 +72,21 @@ def test_nan_comes_back():
     assert np.isnan(decode(json.loads(json.dumps(encode(float("nan"), {}, "x"))), {}))
 
 
+NOT_OF_TENSORFLOW = [np.datetime64("2026-01-02"), np.timedelta64(3, "D"), np.longdouble(0.1), np.clongdouble(1j)]
+NOT_OF_TENSORFLOW += [np.array(value) for value in NOT_OF_TENSORFLOW] + [np.zeros(2, [("a", "f4")])]
+
+
+@pytest.mark.parametrize("value", NOT_OF_TENSORFLOW, ids=repr)
+def test_an_array_that_tensorflow_does_not_have_is_none_that_a_checkpoint_can_hold(value):
+    with pytest.raises((TypeError, ValueError)):
+        tf.convert_to_tensor(value)  # the control: it would end the thread that writes
+    arrays = {}
+    assert encode({"a": value}, arrays, "logs", lambda value, name: str(value)) == {"kind": "dict", "items": [["a", str(value)]]}
+    with pytest.raises(TypeError, match="mine holds an? .*, which a checkpoint cannot"):
+        encode(value, arrays, "mine")
+    assert not arrays
+
+
 @pytest.mark.parametrize(
     "value", [object(), {1, 2}, lambda: 0, b"bytes", np.array([object()])], ids=["object", "set", "function", "bytes", "array"]
 )

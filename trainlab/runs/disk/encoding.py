@@ -80,7 +80,7 @@ def encode(value: Any, arrays: MutableMapping[str, np.ndarray], name: str, other
         return {"kind": "number", "dtype": value.dtype.str, "value": _EXACT[value.dtype](value)}
     if isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable, keras.Variable)):
         array = np.array(value)  # a copy: its owner may go on changing it while it is written
-        if array.dtype.kind in "OV" and array.dtype != tf.bfloat16.as_numpy_dtype:
+        if not _has_tensor(array.dtype):
             if otherwise is not refuse:
                 return otherwise(value, name)
             raise TypeError(f"{name} holds an array of dtype {array.dtype}, which a checkpoint cannot: keep numbers or text")
@@ -94,6 +94,17 @@ def encode(value: Any, arrays: MutableMapping[str, np.ndarray], name: str, other
         pairs = [[encode(part, arrays, name, otherwise) for part in pair] for pair in value.items()]
         return {"kind": "dict", "items": pairs}
     return otherwise(value, name)
+
+
+def _has_tensor(dtype: np.dtype) -> bool:
+    """Whether TensorFlow, which writes them, has arrays of it: none of dates, of objects, or of longer floats than float64."""
+    if dtype.kind in "OV":
+        return bool(dtype == tf.bfloat16.as_numpy_dtype)
+    try:
+        tf.as_dtype(dtype)
+    except TypeError:
+        return False
+    return True
 
 
 def decode(encoded: Any, arrays: MutableMapping[str, np.ndarray]) -> Any:
