@@ -1,5 +1,7 @@
 """A `fit` that fails before it trains has touched nothing: no run, no place in the data, no generator."""
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -125,6 +127,11 @@ def test_arguments_that_there_are_none_of(arguments, line):
         ({"keep": 1.5}, "keep must be a whole number"),
         ({"keep_best": 3}, "keep_best must be a name in the logs"),
         ({"directory": 7}, "directory must be a path, not 7"),
+        (
+            {"directory": "gs://bucket/a"},
+            "one of a file system, not 'gs://bucket/a': .*, which gs:// does not have; mount",
+        ),
+        ({"directory": pathlib.Path("hdfs://a/b")}, "must be one of a file system, not 'hdfs:/a/b': "),
     ],
 )
 def test_a_run_says_what_is_wrong_with_it(arguments, line):

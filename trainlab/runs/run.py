@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ class Run:
     def __post_init__(self) -> None:
         if not isinstance(self.directory, (str, os.PathLike)):
             raise TypeError(f"run's directory must be a path, not {self.directory!r}")
+        if match := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/+", str(self.directory)):  # one letter is a drive; a Path has one slash
+            raise ValueError(
+                f"run's directory must be one of a file system, not {str(self.directory)!r}: runs lock it and rename in it, "
+                f"which {match[0]} does not have; mount it, or train into a local directory and copy that"
+            )
         seconds = self.save_seconds
         is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
         if seconds is not None and not (is_number and seconds >= 0):

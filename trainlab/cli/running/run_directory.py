@@ -71,8 +71,10 @@ class RunDirectory:
 
         Raises:
             FileExistsError: It holds a run, and this one is not to go on with it; or files that are no run's.
+            ValueError: It is on no file system.
             OSError: It cannot be written.
         """
+        Run(self.path)
         try:
             missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self._refuse_what_is_no_run()
