@@ -19,7 +19,7 @@ from trainlab.runs import manifest, signals
 from trainlab.runs.epochs import Keeper
 
 # Rows in which workers may differ: what a machine has, and what is the chief's business.
-_MAY_DIFFER = ("threads", "initial_epoch")
+_MAY_DIFFER = ("threads", "processor", "initial_epoch")
 _MOST = 3  # differences that are shown
 
 

@@ -116,7 +116,7 @@ def test_what_a_killed_process_was_writing_is_removed_and_other_peoples_files_st
 @pytest.mark.parametrize("changed", ["processor", "cores", "TF_XLA_FLAGS", "XLA_FLAGS", "TensorFlow"])
 def test_those_of_another_machine_are_not_seen_and_stay(changed, kept, tmp_path, monkeypatch):
     if changed == "processor":
-        monkeypatch.setattr(compiled, "_processor", lambda: "another")
+        monkeypatch.setattr(compiled, "processor", lambda: "another")
     elif changed == "cores":
         monkeypatch.setattr(compiled, "_num_cores", lambda: 1000)
     elif changed == "TensorFlow":
@@ -189,7 +189,7 @@ def test_what_the_user_has_set_stays(monkeypatch):
     monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_persistent_cache_directory=/theirs")
     assert not compiled.ask() and os.environ["TF_XLA_FLAGS"] == "--tf_xla_persistent_cache_directory=/theirs"
     monkeypatch.delenv("TF_XLA_FLAGS")
-    monkeypatch.setattr(compiled, "_processor", lambda: None)
+    monkeypatch.setattr(compiled, "processor", lambda: None)
     assert not compiled.ask() and "TF_XLA_FLAGS" not in os.environ
 
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import warnings
 
@@ -10,6 +11,7 @@ from tables import Sam
 import trainlab as tl
 from trainlab.runs import manifest
 from trainlab.runs.manifest import plain as plain_module
+from trainlab.runs.manifest import rows as rows_module
 from trainlab.runs.manifest.plain import plain
 
 
@@ -241,6 +243,39 @@ def test_of_an_older_checkpoint_what_is_not_in_it_is_named():
     assert line.count("(not in checkpoints of an older trainlab)") == 1 and "source" not in line
     with pytest.raises(manifest.OtherRun, match="strategy class: saved 'Sam', now 'Private'"):
         checked(saved | {"strategy": in_the_old_form(Sam())}, current)
+
+
+@pytest.mark.parametrize(
+    ("place", "before", "now"), [("epsilon", 1e-7, 1e-3), ("image_data_format", "channels_last", "channels_first")]
+)
+def test_the_configuration_of_keras_is_compared(place, before, now):
+    saved = as_saved(manifest.of_model(model_of("relu")))
+    change = getattr(keras.config, f"set_{place}")
+    change(now)
+    try:
+        current = manifest.of_model(model_of("relu"))
+    finally:
+        change(before)
+    with pytest.raises(manifest.OtherRun, match=f"keras.config {place}: saved {before!r}, now {now!r} .set them as they were"):
+        checked(saved, current)
+    del saved["keras.config"]  # of one that was written before
+    assert checked(saved, current) == []
+
+
+def test_another_processor_is_said(monkeypatch):
+    cpus = [f"x86_64\nmodel name\t: {name}\nflags\t: sse {more}" for name, more in (("A", ""), ("B", ""), ("B", "avx"))]
+    found = []
+    for cpu, onednn in ((cpus[0], None), (cpus[0], "1"), (cpus[1], None), (cpus[1], "0"), (cpus[2], "0")):
+        monkeypatch.setattr(rows_module, "processor", lambda cpu=cpu: cpu)
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+        if onednn is not None:
+            monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
+        found.append(as_saved(manifest.of_machine()))
+    said = [checked(a, b) for a, b in itertools.pairwise(found)]
+    assert said[0] == [] and ["processor name: saved 'A', now 'B'" in line for line in said[1]] == [True, False]
+    assert [len(lines) for lines in said] == [0, 2, 1, 1] and "TF_ENABLE_ONEDNN_OPTS: saved '1', now '0'" in said[2][0]
+    del found[0]["processor"]  # of one that was written before
+    assert checked(found[0], found[2]) == []
 
 
 class Ended(Exception):

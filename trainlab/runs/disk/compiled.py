@@ -7,6 +7,7 @@ its own, and whatever is wrong with one of them means that it is not there.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -38,7 +39,7 @@ def ask() -> bool:
         Whether it is asked; not where the user has it kept elsewhere, nor on a machine whose processor is not told.
     """
     flags = os.environ.get(_FLAGS, "")
-    if _processor() is None or (_ASKS.strip("-=") in flags and _MEMORY not in flags):
+    if processor() is None or (_ASKS.strip("-=") in flags and _MEMORY not in flags):
         return False
     if _MEMORY not in flags:
         os.environ[_FLAGS] = f"{flags} {_ASKS}{_MEMORY}".strip()
@@ -130,7 +131,7 @@ def _kind() -> str:
     what = [
         tf.version.VERSION,
         tf.version.GIT_VERSION,
-        _processor(),
+        processor(),
         _num_cores(),
         tensorflow_internals.is_op_determinism_enabled(),
         threads.get_intra_op_parallelism_threads(),
@@ -144,7 +145,8 @@ def _num_cores() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _processor() -> str | None:
+@functools.cache  # of a machine of many cores there is much to read
+def processor() -> str | None:
     """The kind of processor: instructions that another lacks would end the process. None where it is not told."""
     with suppress(OSError):
         told = Path("/proc/cpuinfo").read_text(errors="replace")

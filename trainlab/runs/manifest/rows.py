@@ -23,10 +23,11 @@ from trainlab.data import Inputs
 from trainlab.loop import Findings, Plan, code
 from trainlab.objective import inner_of, keras_internals
 from trainlab.parameters import tensorflow_internals
+from trainlab.runs.disk.compiled import processor
 from trainlab.runs.manifest.layers import of_layers
 from trainlab.runs.manifest.operations import first_names
 from trainlab.runs.manifest.optimizers import learning_rate, of_optimizer
-from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, fingerprint, plain, renamed
+from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, digest, fingerprint, plain, renamed
 from trainlab.strategies import StepStrategy
 
 # Every row of a manifest: what a difference in it does, and what to do about it.
@@ -47,6 +48,7 @@ RULES: dict[str, tuple[str, str]] = {
     "initial_epoch": (REFUSE, "call fit with the one that was saved: how far the run has come is in the checkpoint"),
     "data": (REFUSE, "give fit the data that were saved"),
     "dtypes": (REFUSE, "set them as they were"),
+    "keras.config": (REFUSE, "set them as they were"),
     "jit_compile": (REFUSE, 'give the one that was saved, or "auto", which takes it'),
     "micro_batch_size": (REFUSE, 'give the one that was saved, or "auto", which takes it'),
     "on_nonfinite": (REFUSE, 'give it back, or say override=["on_nonfinite"] to go on with the new one'),
@@ -56,6 +58,7 @@ RULES: dict[str, tuple[str, str]] = {
     "determinism": (WARN, "the result may differ in the last bits"),
     "threads": (WARN, "the result may differ in the last bits"),
     "device": (WARN, "the result may differ in the last bits"),
+    "processor": (WARN, "the result may differ in the last bits"),
     "versions": (WARN, "the result may differ in the last bits"),
 }
 # What a user may change on purpose, by naming it.
@@ -144,6 +147,7 @@ def of_model(model: keras.Model, reader: Reader | None = None) -> Manifest:
         "optimizer variables": [[list(v.shape), str(v.dtype)] for v in model.optimizer.variables],
         "learning_rate": learning_rate(model.optimizer),
         "dtypes": {"floatx": keras.config.floatx(), "policy": keras.config.dtype_policy().name},
+        "keras.config": {"epsilon": keras.config.epsilon(), "image_data_format": keras.config.image_data_format()},
     }
 
 
@@ -174,6 +178,7 @@ def of_machine() -> Manifest:
             "inter_op": tf.config.threading.get_inter_op_parallelism_threads(),
         },
         "device": [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus] or ["CPU"],
+        **({} if gpus else {"processor": _processor()}),
         "versions": {
             "trainlab": _version(),
             "tensorflow": tf.__version__,
@@ -181,6 +186,14 @@ def of_machine() -> Manifest:
             "python": platform.python_version(),
         },
     }
+
+
+def _processor() -> dict[str, str]:
+    """What of a machine without a GPU decides about the last bits: whose instructions, and by which library of them."""
+    told = processor() or platform.machine()
+    name = re.search(r"^model name\s*: (.*)$", told, re.MULTILINE)
+    onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1")  # it is on if nothing is said
+    return {"name": name[1] if name else platform.machine(), "kind": digest(told), "TF_ENABLE_ONEDNN_OPTS": onednn}
 
 
 def of_data(data: Any) -> Any:
