@@ -1,5 +1,6 @@
 """Data sets of one's own on the command line: of batches, of several inputs, and what is refused of them."""
 
+import h5py
 import pytest
 from commands import ours, records
 
@@ -46,6 +47,29 @@ def several(input_shape, num_classes):
     x = keras.layers.Concatenate()(inputs)
     given = dict(zip("ab", inputs)) if isinstance(input_shape, dict) else inputs
     return keras.Model(given, keras.layers.Dense(num_classes)(x))
+
+class Holding(keras.Model):
+    # has no get_config, and is made with what Keras does not know how to write
+    def __init__(self, thing, num_outputs):
+        super().__init__()
+        self.dense = keras.layers.Dense(num_outputs)
+
+    def call(self, x):
+        return self.dense(x)
+
+def holding(input_shape, num_classes):
+    return Holding(object(), num_classes)
+
+class Weights(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.w = self.add_weight(shape=(4, 2), initializer="zeros")
+
+    def call(self, x):
+        return keras.ops.softmax(x @ self.w)
+
+def weights(input_shape, num_classes):
+    return Weights()
 
 def half(input_shape, num_classes):
     keras.config.set_dtype_policy("mixed_float16")
@@ -195,6 +219,32 @@ def test_a_metric_of_several_numbers_is_told_number_by_number(own, tmp_path):
     first, second = last["test_f1_score"]
     assert f"test      f1_score[0] {first:.4f}, f1_score[1] {second:.4f}, loss {last['test_loss']:.4f}\n" in out
     assert own("rows", "one", *more)[1].splitlines()[-2:-1] == out.splitlines()[-2:-1]  # of the finished run the same
+
+
+def test_a_model_that_cannot_be_saved_whole_is_told_before_and_its_weights_are_kept(own, tmp_path):
+    """After hours of training the command failed at the last step, with the test result not told, each time again."""
+    whole = "trainlab: warning: the model cannot be saved whole, and its weights alone"
+    why = "Object Holding was created by passing non-serializable argument values"
+    status, out, err = own("arrays", "holding")
+    before, after = ours(err)
+    assert status == 0 and before.startswith(f"{whole} will be: {why}")
+    assert after.startswith(f"{whole} are: {why}")
+    assert "results   runs/c: model.weights.h5, metrics.jsonl" in out and "\ntest      accuracy " in out
+    names = {path.name for path in (tmp_path / "runs" / "c").iterdir()}
+    assert "model.weights.h5" in names and "model.keras" not in names and "result.json" in names
+    with h5py.File(tmp_path / "runs" / "c" / "model.weights.h5") as file:
+        shapes = []
+        file.visititems(lambda _, item: shapes.append(getattr(item, "shape", None)))
+    assert (4, 2) in shapes
+    again = own("arrays", "holding")  # finished: what it has said is said again, and nothing written
+    assert again[0] == 0 and again[1].splitlines()[-2] == out.splitlines()[-2] and len(ours(again[2])) == 1
+    status, _, err = own("arrays", "holding", flags=["--dry-run", "--run_dir", "other"])
+    assert status == 0 and ours(err) == [before]
+
+
+def test_a_model_without_layers(own):
+    """What its last layer is was looked at, to warn of logits."""
+    assert own("arrays", "weights", "run.loss = 'sparse_categorical_crossentropy'", "run.epochs = 1")[0] == 0
 
 
 def test_remedies_are_flags(own):

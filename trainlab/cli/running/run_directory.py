@@ -16,9 +16,9 @@ from trainlab.cli.configs.errors import one_line
 from trainlab.reports import TIMELINE, is_timeline
 from trainlab.runs import Lock, Run, RunKeeper, boards, write_atomically
 
-_FILES = ("config.gin", "metrics.jsonl", "model.keras", "result.json", "lock", TIMELINE)
+_FILES = ("config.gin", "metrics.jsonl", "model.keras", "model.weights.h5", "result.json", "lock", TIMELINE)
 # What `write_atomically` leaves of these if it is killed.
-_ASIDE = re.compile(r"\.writing-([0-9a-f]+-)?(config\.gin|model\.keras|result\.json)")
+_ASIDE = re.compile(r"\.writing-([0-9a-f]+-)?(config\.gin|model\.keras|model\.weights\.h5|result\.json)")
 _OF_CHECKPOINTS = re.compile(r"\..*|best\.json|\d{8,}-step-\d+.*")
 _OF_CONFIGS = re.compile(r"^# Parameters for run:", re.MULTILINE)
 
@@ -38,6 +38,7 @@ class RunDirectory:
         config: Path of what the run used, defaults included.
         metrics: Path of one JSON object a line.
         model: Path of the trained model.
+        weights: Path of the weights alone, of a model that cannot be saved whole.
         result: Path of the test metrics; written last, so that a run that has it is complete.
 
     Example:
@@ -49,7 +50,8 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.config, self.metrics, self.model, self.result, self._lock, self._timeline = (self.path / name for name in _FILES)
+        files = (self.path / name for name in _FILES)
+        self.config, self.metrics, self.model, self.weights, self.result, self._lock, self._timeline = files
         self._checkpoints, self._board = self.path / "checkpoints", self.path / "tensorboard"
         self._created: list[Path] = []  # folders, innermost first
         self._found: set[Path] | None = None  # what was there when this process came; None as long as it has not looked
@@ -206,7 +208,8 @@ class RunDirectory:
             return None, f"{self.result}: cannot be read ({one_line(error)}); the test set is evaluated again"
 
     def _digests(self, checkpoint: Path | None) -> dict[str, str | None]:
-        return {"sums": _digest(checkpoint / "SHA256SUMS") if checkpoint else None, "model": _digest(self.model)}
+        model = _digest(self.model) or _digest(self.weights)
+        return {"sums": _digest(checkpoint / "SHA256SUMS") if checkpoint else None, "model": model}
 
     def _paths(self) -> list[Path]:
         return [*(self.path / name for name in _FILES), *self._folders]
@@ -264,13 +267,13 @@ class RunDirectory:
         return is_of_a_model
 
     def _refuse_another_run(self, resume: str, overwrite: bool) -> None:
-        files = [file.name for file in (self.model, self.config, self.metrics) if file.exists()]
+        files = [file.name for file in (self.model, self.weights, self.config, self.metrics) if file.exists()]
         if self.has_checkpoints and resume != "never":
             return
         if resume == "never" and overwrite:
             return
         # A run that was killed before its first checkpoint has no model; begin it again.
-        if self.model.exists() or (resume == "never" and (files or self.has_checkpoints)):
+        if self.model.exists() or self.weights.exists() or (resume == "never" and (files or self.has_checkpoints)):
             found = files[0] if files else "checkpoints"
             raise FileExistsError(
                 f"{self.path}: holds a run already ({found}); write elsewhere with --run_dir {self._free()}, go on with it by "

@@ -1,6 +1,8 @@
 """From a config to the trainer that it describes: what every verb that needs one does first."""
 
 import dataclasses
+import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from trainlab.cli.configs.config import Config
-from trainlab.cli.configs.errors import ConfigError
+from trainlab.cli.configs.errors import ConfigError, one_line
 from trainlab.cli.configs.settings import Settings
 from trainlab.cli.running.board import TensorBoard
 from trainlab.cli.running.failing import show_warning
@@ -110,6 +112,15 @@ def check_config(setup: Setup, warn: Callable[[str], None] = show_warning) -> No
     _check_logits(setup.settings.loss, setup.trainer.model, warn)
 
 
+def check_saving(model: keras.Model, warn: Callable[[str], None] = show_warning) -> None:
+    """Warns of a model that `save` will not take, which depends on code alone: better known before hours of training."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of lambdas, which Keras says when it does save
+            json.dumps(keras.saving.serialize_keras_object(model))
+    except Exception as error:
+        warn(f"the model cannot be saved whole, and its weights alone will be: {one_line(error)}")
+
+
 def with_defaults(settings: Settings) -> Settings:
     """The same with the loss and the metrics that the data are made for, where the config names none.
 
@@ -150,7 +161,7 @@ def _check_logits(loss: Any, model: keras.Model, warn: Callable[[str], None]) ->
         name, from_logits = type(loss).__name__, loss.get_config().get("from_logits", True)
     else:
         name, from_logits = str(loss), not str(loss).endswith("crossentropy")
-    if not from_logits and getattr(model.layers[-1], "activation", None) is keras.activations.linear:
+    if not from_logits and getattr(model.layers[-1] if model.layers else None, "activation", None) is keras.activations.linear:
         warn(
             f"run.loss = {name} expects probabilities, but the model returns logits: write for example "
             "run.loss = @SparseCategoricalCrossentropy() and SparseCategoricalCrossentropy.from_logits = True"

@@ -16,7 +16,7 @@ from trainlab.cli.configs import reading
 from trainlab.cli.configs.config import Config
 from trainlab.cli.running.failing import Failure, attempted, show_warning
 from trainlab.cli.running.run_directory import RunDirectory
-from trainlab.cli.running.setup import Setup, check_config, seed, set_up
+from trainlab.cli.running.setup import Setup, check_config, check_saving, seed, set_up
 from trainlab.cli.running.summary import summary
 from trainlab.cli.running.workers import tell_alone
 from trainlab.cli.verbs.job import fit_arguments
@@ -52,6 +52,7 @@ class DryRun:
         with tempfile.TemporaryDirectory() as folder:
             setup = set_up(config, Path(folder) / "run")
             check_config(setup)
+            check_saving(setup.trainer.model)
             print(summary(setup), flush=True)
             timing = _Timing(setup)
             logs = tried(setup, _UPDATES, [timing])

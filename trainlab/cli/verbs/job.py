@@ -11,11 +11,12 @@ import keras
 from trainlab.callbacks import JsonLines, json_value
 from trainlab.cli.configs import reading
 from trainlab.cli.configs.config import Config
+from trainlab.cli.configs.errors import one_line
 from trainlab.cli.configs.settings import Settings
 from trainlab.cli.running.failing import attempted, show_warning
 from trainlab.cli.running.parts import unpacked
 from trainlab.cli.running.run_directory import RunDirectory
-from trainlab.cli.running.setup import Setup, check_config, seed, set_up
+from trainlab.cli.running.setup import Setup, check_config, check_saving, seed, set_up
 from trainlab.cli.running.summary import summary
 from trainlab.cli.running.workers import joined, place_of
 from trainlab.data import device
@@ -83,6 +84,7 @@ class Job:
         settings, self._trainer = setup.settings, setup.trainer
         trainer = setup.trainer
         check_config(setup, self._warn)
+        check_saving(trainer.model, self._warn)
         if self._follows is not None:
             self._train(setup, [], verbose=0)
             self._done = True
@@ -96,7 +98,8 @@ class Job:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers_of(test).items())
         print(f"test      {shown or 'nothing: the data have no test part'}")
         seconds = time.monotonic() - start
-        print(f"results   {self._directory.path}: model.keras, metrics.jsonl, config.gin ({seconds:.0f} s)")
+        kept = self._directory.weights if self._directory.weights.exists() else self._directory.model
+        print(f"results   {self._directory.path}: {kept.name}, metrics.jsonl, config.gin ({seconds:.0f} s)")
         self._done = True
 
     def _train(self, setup: Setup, callbacks: list[Any], verbose: int | None = None) -> keras.callbacks.History:
@@ -121,10 +124,23 @@ class Job:
         # What is tested may be of an earlier update than the run has come to.
         step = trainer.iterations if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
         records.write({"epoch": epochs, "step": step, **{f"test_{name}": value for name, value in test.items()}})
-        write_atomically(directory.model, trainer.model.save)
+        self._save(trainer.model)
         text = directory.result_text(checkpoint, step, json_value(test))
         write_atomically(directory.result, lambda path: path.write_text(text, encoding="utf-8"))
         return test
+
+    def _save(self, model: keras.Model) -> None:
+        """Whole, or its weights alone where Keras cannot: all work is done, and what is kept of it is worth more than a form."""
+        kept, other = self._directory.model, self._directory.weights
+        try:
+            write_atomically(kept, model.save)
+        except OSError:
+            raise
+        except Exception as error:
+            self._warn(f"the model cannot be saved whole, and its weights alone are: {one_line(error)}")
+            kept, other = other, kept
+            write_atomically(kept, model.save_weights)
+        other.unlink(missing_ok=True)  # of an earlier run
 
     def _warn(self, message: Warning | str, *_: Any) -> None:
         if self._follows is None:  # otherwise the chief says it
