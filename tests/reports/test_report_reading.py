@@ -130,7 +130,7 @@ def test_what_is_no_run_is_one_line(tmp_path):
         read_run(tmp_path / "empty")
     written(tmp_path / "runs" / "a", [begin()])
     written(tmp_path / "runs" / "b", [begin()])
-    with pytest.raises(ValueError, match=r"there are 2 in it: give .*/runs/\*, or .*/runs/a"):
+    with pytest.raises(ValueError, match=r"there are 2 in it: give .*/runs/\*/, or .*/runs/a"):
         read_run(tmp_path / "runs")
     with pytest.raises(FileNotFoundError, match="nowhere: there is no such directory; give those of runs"):
         read_run(tmp_path / "nowhere")

@@ -131,6 +131,8 @@ def _attempted(verb: Verb, arguments: Sequence[str]) -> int:
         given = parse(verb, rest)
     except (UsageError, ConfigError) as error:
         return _fail(f"{error} (--help shows all flags)", status=2)
+    except OSError as error:  # a config that cannot be read
+        return _fail(_of_files(error), status=2)
     try:
         failure = _VERBS[verb.name](given)
     except UsageError as error:
@@ -139,11 +141,19 @@ def _attempted(verb: Verb, arguments: Sequence[str]) -> int:
         if given.values["debug"]:
             raise
         return _fail(one_line(error))
+    except OSError as error:  # a path that may not be looked at, or is none
+        if given.values["debug"]:
+            raise
+        return _fail(_of_files(error))
     except KeyboardInterrupt:
         if given.values["debug"]:
             raise
         return _fail("interrupted; nothing is saved", status=130)
     return 0 if failure is None else _fail(*failure)
+
+
+def _of_files(error: OSError) -> str:
+    return one_line(error) if error.filename is None else f"{error.filename}: {error.strerror}; give a path that can be read"
 
 
 def _asked_for_help(arguments: Sequence[str]) -> tuple[bool, str, list[str]]:
@@ -259,7 +269,7 @@ def _report(given: Given) -> Failure | None:
     for run in given.rest:
         if not _holds_a_run(Path(run)):
             inside = [path for path in sorted(Path(run).glob("*")) if _holds_a_run(path)]
-            instead = f"; there are {len(inside)} in it: give {run}/*, or {inside[0]}" if inside else ""
+            instead = f"; there are {len(inside)} in it: give {run}/*/, or {inside[0]}" if inside else ""
             raise ConfigError(f"{run}: {_no_run(Path(run), 'timeline.jsonl')}{instead}")
     with quiet():
         from trainlab.cli.verbs.report import report

@@ -1,8 +1,11 @@
 """`find-lr`, `report` and `show`: what they hand on, and what they print."""
 
+import errno
+import glob
 import json
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from commands import CONFIGS, HEUN, SHORT, everything_in, ours
@@ -56,12 +59,48 @@ def test_find_lr_draws(trainlab_command, tmp_path, tried, monkeypatch):
     assert (tmp_path / "lr.png").read_bytes() == b"drawn"
 
 
+@pytest.mark.parametrize("verb", ["show", "report"])
+def test_a_path_that_cannot_be_looked_at_is_one_line(trainlab_command, tmp_path, verb, monkeypatch):
+    name = "x" * 300
+    assert trainlab_command(verb, name)[0] == 1
+    [line] = ours(trainlab_command(verb, name)[2])
+    assert line.startswith("trainlab: error: xxx") and line.endswith(": File name too long; give a path that can be read")
+    with pytest.raises(OSError, match="too long"):  # the control
+        trainlab_command(verb, name, "--debug")
+    (tmp_path / "mine").mkdir()
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda self, **how: denied(self) if self.parent.name == "mine" else stat(self, **how))
+    [line] = ours(trainlab_command(verb, "mine")[2])
+    assert line.startswith("trainlab: error: mine/") and line.endswith(": Permission denied; give a path that can be read")
+
+
+def denied(path):
+    """As a directory that somebody else has closed; root may look into all."""
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+def test_what_the_hint_says_is_a_report(trainlab_command, tmp_path):
+    """A sweep's directory holds files beside its runs, which are none."""
+    for name in ("trial-0000", "trial-0001"):
+        (tmp_path / "sweep" / name).mkdir(parents=True)
+        (tmp_path / "sweep" / name / "metrics.jsonl").write_text('{"epoch": 1, "step": 2, "loss": 0.5}\n')
+    for name in ("lock", "study.log", "sweep.json"):
+        (tmp_path / "sweep" / name).write_text("")
+    [line] = ours(trainlab_command("report", "sweep")[2])
+    pattern = line.partition("give ")[2].partition(",")[0]
+    assert pattern == "sweep/*/"
+    status, _, err = trainlab_command("report", *sorted(glob.glob(pattern)), "-o", "sweep.md")
+    assert (status, ours(err)) == (0, []), err
+    assert "trial-0001" in (tmp_path / "sweep.md").read_text()
+    assert trainlab_command("report", *sorted(glob.glob("sweep/*")), "-o", "sweep.md")[0] == 1  # the control
+
+
 def test_a_report_of_the_folder_of_runs_says_where_they_are(trainlab_command, tmp_path):
     for name in ("b", "a"):  # as runs from Python leave: without the command's records
         (tmp_path / "runs" / name / "checkpoints").mkdir(parents=True)
     status, _, err = trainlab_command("report", "runs")
     [line] = ours(err)
-    assert status == 1 and line.endswith("it holds no timeline.jsonl; there are 2 in it: give runs/*, or runs/a")
+    assert status == 1 and line.endswith("it holds no timeline.jsonl; there are 2 in it: give runs/*/, or runs/a")
 
 
 @pytest.mark.slow

@@ -159,7 +159,7 @@ def _instead(folder: Path) -> str:
             path for path in sorted(folder.iterdir()) if any((path / n).exists() for n in (NAME, "metrics.jsonl", "checkpoints"))
         ]
         if inside:
-            return f"there are {len(inside)} in it: give {folder}/*, or {inside[0]}"
+            return f"there are {len(inside)} in it: give {folder}/*/, or {inside[0]}"
     return "give the directory of a run, such as runs/heun"
 
 
