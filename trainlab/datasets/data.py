@@ -10,7 +10,7 @@ import numpy as np
 
 from trainlab.datasets import tasks
 from trainlab.datasets.checks import checked_count, checked_seed, num_drawn
-from trainlab.datasets.structures import Batches, leaves, length, rows, shapes, x_of
+from trainlab.datasets.structures import Batches, leaves, length, lengths, rows, shapes, x_of
 
 
 class Integers(tuple[int, ...]):
@@ -125,6 +125,11 @@ class Data:
         return length(self.train[1])
 
     @property
+    def lengths(self) -> set[int]:
+        """The numbers of examples of all that there are training arrays of: one number, where all is well."""
+        return set().union(*map(lengths, self.train))
+
+    @property
     def num_outputs(self) -> int:
         """What a model is called with: the number of classes, labels or target columns.
 
@@ -205,6 +210,19 @@ class Data:
             kept, drawn = np.flatnonzero(~is_drawn), np.flatnonzero(is_drawn)
         train, validation = (tuple(rows(part, which) for part in self.train) for which in (kept, drawn))
         return dataclasses.replace(self, train=train, validation=validation)
+
+    def first(self, num_examples: int) -> tuple[Any, ...]:
+        """The first training examples: x, y and, where there are some, sample weights, in the containers that they are in.
+
+        Args:
+            num_examples: How many, at most.
+
+        Example:
+            >>> import numpy as np
+            >>> Data("ten", (np.arange(10.0), [0, 1] * 5)).first(3)
+            (array([0., 1., 2.]), [0, 1, 0])
+        """
+        return tuple(rows(part, slice(num_examples)) for part in self.train)
 
     @property
     def described_sizes(self) -> str:

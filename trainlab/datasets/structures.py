@@ -110,12 +110,20 @@ def length(structure: Any) -> int:
     return structure.shape[0] if hasattr(structure, "shape") else len(structure)  # a sparse matrix has no len
 
 
+def lengths(structure: Any) -> set[int]:
+    """The numbers of examples of everything in it, which is one number where all is well; what is no array has none."""
+    if isinstance(structure, dict) or _is_nest(structure):
+        return set().union(*map(lengths, structure.values() if isinstance(structure, dict) else structure))
+    is_array = len(structure.shape) > 0 if hasattr(structure, "shape") else isinstance(structure, (list, tuple))
+    return {int(length(structure))} if is_array else set()
+
+
 def rows(structure: Any, which: Any) -> Any:
     """Some of the examples.
 
     Args:
-        structure: Arrays, tensors, frames, or lists of values, however they are nested.
-        which: A slice, of which arrays give a view, or an array of indices.
+        structure: Arrays, tensors, ragged and sparse ones too, frames, or lists of values, however they are nested.
+        which: A slice, of which arrays give a view, or an array of indices, each once.
     """
     if isinstance(structure, dict):
         return {name: rows(part, which) for name, part in structure.items()}
@@ -125,6 +133,8 @@ def rows(structure: Any, which: Any) -> Any:
         return structure[which] if isinstance(which, slice) else [structure[i] for i in which]
     if hasattr(structure, "iloc"):
         return structure.iloc[which]
+    if hasattr(structure, "dense_shape"):
+        return _sparse_rows(structure, which)
     if isinstance(structure, np.ndarray) or isinstance(which, slice) or not hasattr(structure, "dtype"):
         return structure[which]
     return _gathered(structure, which)
@@ -137,6 +147,20 @@ def _gathered(array: Any, which: np.ndarray) -> Any:
         import tensorflow as tf
 
         return tf.gather(array, which)
+
+
+def _sparse_rows(tensor: Any, which: Any) -> Any:
+    """Of a `tf.SparseTensor`, which cannot be indexed."""
+    import tensorflow as tf
+
+    taken = np.arange(int(tensor.shape[0]))[which]
+    place = np.full(int(tensor.shape[0]), -1)
+    place[taken] = np.arange(len(taken))
+    indices = tensor.indices.numpy()
+    is_taken = place[indices[:, 0]] >= 0
+    moved = np.concatenate([place[indices[is_taken, :1]], indices[is_taken, 1:]], axis=1)
+    values = tf.gather(tensor.values, np.flatnonzero(is_taken))
+    return tf.sparse.reorder(tf.SparseTensor(moved, values, [len(taken), *tensor.shape[1:]]))
 
 
 def _is_nest(structure: Any) -> bool:

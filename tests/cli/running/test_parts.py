@@ -1,12 +1,19 @@
 """What a run trains, validates and tests on; the test data are read once, at the end."""
 
+import dataclasses
 import json
 
+import keras
 import numpy as np
+import pandas as pd
 import pytest
+import tensorflow as tf
 from commands import ours, records
 
 from trainlab import Trainer
+from trainlab.cli.configs.settings import Settings
+from trainlab.cli.running.parts import with_parts
+from trainlab.datasets import Data
 
 OWN = """
 import numpy as np, keras, tensorflow as tf
@@ -72,6 +79,54 @@ def own(command, tmp_path, monkeypatch):
         return status, out, err, seen
 
     return run
+
+
+KINDS = {
+    "ragged": lambda x: tf.RaggedTensor.from_row_lengths(np.repeat(x[:, 0], np.arange(40) % 3 + 1), np.arange(40) % 3 + 1),
+    "sparse": lambda x: tf.sparse.from_dense(x * (np.arange(4) != 1)),
+    "lists": lambda x: x.tolist(),
+    "a list in a dictionary": lambda x: {"a": x[:, 0].tolist(), "b": x},
+    "arrays": lambda x: x,
+    "a frame": pd.DataFrame,
+}
+
+
+def plain(x):
+    """As lists of numbers, whatever it is in."""
+    if isinstance(x, dict):
+        return {name: plain(part) for name, part in x.items()}
+    if isinstance(x, tf.SparseTensor):
+        x = tf.sparse.to_dense(x)
+    return x.to_list() if isinstance(x, tf.RaggedTensor) else x if isinstance(x, list) else np.asarray(x).tolist()
+
+
+def some(x, which):
+    """By hand, of what `plain` gives."""
+    return {name: some(part, which) for name, part in x.items()} if isinstance(x, dict) else [x[i] for i in which]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_the_examples_are_in_is_split_and_cut(kind, listed):
+    """Ragged and sparse data ended the command, lists were not split in silence, and of lists numbers were cut."""
+    x = KINDS[kind](np.arange(1, 161, dtype="float32").reshape(40, 4))
+    y = (np.arange(40) % 2).tolist() if listed else np.arange(40) % 2
+    data, optimizer, model = Data("own", (x, y), None, 2), keras.optimizers.SGD(), keras.Sequential()
+    settings = Settings(data=data, model=lambda *_: model, optimizer=optimizer)
+    found, note = with_parts(settings)
+    out = expected(40, 4)
+    assert note is None and plain(found.data.validation[0]) == some(plain(x), out)
+    assert plain(found.data.train[0]) == some(plain(x), [i for i in range(40) if i not in out])
+    assert plain(found.data.validation[1]) == [i % 2 for i in out]
+    cut = with_parts(dataclasses.replace(settings, overfit=2, batch_size=5))[0].data
+    for part in (cut.train, cut.validation):
+        assert plain(part[0]) == some(plain(x), range(10)) and plain(part[1]) == [i % 2 for i in range(10)]
+
+
+def test_parts_of_different_lengths_are_left_for_fit_to_refuse():
+    data = Data("own", ({"a": np.zeros([40, 1]), "b": [0.0] * 39}, np.arange(40) % 2), None, 2)
+    settings = Settings(data=data, model=lambda *_: None, optimizer=keras.optimizers.SGD())
+    assert with_parts(settings)[0].data is data and data.lengths == {39, 40}
 
 
 def rows(x):

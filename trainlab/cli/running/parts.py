@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-import keras
-
 from trainlab.cli.configs.settings import Settings
 from trainlab.datasets import Data
 
@@ -52,10 +50,9 @@ def _given(value: Any, data: Data) -> Any:
 
 
 def _split(data: Data, share: float) -> Data:
-    lengths = {len(leaf) for leaf in keras.tree.flatten(tuple(data.train)) if getattr(leaf, "shape", None)}
-    if len(lengths) != 1 or lengths == {0}:  # `fit` says what is wrong
+    if len(data.lengths) != 1 or data.lengths == {0}:  # `fit` says what is wrong
         return data
-    [num_examples] = lengths
+    [num_examples] = data.lengths
     number = max(1, round(num_examples * share))
     if number >= num_examples:
         raise ValueError(
@@ -70,5 +67,5 @@ def _first(data: Data, num_batches: int, batch_size: int) -> Data:
     if not data.is_arrays:
         part = data.train.take(num_batches)
     else:
-        part = keras.tree.map_structure(lambda leaf: leaf[: num_batches * batch_size], tuple(data.train))
+        part = data.first(num_batches * batch_size)
     return dataclasses.replace(data, train=part, validation=part)
