@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import mmap
 import os
 import re
@@ -18,6 +19,7 @@ from typing import Any
 import keras
 
 from trainlab.loop.loop import Loop
+from trainlab.runs import evaluating
 
 _PATIENCE = 600.0  # seconds that a process may take
 
@@ -48,21 +50,27 @@ class Gauge:
 
     def attach(self) -> None:
         """Follows this process from now on."""
-        run, evaluate = Loop.run, keras.Model.evaluate
+        run = Loop.run
 
         def counted(*args: Any, **kwargs: Any) -> int:
             updates = run(*args, **kwargs)
             self._write(self.updates + updates, False)
             return updates
 
-        def shown(*args: Any, **kwargs: Any) -> Any:
-            self._write(self.updates, True)
-            try:
-                return evaluate(*args, **kwargs)
-            finally:
-                self._write(self.updates, False)
+        def shown(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(evaluate)
+            def evaluated(*args: Any, **kwargs: Any) -> Any:
+                self._write(self.updates, True)
+                try:
+                    return evaluate(*args, **kwargs)
+                finally:
+                    self._write(self.updates, False)
 
-        Loop.run, keras.Model.evaluate = counted, shown  # type: ignore[method-assign]
+            return evaluated
+
+        Loop.run = counted  # type: ignore[method-assign]
+        evaluating.evaluate = shown(evaluating.evaluate)  # what is compiled, in training and after it
+        keras.Model.evaluate = shown(keras.Model.evaluate)  # what is not
 
 
 @dataclasses.dataclass

@@ -9,17 +9,21 @@ import subprocess
 import sys
 import warnings
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import trainlab as tl
 from trainlab.data.stream_source import StreamSource
+from trainlab.loop.loop import Loop
+from trainlab.runs import evaluating
 
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from killing import data, trial  # noqa: E402
-from killing.processes import Attempt  # noqa: E402
+from killing.processes import Attempt, Gauge  # noqa: E402
 from killing.sources import BATCHES, EPOCHS, KINDS, UPDATES  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
@@ -34,8 +38,53 @@ def run(*flags):
     return result.stdout
 
 
+def test_an_evaluation_is_seen_in_training_and_after_it(monkeypatch):
+    """Validation is compiled and does not go through Keras' evaluate, which alone was watched: no run was killed in it."""
+    for owner, name in ((Loop, "run"), (evaluating, "evaluate"), (keras.Model, "evaluate")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # so that they are put back
+    gauge, seen = Gauge(), []
+
+    class Look(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            seen.append(("evaluating", gauge.is_evaluating))
+
+        def on_epoch_begin(self, epoch, logs=None):
+            seen.append(("training", gauge.is_evaluating))
+
+    gauge.attach()
+    x, y = np.zeros([8, 2], "float32"), np.zeros([8, 1], "float32")
+    trainer = tl.Trainer(keras.Sequential([keras.Input([2]), keras.layers.Dense(1)]), optimizer="sgd", loss="mse")
+    trainer.fit(x, y, epochs=2, batch_size=4, validation_data=(x, y), callbacks=[Look()], verbose=0)
+    trainer.evaluate(x, y, callbacks=[Look()], verbose=0)
+    assert seen == [("training", False), ("evaluating", True)] * 2 + [("evaluating", True)]
+    assert not gauge.is_evaluating and gauge.updates == 4
+
+
+@pytest.mark.parametrize(("instant", "missed", "problems"), [("evaluating", 9, 1), ("evaluating", 2, 0), ("ending", 9, 0)])
+def test_an_instant_that_never_comes_is_a_problem(instant, missed, problems, monkeypatch, tmp_path):
+    """Such a run ended with status 0, and counted as passed."""
+    begun = []
+
+    def start(directory, train, is_due, signum):
+        directory.mkdir(exist_ok=True)
+        begun.append(directory)
+        return attempt(None, was_stopped=True) if is_due is not None and len(begun) > missed else attempt()
+
+    monkeypatch.setattr(trial, "start", start)
+    of = trial.Trial(lambda path: 0, 1.0, 9, random.Random(0), 0)
+    attempts, found = of.run(tmp_path / "run", instant)
+    assert len(found) == problems and all("was not stopped evaluating in 5 runs" in line for line in found)
+    assert (tmp_path / "run").is_dir() and attempts[-1].status == 0
+    assert len(begun) == {(9, 1): 5, (9, 0): 1}.get((missed, problems), len(begun))
+
+
 @pytest.mark.parametrize(
-    "runs, flags", [(1, ("--controls=1",)), pytest.param(2, ("--controls=0", "--signal=TERM"), marks=pytest.mark.slow)]
+    "runs, flags",
+    [
+        (1, ("--controls=1",)),
+        pytest.param(3, ("--controls=0",), marks=pytest.mark.slow),  # the third one while it evaluates
+        pytest.param(2, ("--controls=0", "--signal=TERM"), marks=pytest.mark.slow),
+    ],
 )
 def test_stopped_runs_end_as_if_nothing_had_happened(runs, flags):
     assert f"{runs} of {runs} runs ended with the same bits" in run(f"--runs={runs}", "--epochs=8", *flags)
