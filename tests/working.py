@@ -48,6 +48,11 @@ class Misbehaves(keras.callbacks.Callback):
         if self.mode == "slow":
             time.sleep(0.5)
 
+    def on_train_end(self, logs=None):
+        if self.mode == "last":
+            (self.directory / "epoch").write_text(str(2 * EPOCHS))
+            time.sleep(3.0)
+
 
 def full(*args):
     """A write of a checkpoint, in its thread, where nothing more fits."""
@@ -117,8 +122,8 @@ def main(directory, mode, who):
     trainer = tl.Trainer(model, tl.Heun() if mode != "nan" else Explodes(), run=run, distribute=workers, **settings)
     if mode in SIGNALS and is_me:
         when_epoch(directory, 3, lambda: os.kill(os.getpid(), SIGNALS[mode]))
-    if mode == "slow" and is_me:
-        when_epoch(directory, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    if mode in ("slow", "last") and is_me:
+        when_epoch(directory, 3 if mode == "slow" else 2 * EPOCHS, lambda: os.kill(os.getpid(), signal.SIGTERM))
     if mode in ("tensorflow", "keras") and is_me:
         {"tensorflow": tf, "keras": keras}[mode].__version__ = "2.0.1"
     callbacks = [Misbehaves(mode, directory)] if rank == 0 else []

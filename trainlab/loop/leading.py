@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainlab.data import Block, Source, checksum_of
-from trainlab.distribution import FOUND, STATE, Link, Refused
+from trainlab.distribution import FOUND, STATE, Link, Refused, StopAsked
 from trainlab.loop.nonfinite import NonFiniteError
 
 if TYPE_CHECKING:
     from trainlab.loop.loop import Loop
     from trainlab.loop.making import Findings
 
-_ALIKE = (NonFiniteError, Refused)  # come at all of them
+_ALIKE = (NonFiniteError, Refused, StopAsked)  # come at all of them
 
 
 @contextmanager
@@ -63,6 +63,11 @@ def find(link: Link, loop: Loop, source: Source, numbers: Sequence[int]) -> tupl
         with link.reading():
             source.go_to((first, second))
             block = loop.block(source, num_updates)
+    except StopAsked as asked:  # the others hear of it when they are asked; of arrays, which hang where a disk does, nobody asks
+        if source.arrays is not None:
+            link.give_up(asked)
+            raise
+        return None, None
     except Exception as error:  # of the user's data
         if source.arrays is not None:
             raise
@@ -99,7 +104,7 @@ def answer(link: Link, source: Source, line: str | None) -> Iterator[None]:
     """Round the same call at another worker; `line` says why it cannot make it."""
     with link.answer(_ALIKE):
         if source.arrays is None:
-            link.agree(line)
+            link.agree(line)  # or a signal has kept it from reading them, which all hear of now
         elif line is not None:
             raise ValueError(line)
         yield

@@ -66,26 +66,27 @@ def led(link: Link | None, model: keras.Model, keeper: Keeper) -> Iterator[None]
         yield
         return
 
-    def end(message: Mapping[str, Any]) -> None:
-        link.end(json.dumps(message, default=_plain).encode())
+    def end(message: Mapping[str, Any]) -> int:
+        return link.end(json.dumps(message, default=_plain).encode())
 
-    heard = signals.Signals()
-    link.signal, link.on_signal = lambda: heard.received or 0, keeper.hear
-    try:
-        with heard:
+    with signals.Signals() as heard:
+        link.signal, link.on_signal = lambda: heard.received or 0, keeper.hear
+        try:
             yield
             if link.lost is not None:
                 warnings.warn(f"training is complete here, but not at all workers: {link.lost}", stacklevel=2)
-        message = {"history": model.history.history, "epoch": model.history.epoch}
-    except StopAsked as asked:
-        with suppress(WorkerLost):
-            end(_why(SystemExit(128 + asked.signum) if asked.signum != signal.SIGINT else KeyboardInterrupt()))
-        signals.stop(asked.signum)
-    except BaseException as error:
-        with suppress(WorkerLost):  # which may have left for the same reason; this is it
-            end(_why(error))
-        raise
-    end(message)
+            message = {"history": model.history.history, "epoch": model.history.epoch}
+        except StopAsked as asked:
+            with suppress(WorkerLost):
+                end(_why(SystemExit(128 + asked.signum) if asked.signum != signal.SIGINT else KeyboardInterrupt()))
+            signals.stop(asked.signum)
+        except BaseException as error:
+            with suppress(WorkerLost):  # which may have left for the same reason; this is it
+                end(_why(error))
+            raise
+        signum = end(message) or heard.received
+    if signum:  # too late for a call: of what is done nothing is lost, but whoever sent it waits for the end
+        signals.stop(signum)
 
 
 def follow(
@@ -121,6 +122,10 @@ def follow(
                     raise problem
                 try:
                     calls.make(told.command, told.numbers)
+                except StopAsked:
+                    if link.lost is not None:
+                        raise
+                    # The chief has heard of it too, and ends the fit.
                 except Exception as error:
                     # It may come at the chief too, which then says that it is over: so nobody is lost. Not so in the middle of a
                     # call, where others wait, but for what comes at all of them.
@@ -131,6 +136,10 @@ def follow(
             if problem is not None and has_variables and link.variables is None:
                 raise problem
             message = json.loads(link.take_end(has_variables))
+            signum = told.signum or heard.received
+    except StopAsked as asked:
+        link.give_up(asked)
+        signals.stop(asked.signum)
     except BaseException as error:
         link.give_up(error)
         raise
@@ -138,6 +147,8 @@ def follow(
         inputs.close()
     if problem is not None:
         raise problem
+    if signum:
+        signals.stop(signum)
     _raise_as(message, link)
     model.history = keras.callbacks.History()
     model.history.epoch, model.history.history = message["epoch"], message["history"]

@@ -1,7 +1,9 @@
 """What workers say of a signal to another, of one that is lost at the very end, and of errors of their own."""
 
+import os
 import re
 import signal
+import threading
 import warnings
 from types import SimpleNamespace
 
@@ -10,7 +12,8 @@ import pytest
 from resuming import small
 from small import compiled, regression
 
-from trainlab.distribution import END, FOUND, RUN, STATE, SYNC, StopAsked, WorkerLost
+from trainlab.data.stream import waited_for
+from trainlab.distribution import END, FOUND, RUN, STATE, SYNC, Cluster, Link, StopAsked, WorkerLost
 from trainlab.distribution.workers.link import Told
 from trainlab.loop import Findings, NonFiniteError
 from trainlab.runs import workers
@@ -78,6 +81,8 @@ def test_a_worker_that_is_lost_when_all_is_done_is_a_warning(is_lost):
 class Line:
     """A follower's end of the line: what the chief says, one after the other, and whether this one gave up."""
 
+    end = b'{"ended_by": "TypeError", "text": "the chief\'s"}'
+
     def __init__(self, *told):
         self.told, self.lost, self.variables, self.left = list(told), None, None, []
         self.held = SimpleNamespace(add=lambda loop: None)
@@ -90,7 +95,7 @@ class Line:
         return b'{"jit_compile": null, "micro_batch_size": null}'
 
     def take_end(self, has_variables):
-        return b'{"ended_by": "TypeError", "text": "the chief\'s"}'
+        return self.end
 
     def give_up(self, error):
         self.left.append(error)
@@ -155,3 +160,67 @@ def test_what_ends_the_chief_is_not_replaced_by_the_loss_of_a_worker_that_had_it
     model.history.epoch = []
     with pytest.raises(WorkerLost), workers.led(link, model, SimpleNamespace(hear=None)):  # control: there nothing else says it
         pass
+
+
+def ended(history, end):
+    """A fit at the chief that has come to this history."""
+    model = SimpleNamespace(history=keras.callbacks.History())
+    model.history.epoch, model.history.history = [0], history
+    with workers.led(SimpleNamespace(lost=None, end=end), model, SimpleNamespace(hear=None)):
+        yield
+
+
+@pytest.mark.parametrize("signum, status", [(signal.SIGTERM, 143), (0, None)])
+def test_a_signal_that_comes_too_late_for_a_call_stops_all(signum, status):
+    """It is known with the end of the fit; control: without one nothing stops."""
+    told = []
+
+    def end(message):
+        told.append(message)
+        return signum
+
+    def chief():
+        yield from ended({}, end)
+
+    line = Line((FOUND, []), (END, [1], signum))
+    if status is None:
+        assert list(chief()) == [None]
+        assert "the chief's" in str(follow(line, prepare=passes))
+        return
+    for stopped in (lambda: list(chief()), lambda: follow(line, prepare=passes)):
+        with pytest.raises(SystemExit) as caught:
+            stopped()
+        assert caught.value.code == status
+    assert b"history" in told[0] and line.left == []
+
+
+def test_one_to_the_chief_at_the_very_end_is_not_lost_either():
+    told = []
+    with pytest.raises(SystemExit, match="143"):
+        for _ in ended({}, told.append):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert len(told) == 1
+
+
+def test_a_signal_ends_the_wait_for_data_that_hang():
+    link = Link(Cluster(("a:1", "b:1"), 1), None)
+    for sent in (lambda: setattr(link, "signal", lambda: 15), lambda: setattr(link, "_heard", 15)):
+        link.signal = lambda: 0
+        sent()
+        with pytest.raises(StopAsked) as caught, link.reading():
+            waited_for(threading.Event().wait)
+        assert caught.value.signum == 15 and link.lost is None
+    link.signal, link._heard = (lambda: 0), 0
+    with link.reading():  # control
+        assert waited_for(lambda: 7) == 7
+
+
+def test_who_was_told_to_stop_before_a_call_hears_the_chief_end_it():
+    def stops(source, numbers):
+        raise StopAsked(signal.SIGTERM)
+
+    line = Line((FOUND, []), (RUN, [1]), (END, [1]))
+    line.end = b'{"ended_by": "SystemExit", "status": 143, "text": ""}'
+    with pytest.raises(SystemExit, match="143"):
+        follow(line, prepare=passes, follow=stops)
+    assert line.left == line.told == []

@@ -1,6 +1,7 @@
 """Workers, of which one does something that it should not: what all of them say, how they end, and how they go on."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -186,6 +187,25 @@ def test_data_that_hang_at_one_end_all(who, tmp_path):
         assert f"worker {who} (localhost:" in last_line(text) and "was lost: it has waited for its data for 15 s" in last_line(
             text
         )
+
+
+@pytest.mark.slow
+def test_a_signal_to_another_whose_data_hang_does_not_wait_until_it_is_lost(tmp_path):
+    processes = begin(tmp_path / "a", "hanging", 1)
+    until = time.monotonic() + 300
+    while not (tmp_path / "a" / "hangs").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    processes[1].send_signal(signal.SIGTERM)
+    statuses, said = ends(processes)
+    assert statuses == {0: 143, 1: 143} and "stopped by a signal at update" in said[0], said
+
+
+@pytest.mark.slow
+def test_a_signal_to_another_after_the_last_update_is_not_swallowed(tmp_path):
+    statuses, said = ends(begin(tmp_path / "a", "last", 1))
+    assert statuses == {0: 143, 1: 143}, said
+    assert not list((tmp_path / "a").glob("?.npz")), "nothing of what comes after the fit is done"
 
 
 @pytest.mark.slow

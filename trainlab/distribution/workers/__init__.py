@@ -2,8 +2,9 @@
 
 from trainlab.distribution.workers.cluster import Cluster, cluster_of, heed_signals
 from trainlab.distribution.workers.collectives import Collectives
+from trainlab.distribution.workers.errors import Refused, StopAsked, WorkerLost
 from trainlab.distribution.workers.joining import join_workers
-from trainlab.distribution.workers.link import END, FOUND, RUN, STATE, SYNC, Link, Refused, StopAsked, WorkerLost, link_of
+from trainlab.distribution.workers.link import END, FOUND, RUN, STATE, SYNC, Link, link_of
 
 __all__ = [
     "END",

@@ -6,7 +6,6 @@ checkpoint or an epoch's end does to variables is done at the chief, whose value
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 import weakref
@@ -19,6 +18,7 @@ import tensorflow as tf
 from trainlab.data import StopRequested, stoppable
 from trainlab.distribution.workers.cluster import Cluster
 from trainlab.distribution.workers.collectives import Collectives
+from trainlab.distribution.workers.errors import Refused, StopAsked, WorkerLost, is_collective
 from trainlab.distribution.workers.signs import Signs
 from trainlab.parameters import tensorflow_internals
 
@@ -32,46 +32,8 @@ _SECONDS_TO_LEARN_WHO = 2.0  # after all of them would have been seen to be sile
 _AGAIN = "start all of them again, and the same call goes on from the chief's last checkpoint"
 
 
-_OF_COLLECTIVES = (
-    tf.errors.UnavailableError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.InternalError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.UnknownError,
-)
-
-
 Variables = Callable[[], Sequence[tf.Variable]]
 Errors = tuple[type[BaseException], ...]
-
-
-class WorkerLost(RuntimeError):
-    """A worker has ended, or does not answer; the model is at a committed update. This process cannot train with others again.
-
-    `fit` raises it at all workers that are left. Catch it round `fit`, put away what is to be kept, and let the process end: all
-    started again go on from the chief's last checkpoint.
-
-    Example:
-        >>> def trained(trainer, x, y):
-        ...     try:
-        ...         trainer.fit(x, y)
-        ...     except WorkerLost as error:
-        ...         raise SystemExit(f"{error}")  # one line that names the worker
-    """
-
-
-class Refused(ValueError):
-    """A worker cannot go on; the same line at all of them."""
-
-
-class StopAsked(Exception):
-    """Another worker was told to stop, by the signal of this number."""
-
-    def __init__(self, signum: int):
-        super().__init__(signum)
-        self.signum = signum
 
 
 class Told(NamedTuple):
@@ -80,10 +42,12 @@ class Told(NamedTuple):
     Attributes:
         command: `RUN`, `SYNC`, `FOUND`, `STATE` or `END`.
         numbers: with it.
+        signum: the signal that one of them was sent, known to all with this; 0 for none.
     """
 
     command: int
     numbers: list[int]
+    signum: int = 0
 
 
 class Link:
@@ -115,6 +79,7 @@ class Link:
         self.signal: Callable[[], int] = _none
         self.on_signal: Callable[[int], None] = _nobody
         self.lost: WorkerLost | None = None
+        self._heard = 0  # the last signal that one was sent in this fit
         self._lock = threading.Lock()
         self._is_over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -142,6 +107,7 @@ class Link:
         with self._lock, self._explained():
             self._is_meeting = True
             self._is_in_fit = True
+            self.signal, self.on_signal = _none, _nobody  # those of the last fit
             for rank, why in list(self._signs.lost.items() if self._signs is not None else []):
                 self._lose(rank, why)
             self._check()
@@ -157,7 +123,7 @@ class Link:
                 raise
             is_held = made in self.held
             some, others = self.collectives.exchange([0] * _NUMBERS + [is_held, not is_held])[_NUMBERS : _NUMBERS + 2]
-        self.variables, self.is_stale = None, True
+        self.variables, self.is_stale, self._heard = None, True, 0
         self._is_over.clear()
         if self.is_chief:
             self._thread = threading.Thread(target=self._beat, daemon=True, name="trainlab workers")
@@ -169,8 +135,11 @@ class Link:
 
         Raises:
             Refused: something does.
+            StopAsked: one was sent a signal.
         """
-        rank = self.collectives.exchange([0, 0, 0 if line is None else self.cluster.rank + 1])[_PROBLEM]
+        _, signum, rank, *_ = self._exchange([0, self.signal(), 0 if line is None else self.cluster.rank + 1])
+        if signum:
+            raise StopAsked(signum)
         if rank:
             text = self.collectives.broadcast(None if line is None else line.encode(), rank - 1).decode()
             raise Refused(f"{self.cluster.name(rank - 1)} {text}")
@@ -218,7 +187,7 @@ class Link:
             while True:
                 command, signum, _, *numbers = self.collectives.exchange([0, self.signal()])
                 if command == END or (command > WAIT and not signum):
-                    return Told(command, numbers)
+                    return Told(command, numbers, signum)
 
     def share(self) -> None:
         """Takes, at another worker, the chief's values of the variables."""
@@ -236,6 +205,7 @@ class Link:
 
         Raises:
             Refused: something does.
+            StopAsked: one was sent a signal.
         """
         with self._explained():
             self._agree(line)
@@ -252,7 +222,7 @@ class Link:
         except alike:
             raise
         except BaseException as error:
-            if not _is_collective(error):
+            if not is_collective(error):
                 self.give_up(error)
             raise
 
@@ -265,20 +235,25 @@ class Link:
         assert self.variables is not None
         self.collectives.share(self.variables())
 
-    def end(self, message: bytes | None) -> None:
-        """Ends a fit, at the chief: all take the message, and its values of the variables, if these were known."""
+    def end(self, message: bytes) -> int:
+        """Ends a fit, at the chief: all take the message, and its values of the variables, if these were known.
+
+        Returns:
+            The signal that one was sent since the last call, of which all know now; 0 for none.
+        """
         self._is_over.set()
         if self.lost is not None:
             self._is_in_fit, self.variables = False, None
-            return
+            return 0
         with self._lock, self._explained():
-            self._tell(END, int(self.variables is not None), heeds=False)
+            signum = self._exchange([END, self.signal(), 0, int(self.variables is not None)])[_SIGNAL]
             if self.variables is not None:
                 self._share()
             self.collectives.broadcast(message, 0)
         self._is_in_fit, self.variables = False, None
         if self._thread is not None:
             self._thread.join()
+        return signum
 
     def take_end(self, has_variables: bool) -> bytes:
         """The same at the others, which returns the message."""
@@ -291,16 +266,24 @@ class Link:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Round the reading of data that others wait for: if they hang, this worker is lost, and the wait is over.
+        """Round the reading of data that others wait for: if they hang, a signal ends that, or else this worker is lost.
 
         Raises:
+            StopAsked: one was sent a signal.
             WorkerLost: this one, or another.
         """
-        with stoppable(lambda: self.lost is not None), nullcontext() if self._signs is None else self._signs.reading():
+
+        def signum() -> int:
+            return self.signal() or self._heard
+
+        is_over = lambda: self.lost is not None or signum() != 0  # noqa: E731
+        with stoppable(is_over), nullcontext() if self._signs is None else self._signs.reading():
             try:
                 yield
             except StopRequested:
                 self._check()
+                if signum():
+                    raise StopAsked(signum()) from None
                 raise
 
     def give_up(self, error: BaseException) -> None:
@@ -319,11 +302,16 @@ class Link:
             tensorflow_internals.abort_collectives(str(self.lost))
 
     def _tell(self, command: int, *numbers: int, heeds: bool = True) -> None:
-        answer = self.collectives.exchange([command, self.signal() if heeds else 0, 0, *numbers])
+        signum = self._exchange([command, self.signal() if heeds else 0, 0, *numbers])[_SIGNAL]
+        if signum and heeds:
+            raise StopAsked(signum)
+
+    def _exchange(self, numbers: Sequence[int]) -> list[int]:
+        answer = self.collectives.exchange(numbers)
         if answer[_SIGNAL]:
+            self._heard = answer[_SIGNAL]
             self.on_signal(answer[_SIGNAL])
-            if heeds:
-                raise StopAsked(answer[_SIGNAL])
+        return answer
 
     def _check(self) -> None:
         if self.lost is not None:
@@ -347,7 +335,7 @@ class Link:
         try:
             yield
         except tf.errors.OpError as error:
-            if not _is_collective(error):
+            if not is_collective(error):
                 raise
             until = time.monotonic() + self._seconds_to_learn_who
             while self.lost is None and self._signs is not None and time.monotonic() < until:
@@ -378,11 +366,6 @@ def link_of(cluster: Cluster, signs: Signs | None = None) -> Link:
     if cluster not in _links:
         _links[cluster] = Link(cluster, signs)
     return _links[cluster]
-
-
-def _is_collective(error: BaseException) -> bool:
-    """Whether it comes of what processes do together."""
-    return isinstance(error, _OF_COLLECTIVES) and bool(re.search(r"[Cc]ollective|worker|coordination|task:", str(error)))
 
 
 def _none() -> int:
