@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import warnings
@@ -11,11 +12,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from trainlab.data import Inputs
 from trainlab.distribution import END, FOUND, RUN, STATE, SYNC, Link, Refused, StopAsked, WorkerLost
 from trainlab.loop import Findings, Loop, NonFiniteError, Progress, prepare
 from trainlab.runs import manifest, signals
+from trainlab.runs.disk.encoding import AsText, decode, encode
 from trainlab.runs.epochs import Keeper
 
 # Rows in which workers may differ: what a machine has, and what is the chief's business.
@@ -66,25 +69,22 @@ def led(link: Link | None, model: keras.Model, keeper: Keeper) -> Iterator[None]
         yield
         return
 
-    def end(message: Mapping[str, Any]) -> int:
-        return link.end(json.dumps(message, default=_plain).encode())
-
     with signals.Signals() as heard:
         link.signal, link.on_signal = lambda: heard.received or 0, keeper.hear
         try:
             yield
             if link.lost is not None:
                 warnings.warn(f"training is complete here, but not at all workers: {link.lost}", stacklevel=2)
-            message = {"history": model.history.history, "epoch": model.history.epoch}
+            message = _message(history=model.history.history, epoch=model.history.epoch)
         except StopAsked as asked:
             with suppress(WorkerLost):
-                end(_why(SystemExit(128 + asked.signum) if asked.signum != signal.SIGINT else KeyboardInterrupt()))
+                link.end(_why(SystemExit(128 + asked.signum) if asked.signum != signal.SIGINT else KeyboardInterrupt()))
             signals.stop(asked.signum)
         except BaseException as error:
             with suppress(WorkerLost):  # which may have left for the same reason; this is it
-                end(_why(error))
+                link.end(_why(error))
             raise
-        signum = end(message) or heard.received
+        signum = link.end(message) or heard.received
     if signum:  # too late for a call: of what is done nothing is lost, but whoever sent it waits for the end
         signals.stop(signum)
 
@@ -151,7 +151,7 @@ def follow(
         signals.stop(signum)
     _raise_as(message, link)
     model.history = keras.callbacks.History()
-    model.history.epoch, model.history.history = message["epoch"], message["history"]
+    model.history.epoch, model.history.history = _taken(message)
     return model.history
 
 
@@ -178,12 +178,30 @@ class _Calls:
             self._loop.follow(self._source, numbers)
 
 
-def _why(error: BaseException) -> dict[str, Any]:
+def _message(**values: Any) -> bytes:
+    """What a fit has come to, for the others: as a checkpoint would hold it."""
+    arrays: dict[str, np.ndarray] = {}
+    as_text = AsText("which the other workers get as text")
+    encoded = {name: encode(value, arrays, name, as_text) for name, value in values.items()}
+    tensors = {name: tf.convert_to_tensor(array) for name, array in arrays.items()}
+    kept = {name: [t.dtype.name, base64.b64encode(tf.io.serialize_tensor(t).numpy()).decode()] for name, t in tensors.items()}
+    return json.dumps({**encoded, "arrays": kept}).encode()
+
+
+def _taken(message: Mapping[str, Any]) -> tuple[Any, Any]:
+    """`epoch` and `history` of a fit."""
+    told = message["arrays"].items()
+    arrays = {name: np.asarray(tf.io.parse_tensor(base64.b64decode(text), dtype).numpy()) for name, (dtype, text) in told}
+    return decode(message["epoch"], arrays), decode(message["history"], arrays)
+
+
+def _why(error: BaseException) -> bytes:
     """What ended a fit, for the others."""
+    said: dict[str, Any] = {"ended_by": type(error).__name__, "text": " ".join(str(error).split())}
     if isinstance(error, SystemExit):
-        return {"ended_by": "SystemExit", "status": error.code}
-    text = " ".join(str(error).split())
-    return {"ended_by": type(error).__name__, "text": text}
+        code = error.code
+        said |= {"ended_by": "SystemExit", "status": code if code is None or isinstance(code, int) else str(code)}
+    return json.dumps(said).encode()
 
 
 def _raise_as(message: Mapping[str, Any], link: Link) -> None:
@@ -195,7 +213,3 @@ def _raise_as(message: Mapping[str, Any], link: Link) -> None:
     if kind == "SystemExit":
         raise SystemExit(message["status"])
     raise ChiefEnded(f"{link.cluster.name(0)}, the chief, ended the fit: {kind}: {message['text']}")
-
-
-def _plain(value: Any) -> Any:
-    return np.asarray(value).tolist()

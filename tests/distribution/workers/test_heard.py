@@ -1,14 +1,18 @@
 """What workers say of a signal to another, of one that is lost at the very end, and of errors of their own."""
 
+import datetime
 import os
 import re
 import signal
 import threading
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 from resuming import small
 from small import compiled, regression
 
@@ -75,7 +79,7 @@ def test_a_worker_that_is_lost_when_all_is_done_is_a_warning(is_lost):
     assert [str(w.message) for w in caught] == is_lost * [
         "training is complete here, but not at all workers: worker 1 (b:1) was lost"
     ]
-    assert b'"loss": [0.5]' in ended[0]
+    assert b'["loss", [0.5]]' in ended[0]
 
 
 class Line:
@@ -224,3 +228,32 @@ def test_who_was_told_to_stop_before_a_call_hears_the_chief_end_it():
     with pytest.raises(SystemExit, match="143"):
         follow(line, prepare=passes, follow=stops)
     assert line.left == line.told == []
+
+
+def test_whatever_stands_in_the_logs_comes_to_the_others():
+    """As in a checkpoint: exactly, or as text where it is of a type that no checkpoint holds."""
+    day, table = datetime.date(2021, 2, 3), np.arange(6, dtype="int16").reshape(2, 3)
+    half = np.array([0.5, -1.5], tf.bfloat16.as_numpy_dtype)
+    history = {"loss": [0.1, float("nan")], "day": [day], "table": [table, np.float32(0.1)], "half": [half], "path": [Path("a")]}
+    told = []
+    with pytest.warns(UserWarning, match="the logs hold a PosixPath, which the other workers get as text"):
+        list(ended(history, told.append))
+    line, model = Line((FOUND, []), (END, [1])), compiled()
+    line.end = told[0]
+    made = SimpleNamespace(is_eager=False, update=SimpleNamespace(variables={}), prepare=passes)
+    inputs = SimpleNamespace(source=None, close=lambda: None)
+    found = workers.follow(line, Findings(None, None), lambda: made, inputs, model)
+    assert found.epoch == [0] and list(found.history) == list(history)
+    for name in ("loss", "day"):
+        np.testing.assert_array_equal(found.history[name], history[name])
+    for value, wanted in zip((*found.history["table"], *found.history["half"]), (*history["table"], half), strict=True):
+        assert value.dtype == wanted.dtype and np.array_equal(value, wanted)
+    assert found.history["path"] == ["a"]
+
+
+def test_what_no_message_holds_ends_the_others_too():
+    """They had waited as long as the chief lived."""
+    told = []
+    with pytest.raises((TypeError, ValueError)):
+        list(ended({"dates": [np.array(["2021-02-03"], "datetime64[D]")]}, told.append))
+    assert len(told) == 1 and b"ended_by" in told[0]

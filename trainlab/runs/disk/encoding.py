@@ -31,9 +31,14 @@ def refuse(value: Any, name: str) -> Any:
 
 
 class AsText:
-    """For `encode`: as text stands what somebody put into the logs, and no checkpoint can hold; a warning says so once a type."""
+    """For `encode`: as text stands what somebody put into the logs, and no checkpoint can hold; a warning says so once a type.
 
-    def __init__(self) -> None:
+    Args:
+        where: what becomes of it, in words.
+    """
+
+    def __init__(self, where: str = "which a checkpoint keeps as text") -> None:
+        self._where = where
         self._told: set[type] = set()
 
     def __call__(self, value: Any, name: str) -> str:
@@ -41,7 +46,7 @@ class AsText:
         del name
         if type(value) not in self._told:
             self._told.add(type(value))
-            warnings.warn(f"the logs hold a {type(value).__name__}, which a checkpoint keeps as text", stacklevel=2)
+            warnings.warn(f"the logs hold a {type(value).__name__}, {self._where}", stacklevel=2)
         return str(value)
 
 
