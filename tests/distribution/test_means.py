@@ -10,7 +10,8 @@ from replicating import mirrored
 from small import compiled, dense_model, regression
 
 import trainlab as tl
-from trainlab.distribution import means
+from trainlab.distribution import character, means
+from trainlab.distribution.addends import OnceABatch
 
 
 def mean_error(y, y_pred):
@@ -21,10 +22,41 @@ def root_error(y, y_pred):
     return ops.sqrt(ops.mean(ops.square(y - y_pred)))
 
 
-def fit(replicas, metrics, strategy=None, **settings):
+class OfBatches(keras.metrics.Metric):
+    """The mean over batches of one number each; and what else is counted."""
+
+    def __init__(self, number=mean_error, count="float32", name="of_batches"):
+        super().__init__(name=name)
+        self.number = number
+        self.total = self.add_variable((), "zeros", name="total")
+        self.count = self.add_variable((), "zeros", dtype=count, name="count")
+        self.examples = self.add_variable((), "zeros", name="examples")
+
+    def update_state(self, y, y_pred, sample_weight=None):
+        self.total.assign_add(ops.cast(self.number(y, y_pred), self.total.dtype))
+        self.count.assign_add(1)
+        self.examples.assign_add(ops.shape(y)[0])
+
+    def result(self):
+        return {"mean": self.total / ops.cast(self.count, self.total.dtype), "of": self.count + 0, "examples": self.examples + 0}
+
+
+class Tells(keras.Model):
+    """Tells a mean, for each batch, what is none over its examples."""
+
+    def __init__(self, number, **kwargs):
+        super().__init__(**kwargs)
+        self.number, self.told = number, keras.metrics.Mean(name="told")
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        self.told.update_state(self.number(y, y_pred))
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+
+def fit(replicas, metrics, strategy=None, model=None, **settings):
     """The history, and the lines that were told of several replicas."""
     x, y = regression(26)
-    model = compiled(dense_model(), metrics=metrics)
+    model = compiled(dense_model() if model is None else model, metrics=metrics)
     trainer = tl.Trainer(model, strategy, distribute=mirrored(replicas), **{"jit_compile": False, **settings})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -55,6 +87,7 @@ def test_a_mean_over_examples_is_that_of_one_device(strategy, settings, precisio
 def test_a_shard_that_counts_as_a_batch_would_be_seen(precision, monkeypatch):
     one, _ = fit(None, [mean_error])
     monkeypatch.setattr(means, "_is_one_number", lambda values: False)
+    monkeypatch.setattr(character, "once_a_batch", lambda groups, kinds: OnceABatch())
     several, _ = fit(4, [mean_error])
     assert np.abs(np.divide(several["mean_error"], one["mean_error"]) - 1).max() > 1e-3
 
@@ -80,6 +113,49 @@ def test_what_is_none_is_told_once(settings):
     errors = np.square(model.predict(x[:7], verbose=0) - y[:7])
     wanted = np.average([np.sqrt(errors[:4].mean()), np.sqrt(errors[4:].mean())], weights=[4, 3])
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float64"], indirect=True)
+@pytest.mark.parametrize("count", ["float64", "int32"])
+@pytest.mark.parametrize(
+    ("strategy", "settings"),
+    [
+        (None, {}),
+        (tl.Accumulate(2, tl.Heun()), {}),
+        (None, {"jit_compile": True}),
+        (None, {"run_eagerly": True}),
+    ],
+    ids=str,
+)
+def test_a_metric_that_counts_batches_is_that_of_one_device(strategy, settings, count, precision):
+    """Of 26 examples, four batches an epoch: shards are of two, of one, and of no example."""
+    (one, _), (several, told) = (fit(number, [OfBatches(count=count)], strategy, **settings) for number in (None, 4))
+    assert told == [] and one["of"] == several["of"] == [4, 4] and several["examples"] == [26, 26]
+    np.testing.assert_allclose(several["mean"], one["mean"], rtol=1e-12)
+
+
+def test_a_shard_counts_as_its_part_of_a_batch():
+    """Of seven errors 1, 1, 1, 1, 0, 0, 0 two shards have four and three."""
+    model = compiled(dense_model(), keras.optimizers.SGD(0.0), metrics=[OfBatches()])
+    x = np.zeros([7, 3], "float32")
+    y = model.predict(x, verbose=0) + np.array([[1.0]] * 4 + [[0.0]] * 3, "float32")
+    trainer = tl.Trainer(model, distribute=mirrored(2), jit_compile=False)
+    found = trainer.fit(x, y, batch_size=7, shuffle=False, verbose=0).history
+    np.testing.assert_allclose(found["mean"], 4 / 7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", [root_error, lambda y, y_pred: ops.max(ops.abs(y - y_pred))], ids=["root", "largest"])
+def test_a_number_of_a_batch_that_is_no_mean_is_told(number):
+    line = LINE.replace("root_error", "of_batches")
+    assert fit(2, [OfBatches(number)])[1] == [line]
+    assert fit(None, [OfBatches(number)])[1] == []
+
+
+@pytest.mark.parametrize(("number", "is_told"), [(root_error, True), (mean_error, False)])
+def test_also_where_a_model_tells_it_to_a_mean(number, is_told):
+    inputs = keras.Input([3])
+    _, told = fit(2, [], model=Tells(number, inputs=inputs, outputs=keras.layers.Dense(1)(inputs)))
+    assert told == is_told * [LINE.replace("root_error", "told")]
 
 
 def test_others_are_let_be():

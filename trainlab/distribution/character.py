@@ -10,13 +10,10 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from trainlab.distribution import means
-from trainlab.distribution.left import depends, sums_of
-from trainlab.objective import ModelFunction, keras_internals, traced_aside
+from trainlab.distribution.addends import OTHER, OnceABatch, addends_of, kind_of, once_a_batch
+from trainlab.distribution.left import sums_of
+from trainlab.objective import ModelFunction, cutting, keras_internals, traced_aside
 from trainlab.parameters import Vector
-
-_PASSED_ON = ("Cast", "EnsureShape", "Identity", "Reshape", "StopGradient")
-_ADDED = ("Add", "AddN", "AddV2")
-_INSIDE = ("Case", "If", "PartitionedCall", "StatefulPartitionedCall", "StatelessCase", "StatelessIf", "StatelessWhile", "While")
 
 
 class Character(NamedTuple):
@@ -25,12 +22,14 @@ class Character(NamedTuple):
     Attributes:
         reaches_across: whether it asks for what other replicas find, in the middle, as a synchronized BatchNormalization does.
         no_sums: the variables of metrics that it changes otherwise than by adding to them, by id.
-        no_means: the names of metrics whose function gives one number a batch that is no mean over its examples.
+        no_means: the names of metrics that are told, or add up, one number a batch that is no mean over its examples.
+        once: the variables of metrics to which one number a batch is added.
     """
 
     reaches_across: bool = False
     no_sums: frozenset[int] = frozenset()
     no_means: tuple[str, ...] = ()
+    once: OnceABatch = OnceABatch()
 
 
 _known: weakref.WeakKeyDictionary[ModelFunction, Character] = weakref.WeakKeyDictionary()
@@ -85,37 +84,41 @@ class _Noticing(tf.distribute.ReplicaContext):
 
 def _found(function: ModelFunction, fetch: Callable[[], Any], parameters: Vector, state: Mapping[int, tf.Tensor]) -> Character:
     context, no_sums, no_means = _Noticing(), set[int](), dict[str, None]()
-    sums = {id(v) for v in sums_of(function)}
+    sums = {id(v): v for v in sums_of(function)}
+    groups = [(metric.name, {id(v) for v in metric.variables}) for metric in _metrics_of(function.model)]
+    kinds: dict[int, list[str | None]] = {}
 
     def evaluate() -> tf.Tensor:
         marks = {key: tf.identity(value) for key, value in state.items()}
+        batch = tf.nest.map_structure(lambda leaf: tf.identity(leaf) if tf.is_tensor(leaf) else leaf, fetch())
+        share = tf.identity(tf.ones([], tf.float64))
+        sources = [*(leaf for leaf in tf.nest.flatten(batch, expand_composites=True) if tf.is_tensor(leaf)), share]
+        size = cutting.size_of(batch)
+        size = size if isinstance(size, int) else None
         totals = tf.ones([function.num_losses + 1])
-        with context, keras_internals.masked_moments_synchronized(), means.noticed() as found:
-            loss, _, after = function(parameters, marks, fetch(), totals)
+        noticing = means.shared(share), means.noticed()
+        with context, keras_internals.masked_moments_synchronized(), noticing[0], noticing[1] as (found, numbers):
+            loss, _, after = function(parameters, marks, batch, totals)
+        found += [name for name, number in numbers if kind_of(number, sources, size) == OTHER]
         no_means.update(dict.fromkeys(found))
-        no_sums.update(key for key in sums & after.keys() & marks.keys() if not _is_sum(after[key], marks[key]))
+        for key in sums.keys() & after.keys() & marks.keys():
+            added = addends_of(after[key], marks[key])
+            if added is None:
+                no_sums.add(key)
+            kinds[key] = [kind_of(addend, sources, size) for addend in added or ()]
         return loss
 
     traced_aside(evaluate)
-    return Character(context.is_asked, frozenset(no_sums), tuple(no_means))
+    once = once_a_batch([group for _, group in groups], kinds)
+    no_means.update(dict.fromkeys(name for name, group in groups if group & once.no_means))
+    return Character(context.is_asked, frozenset(no_sums), tuple(no_means), once)
 
 
-def _is_sum(after: Any, before: tf.Tensor) -> bool:
-    """Whether `after` is `before` and something added, as far as can be seen: what happens in a branch or loop cannot."""
-    operation = after.op
-    if after is before or operation.type in _INSIDE:
-        return True
-    inputs = list(operation.inputs)
-    if operation.type in _PASSED_ON:
-        return _is_sum(inputs[0], before)
-    if operation.type in _ADDED:
-        having = [tensor for tensor in inputs if depends(tensor, [before])]
-        return len(having) == 1 and _is_sum(having[0], before)
-    if operation.type in ("Select", "SelectV2"):
-        return not depends(inputs[0], [before]) and all(_is_sum(tensor, before) for tensor in inputs[1:])
-    if operation.type in ("Sub", "TensorScatterAdd", "TensorScatterSub"):
-        return not any(depends(tensor, [before]) for tensor in inputs[1:]) and _is_sum(inputs[0], before)
-    return False
+def _metrics_of(model: Any) -> list[Any]:
+    """The metrics that have variables of their own; not that of the losses, which is told of all shards."""
+    compiled, tracker = keras_internals.compile_metrics(model), keras_internals.loss_tracker(model)
+    inner = [] if compiled is None else compiled.metrics
+    return [*inner, *(metric for metric in model.metrics if metric is not compiled and metric is not tracker)]
 
 
 def _tell(function: ModelFunction, found: Character) -> None:

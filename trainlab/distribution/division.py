@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -53,11 +53,11 @@ def divided(
         ValueError, NotForXla: the model cannot be divided so; one line.
     """
     character = character_of(function, lambda: batches[0].fetch(0), function.read_parameters(), start)
-    left = Left(function, character.no_sums)
+    left, once = Left(function, character.no_sums, character.once.constants), character.once.others
     if function.changing.keys() - start.keys():  # seen only now; nothing has been assigned since
         start = {**function.read_state(), **start}
     if not character.reaches_across:
-        return Division(replicas, function, batches, start, left, jit)
+        return Division(replicas, function, batches, start, left, jit, once)
     if replicas.collectives is not None:
         raise ValueError(
             "a layer asks in the middle of an evaluation for what other replicas find, as a synchronized BatchNormalization "
@@ -67,7 +67,7 @@ def divided(
         raise NotForXla(
             "a layer asks in the middle of an evaluation for what other replicas find, as a synchronized BatchNormalization does"
         )
-    lockstep: Any = Lockstep(function, replicas, left)
+    lockstep: Any = Lockstep(function, replicas, left, once)
     return Accumulation(lockstep, batches, start)
 
 
@@ -83,6 +83,7 @@ class Division:
         start: the state that every evaluation starts from.
         left: what becomes of the state that replicas leave.
         jit: None unless XLA is to compile the evaluation of a shard.
+        once: variables, by id, to which one number a batch is added.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Division:
         start: Mapping[int, tf.Tensor],
         left: Left,
         jit: Compile | None = None,
+        once: Collection[int] = (),
     ):
         self._function, self._replicas, self._left = function, replicas, left
         self._start, self._batches = start, batches
@@ -106,7 +108,8 @@ class Division:
                 continue
             if tuple(mine) not in alike:
                 given = [batches[i] for i in there], [(sizes[i], mine[i]) for i in there]
-                alike[tuple(mine)] = Towers(ShardFunction(function), *given, replicas.number, replicas.reading, left, start, jit)
+                shard_function = ShardFunction(function, once)
+                alike[tuple(mine)] = Towers(shard_function, *given, replicas.number, replicas.reading, left, start, jit)
             towers = alike[tuple(mine)]
             with tf.device(device):
                 self._towers.append(_Tower(replica, device, towers, towers.totals(replica)))

@@ -24,10 +24,11 @@ class Left:
     Args:
         function: of the model.
         no_sums: metrics' variables that are no sums whatever they say, by id: they are averaged.
+        of_first: those to which only the first replica adds, by id.
     """
 
-    def __init__(self, function: ModelFunction, no_sums: Collection[int] = ()):
-        self._function, self._no_sums = function, no_sums
+    def __init__(self, function: ModelFunction, no_sums: Collection[int] = (), of_first: Collection[int] = ()):
+        self._function, self._no_sums, self._of_first = function, no_sums, of_first
 
     def start(self, replica: Any, state: Mapping[int, tf.Tensor]) -> Mapping[int, tf.Tensor]:
         """The state that a replica begins with, by the variable's id.
@@ -60,7 +61,7 @@ class Left:
             share: its part of the examples, a scalar.
         """
         if key in self._sums:
-            return value
+            return None if replica and key in self._of_first else value
         is_first = _aggregation(self._function.changing.get(key)) == "only_first_replica"
         if value.dtype.is_floating and not is_first:
             return tf.math.multiply_no_nan(value, tf.cast(share, value.dtype))

@@ -6,7 +6,7 @@ for it, and the sum is put there once all shards are traced: then it is known wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -29,11 +29,12 @@ class Lockstep:
         function: the model's loss and gradient on one batch; everything else is asked of it.
         replicas: who.
         left: what becomes of the state that they leave.
+        once: variables, by id, to which one number a batch is added.
     """
 
-    def __init__(self, function: ModelFunction, replicas: Replicas, left: Left):
+    def __init__(self, function: ModelFunction, replicas: Replicas, left: Left, once: Collection[int] = ()):
         self._function, self._replicas, self._left = function, replicas, left
-        self._shard_function = ShardFunction(function)
+        self._shard_function = ShardFunction(function, once)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)

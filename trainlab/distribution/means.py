@@ -34,9 +34,15 @@ def shared(share: tf.Tensor | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def noticed() -> Iterator[list[str]]:
-    """Yields the names of metrics, as they are told something, whose function gives one number that is no mean over examples."""
+def noticed() -> Iterator[tuple[list[str], list[tuple[str, Any]]]]:
+    """Notices metrics as they are told one number.
+
+    Yields:
+        The names of those whose function gives one that is no mean over examples; and the names of other `Mean`s, with the
+        numbers that they are told without a weight.
+    """
     found: list[str] = []
+    numbers: list[tuple[str, Any]] = []
     told: dict[int, Any] = {}
 
     def update_wrapper(original: Callable[..., Any], metric: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -50,13 +56,15 @@ def noticed() -> Iterator[list[str]]:
             function = keras_internals.metric_function(metric)
             if not is_known or not is_mean_over_examples(function, batch):
                 found.append(metric.name)
+        elif sample_weight is None and tf.is_tensor(values) and _is_one_number(values):
+            numbers.append((metric.name, values))
         return original(metric, values, sample_weight=sample_weight)
 
     with (
         _updates_replaced(keras.metrics.MeanMetricWrapper, update_wrapper),
         _updates_replaced(keras.metrics.Mean, update),
     ):
-        yield found
+        yield found, numbers
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -113,10 +113,11 @@ class ShardFunction:
 
     Args:
         function: the model's loss and gradient on one batch; everything else is asked of it.
+        once: variables, by id, to which one number a batch is added: a shard adds its part of it.
     """
 
-    def __init__(self, function: ModelFunction):
-        self._function = function
+    def __init__(self, function: ModelFunction, once: Collection[int] = ()):
+        self._function, self._once = function, once
         self._lines: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -129,6 +130,11 @@ class ShardFunction:
         batch, is_there, share = shard
         with means.shared(share):
             loss, gradient, after = self._function(parameters, state, batch, totals)
+        if share is not None:
+            for key in self._once:
+                if key in after and key in state and after[key].dtype.is_floating:
+                    added = tf.math.multiply_no_nan(after[key] - state[key], tf.cast(share, after[key].dtype))
+                    after = {**after, key: state[key] + added}
         if is_there is None:
             return loss, gradient, after
         leaves = [
