@@ -13,13 +13,14 @@ from trainlab.distribution.workers.signs import Signs
 class Line:
     """A chief and two others, connected; `silent` ones have no `Signs`, only the connection."""
 
-    def __init__(self, seconds, silent=()):
+    def __init__(self, seconds, silent=(), are_in_fit=True):
         pairs = {rank: socket.socketpair() for rank in (1, 2)}
         self.raw = {rank: pairs[rank][1] for rank in pairs}
         self.chief = Signs(0, {rank: pair[0] for rank, pair in pairs.items()}, seconds)
         self.others = {rank: Signs(rank, {0: pairs[rank][1]}, seconds) for rank in pairs if rank not in silent}
         self.found = []
         for name, signs in [(0, self.chief), *self.others.items()]:
+            signs.heed_silence(are_in_fit)
             signs.on_lost = lambda rank, why, name=name: self.found.append((name, rank, why))
 
     def wait(self, number, seconds=20.0):
@@ -83,6 +84,20 @@ def test_one_that_says_nothing_is_lost(line):
     whole = line(2.0, silent=[2])
     found = whole.wait(2)
     assert [(name, rank) for name, rank, _ in found] == [(0, 2), (1, 2)] and "no sign of life for 2 s" in found[0][2]
+
+
+def test_before_a_fit_nobody_is_lost_who_says_nothing_but_who_ends(line):
+    whole = line(1.0, silent=[2], are_in_fit=False)
+    time.sleep(2.5)
+    assert whole.found == [] == list(whole.chief.lost)
+    whole.chief.heed_silence(True)
+    time.sleep(0.5)
+    assert whole.found == []  # counted from the beginning of the fit
+    found = whole.wait(1)
+    assert [each[:2] for each in found][:1] == [(0, 2)] and "no sign of life for 1 s" in found[0][2]
+    other = line(60.0, silent=[2], are_in_fit=False)
+    other.raw[2].close()
+    assert other.wait(2) == [(0, 2, "has ended"), (1, 2, "has ended")]
 
 
 def test_the_chief_itself(line):

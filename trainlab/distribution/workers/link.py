@@ -114,12 +114,13 @@ class Link:
             if not self.collectives.agree_on_count(_SECONDS_TO_MEET):
                 self.held.clear()
             self._is_meeting = False
+            self._heed_silence(True)
             theirs = self.collectives.broadcast(mine, 0)
             line = None if self.is_chief else differs(theirs)
             try:
                 self._agree(line)
             except Refused:
-                self._is_in_fit = False
+                self._leave_fit()
                 raise
             is_held = made in self.held
             some, others = self.collectives.exchange([0] * _NUMBERS + [is_held, not is_held])[_NUMBERS : _NUMBERS + 2]
@@ -243,14 +244,14 @@ class Link:
         """
         self._is_over.set()
         if self.lost is not None:
-            self._is_in_fit, self.variables = False, None
+            self._leave_fit()
             return 0
         with self._lock, self._explained():
             signum = self._exchange([END, self.signal(), 0, int(self.variables is not None)])[_SIGNAL]
             if self.variables is not None:
                 self._share()
             self.collectives.broadcast(message, 0)
-        self._is_in_fit, self.variables = False, None
+        self._leave_fit()
         if self._thread is not None:
             self._thread.join()
         return signum
@@ -261,8 +262,16 @@ class Link:
             if has_variables:
                 self._share()
             message = self.collectives.broadcast(None, 0)
-        self._is_in_fit, self.variables = False, None
+        self._leave_fit()
         return message
+
+    def _leave_fit(self) -> None:
+        self._is_in_fit, self.variables = False, None
+        self._heed_silence(False)
+
+    def _heed_silence(self, is_on: bool) -> None:
+        if self._signs is not None:
+            self._signs.heed_silence(is_on)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ class Signs:
     Args:
         rank: this process' number.
         connections: to whom, by number; open.
-        seconds: so long a worker may say nothing, or wait for its own data while others wait for it.
+        seconds: so long a worker may say nothing in a fit, or wait for its own data while others wait for it.
 
     Attributes:
         seconds: the same.
@@ -42,6 +42,7 @@ class Signs:
         self._former: list[socket.socket] = []
         self._pending = dict.fromkeys(connections, b"")
         self._busy_since: float | None = None
+        self._heeds_silence = False
         self._is_over = False
         self._lock = threading.Lock()
         for connection in self._connections.values():
@@ -49,6 +50,11 @@ class Signs:
         _all.add(self)
         self._thread = threading.Thread(target=self._run, daemon=True, name="trainlab signs")
         self._thread.start()
+
+    def heed_silence(self, is_on: bool) -> None:
+        """Whether whoever says nothing is lost, counted from now: in a fit that all have come to. Before, nobody waits for it."""
+        self._heard = dict.fromkeys(self._heard, time.monotonic())
+        self._heeds_silence = is_on
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -91,7 +97,7 @@ class Signs:
             self._receive(ranks[descriptor])
         for rank in list(self._connections):
             silent = time.monotonic() - self._heard[rank]
-            if silent > self.seconds:
+            if self._heeds_silence and silent > self.seconds:
                 self._lose(rank, f"has given no sign of life for {silent:.0f} s")
 
     def _receive(self, rank: int) -> None:
