@@ -1,6 +1,7 @@
 """Who the workers are by TF_CONFIG; that all are there, or who is missing."""
 
 import contextlib
+import errno
 import json
 import socket
 import threading
@@ -156,6 +157,13 @@ def greeting(addresses, rank):
             time.sleep(0.01)
 
 
+def answer(connection):
+    """What the chief says in the end, after how long it waits."""
+    with connection.makefile("rb", buffering=0) as lines:
+        assert lines.readline().startswith(b"wait ")
+        return lines.readline()
+
+
 def test_one_that_ended_and_was_started_again_is_let_in():
     addresses, results = free_addresses(3), {}
     chief = threading.Thread(target=lambda: results.update(meet(addresses, [0])))
@@ -164,7 +172,7 @@ def test_one_that_ended_and_was_started_again_is_let_in():
     again = greeting(addresses, 1)
     results |= meet(addresses, [2])
     chief.join()
-    assert again.recv(10) == b"go\n" and sorted(results[0]) == [1, 2] and sorted(results[2]) == [0]
+    assert answer(again) == b"go\n" and sorted(results[0]) == [1, 2] and sorted(results[2]) == [0]
     results[0][1].sendall(b"here")
     assert again.recv(10) == b"here"  # not to the first one
     again.close()
@@ -192,17 +200,45 @@ def test_two_that_are_the_same_worker(doubled):
         assert f"worker 1 ({addresses[1]}): another process has joined as this worker already" in str(second)
     results |= meet(addresses, [2])
     chief.join()
-    assert first.recv(10) == b"go\n" and sorted(results[0]) == [1, 2] and sorted(results[2]) == [0]
+    assert answer(first) == b"go\n" and sorted(results[0]) == [1, 2] and sorted(results[2]) == [0]
     first.close()
 
 
-def test_an_address_that_is_taken():
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_address_that_is_taken(rank):
     addresses = free_addresses(2)
     with socket.socket() as taken:
-        taken.bind(("", int(addresses[0].rpartition(":")[2])))
+        taken.bind(("", int(addresses[rank].rpartition(":")[2])))
         taken.listen()
-        result = meet(addresses, [0], seconds=5.0)[0]
-    assert isinstance(result, OSError) and addresses[0] in str(result) and "give another port" in str(result)
+        result = meet(addresses, [rank], seconds=2.0)[rank]
+    assert isinstance(result, OSError) and addresses[rank] in str(result) and "give another port" in str(result)
+    assert "Address already in use" in str(result)
+
+
+def test_who_comes_early_waits_as_long_as_the_chief(monkeypatch):
+    """And names who is missing: not the chief, with which it is connected."""
+    monkeypatch.setattr(clusters, "_PATIENCE", 0.5)
+    addresses, results = free_addresses(3), {}
+    chief = threading.Thread(target=lambda: results.update(meet(addresses, [0], seconds=4.0)))
+    chief.start()
+    results |= meet(addresses, [1], seconds=1.0)
+    chief.join()
+    for rank in (0, 1):
+        assert isinstance(results[rank], TimeoutError) and f"worker 2 ({addresses[2]}) has not started" in str(results[rank])
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+@pytest.mark.parametrize("family, host", [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_the_chief_is_reached_by_either_kind_of_address(family, host):
+    addresses = free_addresses(1)
+    with clusters._listener(Cluster((*addresses, "b:1"), 0)), socket.socket(family) as other:
+        other.settimeout(5)
+        try:
+            other.connect((host, int(addresses[0].rpartition(":")[2])))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                pytest.skip("no such address here")
+            raise
 
 
 def test_whose_process_has_ended_is_seen_by_its_address():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import socket
 import time
@@ -22,7 +23,9 @@ _RULE = (
 )
 _GREETING = "trainlab"
 _GO = "go\n"
+_WAIT = "wait"
 _DOUBLED = "doubled\n"
+_PATIENCE = 10.0  # seconds that one has with the chief, beyond those that it waits: it says who is missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,15 +146,8 @@ def heed_signals() -> None:
 
 def _gather(cluster: Cluster, until: float) -> dict[int, socket.socket]:
     """The chief waits for all others to report, and lets them go on."""
-    host, _, port = cluster.addresses[0].rpartition(":")
     found: dict[int, socket.socket] = {}
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("", int(port)))
-            listener.listen(cluster.size)
-        except OSError as error:
-            raise OSError(f"{cluster.name(0)}: this process cannot listen there ({error.strerror}): give another port") from None
+    with _listener(cluster) as listener:
         while len(found) < cluster.size - 1 and (left := until - time.monotonic()) > 0:
             listener.settimeout(min(left, 1.0))
             with suppress(TimeoutError):
@@ -161,6 +157,8 @@ def _gather(cluster: Cluster, until: float) -> dict[int, socket.socket]:
                 if rank is not None and rank not in found and 0 < rank < cluster.size:
                     connection.settimeout(None)
                     found[rank] = connection
+                    with suppress(OSError):  # it may have come late, and would else not wait as long
+                        connection.sendall(f"{_WAIT} {max(until - time.monotonic(), 0):.1f}\n".encode())
                     continue
                 with connection, suppress(OSError):
                     connection.sendall(_DOUBLED.encode() if rank in found or rank == 0 else b"")
@@ -174,6 +172,24 @@ def _gather(cluster: Cluster, until: float) -> dict[int, socket.socket]:
             connection.close()
         raise _missing(cluster, missing)
     return found
+
+
+def _listener(cluster: Cluster) -> socket.socket:
+    """A socket at this worker's own port, for whichever kind of address the others reach it by.
+
+    Raises:
+        OSError: it cannot be had; one line.
+    """
+    port = int(cluster.addresses[cluster.rank].rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server(
+            ("", port), family=socket.AF_INET6 if both else socket.AF_INET, backlog=cluster.size, dualstack_ipv6=both
+        )
+    except OSError as error:
+        raise OSError(
+            f"{cluster.name(cluster.rank)}: this process cannot listen there ({os.strerror(error.errno or 0)}): give another port"
+        ) from None
 
 
 def _forget_ended(found: dict[int, socket.socket]) -> None:
@@ -199,14 +215,16 @@ def _line(connection: socket.socket) -> str:
 
 def _report(cluster: Cluster, until: float) -> dict[int, socket.socket]:
     """Another worker reports to the chief, and waits until all have."""
+    _listener(cluster).close()  # TensorFlow is to listen there, and would not say in a line that it cannot
     host, _, port = cluster.addresses[0].rpartition(":")
     while True:
         words: list[str] = []
         with suppress(OSError):
             connection = socket.create_connection((host.strip("[]"), int(port)), timeout=5.0)
             connection.sendall(f"{_GREETING} {cluster.rank}\n".encode())
-            connection.settimeout(max(until - time.monotonic(), 0) + 10.0)  # the chief says who is missing
-            words = _line(connection).split()
+            connection.settimeout(max(until - time.monotonic(), 0) + _PATIENCE)
+            while (words := _line(connection).split())[:1] == [_WAIT]:
+                connection.settimeout(float(words[1]) + _PATIENCE)
             if words == _GO.split():
                 connection.settimeout(None)
                 return {0: connection}
