@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainlab.data import Block, Source, checksum_of
+from trainlab.data import Block, Source, checksum_of, moves_on
 from trainlab.distribution import FOUND, STATE, Link, Refused, StopAsked
 from trainlab.loop.nonfinite import NonFiniteError
 
@@ -78,9 +78,20 @@ def find(link: Link, loop: Loop, source: Source, numbers: Sequence[int]) -> tupl
     if checksum_of(block) != checksum:
         return None, (
             "has other batches than the chief: every worker must read the same data in the same order (seeds, "
-            "options.deterministic; no sharding, for it is batches that are cut)"
+            f"options.deterministic; no sharding, for it is batches that are cut){_shared_shuffle(source, first)}"
         )
     return block, None
+
+
+def _shared_shuffle(source: Source, num_passes: int) -> str:
+    """What else may be the reason, in a later pass: data that count who has begun one."""
+    dataset = getattr(source, "dataset", None)
+    if num_passes == 0 or dataset is None or not moves_on(dataset):
+        return ""
+    return (
+        "; or the chief alone has begun a pass over what shares a shuffle with it (a validation set that was split off it, a "
+        "callback that reads it): split with shuffle(..., reshuffle_each_iteration=False), and shuffle again what is trained on"
+    )
 
 
 def explained(link: Link, loop: Loop, block: Block, problem: Exception) -> Exception:

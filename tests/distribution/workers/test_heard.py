@@ -17,9 +17,11 @@ from resuming import small
 from small import compiled, regression
 
 from trainlab.data.stream import waited_for
+from trainlab.data.stream_source import StreamSource
 from trainlab.distribution import END, FOUND, RUN, STATE, SYNC, Cluster, Link, StopAsked, WorkerLost
 from trainlab.distribution.workers.link import Told
 from trainlab.loop import Findings, NonFiniteError
+from trainlab.loop.leading import find
 from trainlab.runs import workers
 
 X, Y = regression(40)
@@ -228,6 +230,26 @@ def test_who_was_told_to_stop_before_a_call_hears_the_chief_end_it():
     with pytest.raises(SystemExit, match="143"):
         follow(line, prepare=passes, follow=stops)
     assert line.left == line.told == []
+
+
+@pytest.mark.parametrize(
+    "shuffle, num_passes, is_named",
+    [
+        (lambda data: data.shuffle(16, seed=1), 1, True),
+        (lambda data: data.shuffle(16, seed=1), 0, False),
+        (lambda data: data.shuffle(16, seed=1, reshuffle_each_iteration=False), 1, False),
+        (lambda data: data, 1, False),
+    ],
+)
+def test_other_batches_in_a_later_pass_may_come_of_a_shuffle_that_the_chief_has_moved_on(shuffle, num_passes, is_named):
+    data = shuffle(tf.data.Dataset.from_tensor_slices((X, Y))).take(16).batch(4)
+    source = StreamSource(data, None, True)
+    guard = SimpleNamespace(progress=SimpleNamespace(epoch=0, done=0))
+    loop = SimpleNamespace(guard=guard, block=lambda source, number: source.block(number, 1))
+    block, line = find(Link(Cluster(("a:1", "b:1"), 1), None), loop, source, [1, num_passes, 0, -1, 0, 0])
+    source.close()
+    assert block is None and line.startswith("has other batches than the chief: ")
+    assert ("reshuffle_each_iteration=False" in line) == is_named
 
 
 def test_whatever_stands_in_the_logs_comes_to_the_others():
