@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 import trainlab as tl
+from trainlab.data import device
 from trainlab.runs.disk import checkpoint
 
 JOIN_SECONDS, ANSWER_SECONDS = 60, 15
@@ -107,6 +108,8 @@ def main(directory, mode, who):
         time.sleep(5)
     if mode == "joining" and is_me:
         tf.distribute.MultiWorkerMirroredStrategy = lambda: os._exit(9)
+    if mode == "memory" and is_me:
+        device.memory = lambda: 1000
     workers = tl.join_workers(10 if mode == "absent" else JOIN_SECONDS, ANSWER_SECONDS)
     keras.utils.set_random_seed(1 + rank)  # other weights at each: the chief's count
     rng = np.random.default_rng(2)

@@ -247,7 +247,7 @@ class Trainer:
         plan = plan.on(source.updates_per_pass(self.strategy.batches), source.is_endless)
         source.warn(self.strategy.batches, plan.updates_per_epoch)
         link = self._loop().link  # a strategy may fail to shape its memory: before anything is touched
-        if link is not None and workers.meet(link, self._manifest(inputs, plan), self._loop):
+        if link is not None and workers.meet(link, self._manifest(inputs, plan), self._loop, source):
             return workers.follow(link, self._findings, self._loop, inputs, self.model)
         with workers.led(link, self.model, self._keeper), self._keeper.opened():
             found = self._keeper.find(asked, plan, lambda: self._manifest(inputs, plan))

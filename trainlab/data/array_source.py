@@ -79,7 +79,17 @@ class ArraySource:
         if are_dense and sum(_num_bytes(leaf) for leaf in self._leaves) <= RESIDENT_SHARE * device.memory():
             self._resident = [device.put(leaf) for leaf in self._leaves]
         else:
-            self._stream = Stream(self._specs(None))
+            self.stream()
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether batches are brought one by one."""
+        return self._stream is not None
+
+    def stream(self) -> None:
+        """Lets them be, though the arrays may fit on the device, before any was asked for."""
+        if self._stream is None:
+            self._stream, self._resident = Stream(self._specs(None)), []
 
     def describe_update(self, batches: int) -> str:
         """What an update of so many batches is made of, in words."""

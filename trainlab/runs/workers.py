@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.data import Inputs
+from trainlab.data import ArraySource, Inputs, Source
 from trainlab.distribution import END, FOUND, RUN, STATE, SYNC, Link, Refused, StopAsked, WorkerLost
 from trainlab.loop import Findings, Loop, NonFiniteError, Progress, prepare
 from trainlab.runs import manifest, signals
@@ -30,13 +30,14 @@ class ChiefEnded(RuntimeError):
     """The chief has ended the fit by an error of its own, which it tells; the model is at a committed update."""
 
 
-def meet(link: Link, rows: manifest.Manifest, make_loop: Callable[..., Loop]) -> bool:
+def meet(link: Link, rows: manifest.Manifest, make_loop: Callable[..., Loop], source: Source) -> bool:
     """Begins a fit with all other workers, which must be about to do the same.
 
     Args:
         link: to them.
         rows: what this one is about to do.
         make_loop: returns the loop, `anew` if it is to hold nothing of earlier fits.
+        source: of this process; where machines differ in memory, arrays are streamed everywhere if they are anywhere.
 
     Returns:
         Whether this one follows: another is the chief.
@@ -57,7 +58,11 @@ def meet(link: Link, rows: manifest.Manifest, make_loop: Callable[..., Loop]) ->
     mine = json.dumps(rows, default=str).encode()
     # A loop is kept from fit to fit where nothing has changed, which each worker sees for itself; but a callback sets what it
     # likes at the chief alone.
-    if link.meet(mine, differs, make_loop()):
+    is_streamed = isinstance(source, ArraySource) and source.is_streamed
+    is_new, is_streamed = link.meet(mine, differs, make_loop(), is_streamed)
+    if isinstance(source, ArraySource) and is_streamed:
+        source.stream()
+    if is_new:
         make_loop(anew=True)
     return not link.is_chief
 

@@ -190,6 +190,17 @@ def test_data_that_hang_at_one_end_all(who, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_where_arrays_do_not_fit_at_one_all_stream_them(who, tmp_path, whole):
+    statuses, said = ends(begin(tmp_path / "a", "memory", who))
+    assert statuses == {0: 0, 1: 0}, said
+    first, second = results(tmp_path / "a")
+    assert are_same(first, second) and sorted(first) == sorted(whole)
+    for name in first.keys() - {"history", "resumed_at"}:
+        np.testing.assert_allclose(first[name], whole[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_a_signal_to_another_whose_data_hang_does_not_wait_until_it_is_lost(tmp_path):
     processes = begin(tmp_path / "a", "hanging", 1)
     until = time.monotonic() + 300

@@ -89,16 +89,18 @@ class Link:
         """Whether this is the worker that decides."""
         return self.cluster.is_chief
 
-    def meet(self, mine: bytes, differs: Callable[[bytes], str | None], made: object) -> bool:
+    def meet(self, mine: bytes, differs: Callable[[bytes], str | None], made: object, flag: bool) -> tuple[bool, bool]:
         """Begins a fit with all others.
 
         Args:
             mine: what this worker is about to do; the chief's is told to the others.
             differs: from the chief's to a line that says why this worker cannot go on with that; None if it can.
             made: holds the programs that this worker would go on with; see `held`.
+            flag: whatever this worker has to say.
 
         Returns:
-            Whether all must make anew what holds them: some have it since an earlier fit, whose programs others do not have.
+            Whether all must make anew what holds them: some have it since an earlier fit, whose programs others do not have; and
+            whether one has raised the flag.
 
         Raises:
             Refused: one cannot.
@@ -123,13 +125,14 @@ class Link:
                 self._leave_fit()
                 raise
             is_held = made in self.held
-            some, others = self.collectives.exchange([0] * _NUMBERS + [is_held, not is_held])[_NUMBERS : _NUMBERS + 2]
+            said = self.collectives.exchange([0] * _NUMBERS + [is_held, not is_held, flag])
+            some, others, any_flag = map(bool, said[_NUMBERS : _NUMBERS + 3])
         self.variables, self.is_stale, self._heard = None, True, 0
         self._is_over.clear()
         if self.is_chief:
             self._thread = threading.Thread(target=self._beat, daemon=True, name="trainlab workers")
             self._thread.start()
-        return bool(some and others)
+        return some and others, any_flag
 
     def _agree(self, line: str | None) -> None:
         """Lets everybody know what keeps one of them from going on.
