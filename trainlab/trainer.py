@@ -77,7 +77,7 @@ class Trainer:
             deterministic: True switches TensorFlow's op determinism on, for the whole process, so that two runs on one machine
               are equal to the last bit; call `keras.utils.set_random_seed` before the model is made. None leaves it as it is.
             jit_compile: whether XLA compiles the step; "auto" finds out by timing this very step, once, in the first `fit` that
-              is long enough to repay it. None is "auto", unless the model was compiled with another choice than Keras' own.
+              is long enough to repay it, not among workers. None is "auto", unless the model was compiled with one of its own.
             run_eagerly: runs Python step by step, for debugging; the compiled model's choice by default.
             steps_per_execution: updates a compiled call, and so between two batch hooks; fewer where they would take more than
               65,536 examples. None: the compiled model's if it is not 1, else as many as take 0.1 to 0.2 s, to the same results.
@@ -133,12 +133,12 @@ class Trainer:
 
     @property
     def resumed_at(self) -> int | None:
-        """The update from which the last `fit` went on, by a checkpoint; None if it began afresh."""
+        """The update from which the last `fit` went on, by a checkpoint; None if it began afresh. Of workers the chief knows."""
         return self._resumed_at
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """The run's last checkpoint; None if there is none."""
+        """The run's last checkpoint; None if there is none, and at other workers than the chief, which alone has the run."""
         return self._keeper.last_checkpoint
 
     @property
@@ -338,7 +338,7 @@ class Trainer:
             The checkpoint; `best.json` in the run's directory says which it is, and how good.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is none; of several workers the chief alone has the run.
             ValueError: it is of another model, or damaged; nothing is touched.
         """
         return self._keeper.load_best(self.model)
@@ -349,7 +349,7 @@ class Trainer:
 
     def _begin(self, run: Run | str | os.PathLike[str] | None) -> None:
         described = None if self._replicas.is_follower else Run.of(run)
-        self._keeper = Keeper() if described is None else RunKeeper(described)
+        self._keeper = Keeper(self._replicas.is_follower) if described is None else RunKeeper(described)
         self._whereabouts = Whereabouts()
 
     def _build(self, source: Source) -> None:

@@ -52,10 +52,17 @@ class Fit:
 
 
 class Keeper:
-    """What keeps a run safe, at the moments when it can; this one, of no run, does nothing."""
+    """What keeps a run safe, at the moments when it can; this one, of no run, does nothing.
+
+    Args:
+        is_follower: whether another process, the chief, may have one.
+    """
 
     last_checkpoint: Path | None = None
     run: Run | None = None
+
+    def __init__(self, is_follower: bool = False):
+        self._is_follower = is_follower
 
     def opened(self) -> AbstractContextManager[None]:
         """Round a whole `fit`."""
@@ -75,6 +82,8 @@ class Keeper:
 
     def load_best(self, model: keras.Model) -> Path:
         """Gives a model the weights of the best checkpoint, and returns that."""
+        if self._is_follower:
+            raise FileNotFoundError("of several workers the chief alone has the run: call load_best() where it is, or afterwards")
         raise FileNotFoundError("there is no run whose best checkpoint could be loaded: Trainer(..., run='runs/a')")
 
     def note_settings(self) -> None:
