@@ -9,6 +9,7 @@ all. The status is that of the first worker that failed; 0 if none did.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -41,10 +42,17 @@ def start(number: int, command: Sequence[str], **settings: Any) -> list[subproce
     ]
 
 
-def _copy(lines: IO[str], rank: int, to: IO[str]) -> None:
+def _copy(lines: IO[bytes], rank: int, to: IO[bytes]) -> None:
+    """Copies lines, whatever bytes they are, to the end: where nobody reads on, to nowhere, lest the worker wait for ever."""
+    prefix = b"" if rank == 0 else f"worker {rank}: ".encode()
     for line in lines:
-        to.write(line if rank == 0 else f"worker {rank}: {line}")
-        to.flush()
+        try:
+            to.write(prefix + line)
+            to.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, to.fileno())
+            os.close(nowhere)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,8 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threads = []
     for rank, process in enumerate(processes):
         for source, to in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
-            assert source is not None
-            threads.append(threading.Thread(target=_copy, args=(source, rank, to), daemon=True))
+            assert isinstance(source, io.TextIOWrapper)
+            threads.append(threading.Thread(target=_copy, args=(source.buffer, rank, to.buffer), daemon=True))
             threads[-1].start()
     statuses = [process.wait() for process in processes]
     for thread in threads:

@@ -26,7 +26,11 @@ def check(is_short: bool) -> None:
         command = [sys.executable, "-m", "gpu_checking.working", *(["--short"] if is_short else [])]
         alone = subprocess.Popen([*command, f"{folder}/alone"], env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True)
         pair = workers.start(2, [*command, f"{folder}/pair"], env=environment, stdout=-1, stderr=subprocess.STDOUT)
-        said = [process.communicate(timeout=_SECONDS)[0] for process in (alone, *pair)]
+        try:
+            said = [process.communicate(timeout=_SECONDS)[0] for process in (alone, *pair)]
+        finally:
+            for process in (alone, *pair):  # whichever did not end in time
+                process.kill()
         statuses = [process.returncode for process in (alone, *pair)]
         tell(
             "two workers: they end",

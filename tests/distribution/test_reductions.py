@@ -12,6 +12,7 @@ from tables import MODELS, STRATEGIES
 import trainlab as tl
 from trainlab.distribution import Replicas, divided
 from trainlab.distribution.workers import Collectives
+from trainlab.distribution.workers import collectives as shared
 from trainlab.objective import KerasObjective, ModelFunction
 from trainlab.strategies import State
 
@@ -159,3 +160,12 @@ def test_sums_batch_by_batch_would_be_counted():
 
     graph, function = traced("mlp_with_penalties", Apart(), mirrored(2))
     assert additions(graph, 2)[0] == 3 * (1 + len(function.variables) + len(function.changing)) + 1
+
+
+def test_values_are_shared_in_parts_of_few_bytes(monkeypatch):
+    """In order; one that is larger by itself."""
+    monkeypatch.setattr(shared, "_PART", 40)
+    variables = [tf.Variable(tf.zeros([size]), trainable=False) for size in (4, 6, 1, 20, 3)]
+    parts = shared._parts(variables)
+    assert [[v.shape[0] for v in part] for part in parts] == [[4, 6], [1], [20], [3]]
+    assert [v for part in parts for v in map(id, part)] == list(map(id, variables)) and shared._parts([]) == []

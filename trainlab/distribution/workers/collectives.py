@@ -16,6 +16,7 @@ _GROUP = 7461  # any number: no other group of ours is in the process
 _EXCHANGE, _PIECE, _MEETING, _FIRST = 1, 2, 3, 10  # instances
 _POWERS, _KEYS = 40, 2**20  # of numbers of rows; more instances than are ever traced
 _CHUNK = 2**14  # int32 numbers of a message, sent at once
+_PART = 2**26  # bytes of variables that are shared at once
 
 
 class Collectives:
@@ -134,8 +135,10 @@ class Collectives:
         """Gives the variables, everywhere, the values that they have in the first process, to the last bit."""
         key = tuple(map(id, variables))
         if self._shared is None or self._shared[0] != key:
-            self._shared = key, tf.function(functools.partial(self._share, list(variables)), autograph=False), list(variables)
-        self._shared[1]()
+            shares = [tf.function(functools.partial(self._share, part), autograph=False) for part in _parts(variables)]
+            self._shared = key, shares, list(variables)
+        for share in self._shared[1]:
+            share()
 
     def _share(self, variables: Sequence[tf.Variable]) -> None:
         carried = [_carried(v.read_value()) for v in variables]
@@ -154,6 +157,19 @@ class Collectives:
                 return self._instance(vector, merge, key, seconds)
 
         return tf.function(run, autograph=False).get_concrete_function(tf.TensorSpec([size], dtype))
+
+
+def _parts(variables: Sequence[tf.Variable]) -> list[list[tf.Variable]]:
+    """Runs of variables of few bytes each, or of a single one: while a part is shared there are several copies of it."""
+    parts: list[list[tf.Variable]] = []
+    num_bytes = 0
+    for variable in variables:
+        size = (variable.shape.num_elements() or 0) * variable.dtype.size
+        if not parts or num_bytes + size > _PART:
+            parts, num_bytes = [*parts, []], 0
+        parts[-1].append(variable)
+        num_bytes += size
+    return parts
 
 
 def _carried(value: tf.Tensor) -> tf.Tensor:

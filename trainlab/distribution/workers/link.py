@@ -237,7 +237,8 @@ class Link:
 
     def _share(self) -> None:
         assert self.variables is not None
-        self.collectives.share(self.variables())
+        with self._leaving(()):  # for which one may have too little memory
+            self.collectives.share(self.variables())
 
     def end(self, message: bytes) -> int:
         """Ends a fit, at the chief: all take the message, and its values of the variables, if these were known.
