@@ -74,6 +74,13 @@ class TestConversion:
         for value in (x, tf.constant(x), [x, x], {"a": x}, None):
             assert not is_stream(value)
 
+    @pytest.mark.parametrize("module", ["torch.utils.data.dataloader", "grain._src.python.data_loader"])
+    def test_a_loader_of_a_class_of_ones_own_is_a_stream(self, module):
+        theirs = type("DataLoader", (), {"__module__": module, "__iter__": lambda self: iter([])})
+        assert is_stream(theirs()) and is_stream(type("Mine", (theirs,), {})())
+        assert not is_stream(type("Tensor", (), {"__module__": "torch", "shape": (2,)})())
+        assert not is_stream(type("Mine", (), {"__iter__": lambda self: iter([])})())
+
 
 class TestSameData:
     def test_is_about_the_very_arrays(self):

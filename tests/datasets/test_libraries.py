@@ -233,7 +233,16 @@ def loader(source, shuffle=True):
     )
 
 
-KINDS = {"MapDataset": map_dataset, "IterDataset": iter_dataset, "DataLoader": loader}
+class OwnLoader(pygrain.DataLoader):
+    """Of a class of one's own."""
+
+
+def own_loader(source, shuffle=True):
+    sampler = pygrain.samplers.IndexSampler(len(source), shuffle=shuffle, seed=3, num_epochs=1)
+    return OwnLoader(data_source=source, sampler=sampler, operations=[pygrain.transforms.Batch(8)], worker_count=0)
+
+
+KINDS = {"MapDataset": map_dataset, "IterDataset": iter_dataset, "DataLoader": loader, "own": own_loader}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -46,7 +46,8 @@ def is_stream(x: Any) -> bool:
     """Whether `x` is something that hands out batches, rather than arrays."""
     if isinstance(x, (tf.data.Dataset, keras.utils.PyDataset)) or hasattr(x, "__next__"):
         return True
-    return is_loader(x) or (type(x).__module__.split(".")[0] == "torch" and not hasattr(x, "shape"))
+    is_torchs = any(kind.__module__.partition(".")[0] == "torch" for kind in type(x).__mro__)
+    return is_loader(x) or (is_torchs and not hasattr(x, "shape"))
 
 
 class SameData:

@@ -89,7 +89,7 @@ class Data:
     def __post_init__(self) -> None:
         for name in ("train", "test", "validation"):
             part = getattr(self, name)
-            if type(part).__module__.partition(".")[0] == "grain":
+            if Batches.are_in(part):
                 part = Batches(part)
                 object.__setattr__(self, name, part)
             if hasattr(part, "element_spec"):

@@ -170,7 +170,7 @@ def grain(
 def _grains(part: str, value: Any) -> Batches:
     if callable(value) and not hasattr(value, "__iter__"):
         value = value()
-    if type(value).__module__.partition(".")[0] != "grain" or not hasattr(value, "__iter__"):
+    if not Batches.are_in(value):
         raise TypeError(
             f"grain: {part} must be a grain.DataLoader, MapDataset or IterDataset, or a function that makes one, "
             f"not a {type(value).__name__}"

@@ -31,6 +31,12 @@ class Batches:
             raise ValueError(f"a {type(loader).__name__} of no batches: there is nothing to train on")
         self.element_spec = _specs(tuple(first) if isinstance(first, list) else first, tf.TensorSpec)
 
+    @staticmethod
+    def are_in(value: Any) -> bool:
+        """Whether it is a loader of Grain's, or of a class that is made of one, which need not be installed to tell."""
+        is_grains = any(kind.__module__.partition(".")[0] == "grain" for kind in type(value).__mro__)
+        return is_grains and hasattr(value, "__iter__")
+
     def __iter__(self) -> Any:
         return iter(self._loader)
 

@@ -16,7 +16,7 @@ from trainlab.datasets import Batches
 
 def is_loader(data: Any) -> bool:
     """Whether it is one of Grain's, or such a one with the specs of its batches."""
-    return isinstance(data, Batches) or (type(data).__module__.split(".")[0] == "grain" and hasattr(data, "__iter__"))
+    return isinstance(data, Batches) or Batches.are_in(data)
 
 
 class _Pass:
