@@ -7,8 +7,10 @@ import pytest
 import tensorflow as tf
 from comparisons import TRAIN, VALIDATION, model, problem
 
-from trainlab.comparing import problem_of
+from trainlab.comparing import Executor, plan_of, problem_of
 from trainlab.comparing.problem import _digest_of_data
+from trainlab.comparing.racing import Racer
+from trainlab.strategies import SGD
 
 
 def test_data_of_any_kind_are_told_apart_and_known_again():
@@ -98,3 +100,34 @@ def test_a_model_that_is_not_built_is_built_of_them(x):
 
     of = problem_of(unbuilt, (x, np.zeros(3), None), VALIDATION, loss="mse")
     assert [value.shape for value in of.initial(0)] == [(2, 1), (1,)]
+
+
+def two_heads():
+    x = keras.Input([6])
+    return keras.Model(x, {"a": keras.layers.Dense(1, name="a")(x), "b": keras.layers.Dense(1, name="b")(x)})
+
+
+@pytest.mark.parametrize(
+    "metrics, judged",
+    [
+        ({"a": "mae", "b": [keras.metrics.MeanSquaredError("far")]}, "b_far"),
+        ({"b": ["mae"]}, "b_mae"),
+        (None, "b_loss"),
+    ],
+    ids=["by outputs", "of one output", "none"],
+)
+def test_metrics_are_those_of_compile(metrics, judged, tmp_path):
+    x, ys = TRAIN[0], {"a": TRAIN[0][:, :1], "b": TRAIN[0][:, 1:2]}
+    given = {"loss": {"a": "mse", "b": keras.losses.MeanAbsoluteError()}, "metrics": metrics, "metric": judged}
+    of = problem_of(two_heads, (x, ys, None), (x, ys), optimizer="sgd", **given)
+    all_runs = plan_of(of, [SGD()], np.float32(0.1), np.int64(2), 1)
+    assert (all_runs.rates, all_runs.seeds) == ([pytest.approx(0.1)], [0, 1])
+    executor = Executor(of, all_runs, tmp_path / "a")
+    executor.prepare()  # which looks whether there is such a metric
+    again = Executor(problem_of(two_heads, (x, ys, None), (x, ys), optimizer="sgd", **given), all_runs, tmp_path / "a")
+    again.prepare()  # the same comparison
+    [trial, _] = all_runs.trials(all_runs.entries[0])
+    assert Racer(of, all_runs, SGD()).run(trial, tmp_path / "run")["points"][-1]["value"] > 0
+    other = problem_of(two_heads, (x, ys, None), (x, ys), optimizer="sgd", **(given | {"metrics": {"a": "mse"}}))
+    with pytest.raises(ValueError, match="another comparison: its metrics differ"):
+        Executor(other, all_runs, tmp_path / "a").prepare()

@@ -8,7 +8,7 @@ import json
 import random
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -47,7 +47,7 @@ class Problem:
     batch_size: int | None
     optimizer: keras.Optimizer
     loss: Any
-    metrics: Sequence[Any]
+    metrics: Any
     metric: str = "loss"
     is_up: bool = False
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -89,22 +89,18 @@ class Problem:
         """What tells one problem from another, as JSON can hold it."""
         random.seed(0)
         model = self.build()
-        try:
-            config = json.dumps(model.get_config(), default=_written, sort_keys=True)
-        except Exception:  # of a model that cannot be described: its variables are then all that is known
-            config = ""
         shapes = [(v.path.rpartition("/")[2], list(v.shape), str(v.dtype)) for v in model.variables]
-        model.compile(optimizer_like(self.optimizer), loss=copied(self.loss), metrics=[copied(each) for each in self.metrics])
+        model.compile(optimizer_like(self.optimizer), loss=copied(self.loss), metrics=copied(self.metrics))
         rows = manifest.of_model(model)
         code = [rows["layers' code"], rows["loss and metrics"], *([inner] if (inner := rows["inner layers"]) else [])]
         return {
-            "model": _digest_of(_without_names(config)),
+            "model": _digest_of(json.dumps(rows["model"], sort_keys=True)),
             "variables": _digest_of(json.dumps(shapes)),
             "data": {name: _digest_of_data(getattr(self, name)) for name in ("train", "validation", "test")},
             "batch_size": self.batch_size,
             "optimizer": json.loads(_without_names(json.dumps(self.optimizer.get_config(), default=_written))),
-            "loss": _described(self.loss),
-            "metrics": [_described(metric) for metric in self.metrics],
+            "loss": keras.tree.map_structure(_described, self.loss),
+            "metrics": keras.tree.map_structure(_described, self.metrics),
             "metric": [self.metric, "up" if self.is_up else "down"],
             "settings": {name: _written(value) for name, value in self.settings.items()},
             "python": sys.implementation.cache_tag,
@@ -143,8 +139,12 @@ def code_of(thing: Any) -> str:
     return _digest_of(json.dumps(manifest.of_object(thing), sort_keys=True))
 
 
-def copied(thing: Any) -> Any:
-    """Another loss or metric like this one; anything else as it is."""
+def copied(given: Any) -> Any:
+    """Losses or metrics as `compile` takes them, each another one like that which was given; anything else as it is."""
+    return keras.tree.map_structure(_copied, given)
+
+
+def _copied(thing: Any) -> Any:
     if isinstance(thing, (keras.Loss, keras.Metric)):
         try:
             return type(thing).from_config(thing.get_config())
@@ -169,8 +169,6 @@ def _written(thing: Any) -> str:
 
 def _without_names(config: str) -> str:
     """A configuration without names, which Keras counts up in a process."""
-    if not config:
-        return "{}"
 
     def bare(value: Any) -> Any:
         if isinstance(value, dict):

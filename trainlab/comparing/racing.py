@@ -140,7 +140,7 @@ class Racer:
             self._strategy,
             optimizer=optimizer,
             loss=copied(problem.loss),
-            metrics=[copied(metric) for metric in problem.metrics],
+            metrics=copied(problem.metrics),
             **problem.settings,
         )
         trainer.start_over(trial.seed)

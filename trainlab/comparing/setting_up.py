@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def compare(
     test_data: Any = None,
     optimizer: keras.Optimizer | None = None,
     loss: Any,
-    metrics: Sequence[Any] = (),
+    metrics: Any = None,
     seeds: int | Sequence[int] = 10,
     epochs: int = 10,
     batch_size: int | None = None,
@@ -133,7 +134,7 @@ def problem_of(
     batch_size: int | None = None,
     optimizer: keras.Optimizer | None = None,
     loss: Any = None,
-    metrics: Sequence[Any] = (),
+    metrics: Any = None,
     metric: str | tuple[str, str] = "loss",
     settings: Mapping[str, Any] | None = None,
 ) -> Problem:
@@ -170,7 +171,7 @@ def problem_of(
         batch_size=None if is_data_set else (32 if batch_size is None else batch_size),
         optimizer=optimizer,
         loss=loss,
-        metrics=list(metrics),
+        metrics=metrics,
         metric=name.removeprefix("val_"),
         is_up=direction == "max",
         settings={"jit_compile": False} | dict(settings or {}),
@@ -185,17 +186,17 @@ def plan_of(problem: Problem, strategies: Any, learning_rates: Sequence[float], 
     """
     entries = entries_of(strategies)
     check_count("epochs", epochs, 1)
-    rates = [learning_rates] if isinstance(learning_rates, (int, float)) else list(learning_rates)
+    rates: list[Any] = [learning_rates] if isinstance(learning_rates, numbers.Real) else list(learning_rates)
     if not rates:
         raise ValueError("learning_rates is empty: give at least one, as in [0.05, 0.1, 0.2]")
     for rate in rates:
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+        if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 < float(rate) < math.inf:
             raise ValueError(f"learning_rates: {rate!r} is none: must be a finite number above 0")
     if len(set(rates)) < len(rates):
         raise ValueError(f"learning_rates: one is there twice: {rates}")
-    if isinstance(seeds, int):
+    if isinstance(seeds, numbers.Integral):
         check_count("seeds", seeds, 1)
-        seeds = range(seeds)
+        seeds = range(int(seeds))
     found = list(seeds)
     for seed in found:
         check_count("seeds", seed, 0)

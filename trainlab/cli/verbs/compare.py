@@ -127,7 +127,7 @@ def _set_up(files: Sequence[str], bindings: Sequence[str], read: list[Config]) -
         batch_size=settings.batch_size if data.is_arrays else None,
         optimizer=settings.optimizer,
         loss=settings.loss,
-        metrics=list(settings.metrics or ()),
+        metrics=settings.metrics,
         metric=told.metric,
         settings={
             "jit_compile": bool(settings.jit_compile),
