@@ -21,8 +21,8 @@ def assert_resumes(make_trainer: Callable[[Path], Trainer], *data: Any, steps: i
     Args:
         make_trainer: given a directory, makes everything anew: model, optimizer, strategy, and `Trainer(..., run=directory)`. It
           must make the same each time: `keras.utils.set_random_seed` first.
-        *data: `x`, or `x, y`, as `Trainer.fit` takes them. An iterator or a generator is used up by the first run: give a
-          function without arguments in place of it, which is called for each.
+        *data: `x`, or `x, y`, as `Trainer.fit` takes them. An iterator or a generator is used up by the first run, and
+          the shuffle of a `tf.data.Dataset` moves on in it: give a function without arguments in place of it, called for each.
         steps: updates of the whole run, at least 2.
         **fit: further arguments of `Trainer.fit`. Callbacks that remember something are used up too: give a function that makes
           the list.
