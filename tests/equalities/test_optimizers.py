@@ -94,6 +94,39 @@ def test_accumulated_batches_are_one_batch(name, inner):
     close(weights(trained(MAKES[name](), tl.Accumulate(2, inner()))), weights(trained(MAKES[name](), inner(), 10)), 1e-4)
 
 
+class TrainsThePart(keras.Sequential):
+    """A step that trains the last layer alone."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True))
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.layers[-1].trainable_variables
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
+@pytest.mark.parametrize("kind", [keras.Sequential, TrainsThePart])
+def test_averages_take_the_place_of_their_own_weights(kind, scaled):
+    """The layers are of one shape, and the optimizer is not of the weights that are trainable: of one more, or one less."""
+    keras.utils.set_random_seed(3)
+    model = kind([keras.Input([1]), layers.Dense(1, name="first"), layers.Dense(1, name="second")])
+    optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
+    if kind is keras.Sequential:
+        optimizer.build(model.trainable_variables)
+        model.layers[0].trainable = False
+    model.compile(keras.optimizers.LossScaleOptimizer(optimizer, 8.0) if scaled else optimizer, "mse")
+    start, trained = weights(model), []
+    remember = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: trained.append(weights(model)))
+    x, y = np.ones([4, 1], "float32"), np.zeros([4, 1], "float32")
+    tl.Trainer(model).fit(x, y, batch_size=2, shuffle=False, verbose=0, callbacks=[remember])
+    assert len(trained) == 2 and differ(trained[0][2:], trained[1][2:])
+    close(weights(model)[:2], start[:2])
+    close(weights(model)[2:], [0.5 * first + 0.5 * second for first, second in zip(*trained, strict=True)][2:])
+
+
 def test_a_probe_moves_each_variable_by_its_own_rate():
     model, (x, y) = made(multi()), regression()
     variables = model.trainable_variables

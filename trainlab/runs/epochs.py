@@ -15,7 +15,7 @@ import keras
 
 from trainlab.data import ArraySource, Inputs, Source
 from trainlab.loop import Evaluations, Findings, Loop, Plan, Progress, announce, jit
-from trainlab.objective import keras_internals
+from trainlab.objective import inner_of, keras_internals
 from trainlab.runs import signals
 from trainlab.runs.evaluating import Validator
 from trainlab.runs.listeners.hearing import ANY_NUMBER, count_unheard_updates, hears_every_update, updates_unheard
@@ -175,7 +175,8 @@ class Epochs:
             before = self._keeper.end()
             if progress.updates:
                 # Where the optimizer keeps an average of the weights, this is when it takes their place.
-                model.optimizer.finalize_variable_values(model.trainable_variables)
+                trained = keras_internals.trained_by(inner_of(model.optimizer))  # it pairs them with its averages by place
+                model.optimizer.finalize_variable_values(model.trainable_variables if trained is None else trained)
             listener.on_train_end(progress.logs)
         except BaseException as error:
             with suppressed_but_said():
