@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import compiled, dense_model, regression
+from small import assert_same, compiled, dense_model, regression, weights
 
 from trainlab import Trainer
 from trainlab.objective import requirements
@@ -64,6 +64,25 @@ def test_options_that_would_be_ignored_or_done_twice():
     message = refusal(compiled(optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=4)))
     assert "gradient_accumulation_steps=4" in message
     assert "strategy=Accumulate(4)" in message
+
+
+@pytest.mark.parametrize("by_function", [False, True])
+@pytest.mark.parametrize(
+    "settings, line", [({"gradient_accumulation_steps": 4}, "strategy=Accumulate"), ({"learning_rate": -1.0}, "0, not -1")]
+)
+def test_an_optimizer_among_several_is_looked_at_too(by_function, settings, line):
+    def made(bad):
+        good = keras.optimizers.SGD(0.1)
+        several = keras.optimizers.OptimizerMap(good, {".*kernel": bad})
+        return keras.optimizers.MultiOptimizer((lambda v: bad if "kernel" in v.path else good) if by_function else several)
+
+    x, y = regression()
+    model = compiled(optimizer=made(keras.optimizers.SGD(**{"learning_rate": 0.1, **settings})))
+    before = weights(model)
+    with pytest.raises(ValueError, match=line):
+        Trainer(model).fit(x, y, verbose=0)
+    assert_same(weights(model), before)
+    Trainer(compiled(optimizer=made(keras.optimizers.SGD(0.1)))).fit(x, y, verbose=0)
 
 
 def test_a_tf_distribute_scope():

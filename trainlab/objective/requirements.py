@@ -60,6 +60,16 @@ def _check_optimizer(optimizer: Any) -> None:
         raise ValueError("the model is compiled without an optimizer: give model.compile or the Trainer one")
     check_scaling(optimizer)
     optimizer = inner_of(optimizer)
+    for each in (optimizer, *_inside(optimizer)):
+        _check_settings(each)
+
+
+def _inside(optimizer: Any) -> list[Any]:
+    """The optimizers that a `MultiOptimizer` is of; those that a function of a variable makes only once it is built."""
+    return list(optimizer.optimizers) if isinstance(optimizer, keras.optimizers.MultiOptimizer) else []
+
+
+def _check_settings(optimizer: Any) -> None:
     if getattr(optimizer, "gradient_accumulation_steps", None):
         raise ValueError(
             f"optimizer gradient_accumulation_steps={optimizer.gradient_accumulation_steps} would accumulate a second time: "
@@ -81,7 +91,7 @@ def check_built(model: Any) -> None:
     Without trainable variables there is a warning, as in Keras: losses and metrics are computed, and state is kept up to date.
 
     Raises:
-        ValueError: the optimizer was built for other variables.
+        ValueError: the optimizer was built for other variables, or one of those in it cannot be used here.
     """
     variables = model.trainable_variables
     if not variables:
@@ -97,6 +107,8 @@ def check_built(model: Any) -> None:
                 f"variable {variable.path!r} takes its gradient for its value (float8 layers do), which no step can average: "
                 "train without float8"
             )
+    for optimizer in _inside(inner_of(model.optimizer)):
+        _check_settings(optimizer)
     trained = trained_by(inner_of(model.optimizer))
     known = {id(v) for v in (variables if trained is None else trained)}
     if not known & {id(v) for v in variables}:
