@@ -264,3 +264,14 @@ def test_what_is_no_number_is_refused(other):
 def test_dot_takes_vectors_only():
     with pytest.raises(TypeError, match="takes a Vector, not float"):
         Vector([tf.ones([3])]).dot(2.0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize("num_rows", [8, 10**7], ids=["listed", "sorted"])
+def test_a_row_that_is_named_often_is_summed_wide(dtype, num_rows):
+    number = 5000  # in a bfloat16 256 ones stick, in a float16 2048
+    rows = Rows(tf.ones([number, 1], dtype), tf.zeros([number], tf.int32), num_rows)
+    found = [tf.reduce_max(rows.unique().values), tf.reduce_max(rows.sums())]
+    found += [rows.to_dense()[0, 0]] if num_rows < 100 else []
+    assert all(each.dtype == dtype for each in found)
+    np.testing.assert_allclose([float(each) for each in found], number, rtol=0.004)

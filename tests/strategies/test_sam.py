@@ -5,10 +5,12 @@ import doctest
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from flows import MATRIX, MODES, START, gradient_of_well, quadratic, run, trainer_of, well
 
 import trainlab as tl
-from trainlab.strategies import asam, sam
+from trainlab.objective import Evaluation
+from trainlab.strategies import State, asam, sam
 
 pytestmark = pytest.mark.parametrize("precision", ["float64"], indirect=True)
 
@@ -50,6 +52,23 @@ def test_asam_does_not_see_how_weights_are_scaled(precision):
 def test_no_gradient_no_step(precision):
     for strategy in (tl.Sam(), tl.Asam(), tl.Asam(eta=0)):
         np.testing.assert_array_equal(run(trainer_of([0.0, 0.0], well, strategy, 0.1), 2), [0, 0])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("strategy, distance", [(tl.Sam(0.5), 0.5), (tl.Asam(0.5, eta=1.0), 0.5)], ids=["Sam", "Asam"])
+def test_small_gradients_of_two_bytes(strategy, distance, dtype, precision):
+    """What a step divides by its length may be larger than float16 holds: 65504."""
+    for size in (0.0, 3e-6):
+        seen = []
+
+        def objective(point, size=size, seen=seen):
+            seen.append(point.leaves[0])
+            return Evaluation(tf.constant(0.0), tl.Vector([tf.cast([size, 0.0], dtype)]))
+
+        start = tl.Vector([tf.zeros([2], dtype)])
+        strategy.step(objective, State(start, tf.constant(0.1), tf.constant(0, tf.int64), tf.constant([0, 0])))
+        assert seen[1].dtype == dtype
+        np.testing.assert_allclose(tf.cast(seen[1], "float32"), [distance if size else 0.0, 0.0], rtol=0.02)
 
 
 def test_sam_of_nothing_is_plain(precision):

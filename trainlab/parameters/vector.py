@@ -26,8 +26,8 @@ class Vector:
 
     `+ - * /` take Vectors of the same model (element by element), numbers and scalar tensors; `*` and `/` also Vectors of one
     scalar a leaf, such as learning rates of its own for each variable. A scalar of any float dtype
-    multiplies leaves of any dtype: the leaves keep theirs. Sums, differences and multiples of row-sparse leaves
-    (embeddings' gradients) stay row-sparse. A Vector is a value: nothing changes it, and it passes through
+    multiplies leaves of any dtype, those of two bytes in float32: the leaves keep theirs. Sums, differences and multiples of
+    row-sparse leaves (embeddings' gradients) stay row-sparse. A Vector is a value: nothing changes it, and it passes through
     `tf.function`, `tf.cond` and `tf.while_loop` as it is.
 
     Example:
@@ -112,7 +112,8 @@ class Vector:
         if isinstance(other, Vector):
             self._check_same_space(other, symbol, takes_scalars=symbol in ("*", "/"))
             return Vector([fn(a, b) for a, b in zip(self.parts, other.parts, strict=True)])
-        scalars = [_as_scalar(other, part.dtype) for part in self.parts]
+        is_factor = symbol in ("*", "/")  # of which float16 holds neither the large nor the small ones
+        scalars = [_as_scalar(other, tf.float32 if is_factor and part.dtype.size < 4 else part.dtype) for part in self.parts]
         if any(scalar is None for scalar in scalars):
             if hasattr(other, "shape"):
                 raise TypeError(
@@ -120,7 +121,7 @@ class Vector:
                     "the other side must be a number, a scalar tensor or a Vector"
                 )
             return NotImplemented
-        return Vector([fn(part, scalar) for part, scalar in zip(self.parts, scalars, strict=True)])
+        return Vector([_in_dtype_of(scalar, part, fn) for part, scalar in zip(self.parts, scalars, strict=True)])
 
     def _check_same_space(self, other: Vector, symbol: str, takes_scalars: bool = False) -> None:
         if len(self.parts) != len(other.parts):
@@ -173,6 +174,19 @@ def _as_scalar(value: Any, dtype: tf.DType) -> Any:
     if isinstance(value, Rows) or len(getattr(value, "shape", (None,))) > 0:
         return None
     return tf.cast(value, dtype)
+
+
+def _in_dtype_of(scalar: tf.Tensor, leaf: Leaf | Table, fn: Callable[[Any, Any], Any]) -> Any:
+    """`fn(leaf, scalar)` calculated in the scalar's dtype; the leaf keeps its own."""
+    if scalar.dtype == leaf.dtype:
+        return fn(leaf, scalar)
+    return _cast(fn(_cast(leaf, scalar.dtype), scalar), leaf.dtype)
+
+
+def _cast(leaf: Leaf | Table, dtype: tf.DType) -> Leaf:
+    if isinstance(leaf, Rows):
+        return dataclasses.replace(leaf, values=tf.cast(leaf.values, dtype))
+    return tf.cast(dense(leaf), dtype)
 
 
 def _add(a: Leaf | Table, b: Any) -> Leaf | Table:
