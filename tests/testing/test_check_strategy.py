@@ -131,12 +131,63 @@ class CutOff(Plain):
         return step._replace(memory={"last": step.at.loss})
 
 
-class Unremembered(Plain):
+class Anchored(Plain):
+    """Right: its memory stays as it is."""
+
+    def init(self, parameters):
+        return {"anchor": parameters * 1.0}
+
+    def changed(self, gradient, state):
+        return gradient + 0.1 * (state.parameters - state.memory["anchor"])
+
+
+class Trailing(Anchored):
+    """Right: its memory changes in `then` alone."""
+
+    def step(self, objective, state):
+        step = super().step(objective, state)
+        return step._replace(then=self.then_of(state))
+
+    def then_of(self, state):
+        return lambda fast: (0.5 * (fast + state.memory["anchor"]), {"anchor": fast})
+
+
+class UnseededThen(Trailing):
+    def then_of(self, state):
+        return lambda fast: (fast * tf.random.normal([]), {})
+
+
+class MisshapenThen(Trailing):
+    def then_of(self, state):
+        return lambda fast: (fast, {"anchor": fast.norm()})
+
+
+class OtherKeysThen(Trailing):
+    def then_of(self, state):
+        return lambda fast: (fast, {"anker": fast})
+
+
+class OnlyAPoint(Trailing):
+    def then_of(self, state):
+        return lambda fast: fast
+
+
+class OneRateThen(Trailing):
+    def then_of(self, state):
+        return lambda fast: (fast - fast * tf.sqrt(state.learning_rate), {})
+
+
+@pytest.mark.parametrize("make", [Anchored, Trailing])
+def test_a_memory_need_not_be_returned(make):
+    found = check_strategy(make(), checks=["pure", "memory", "kinds", "compiled"])
+    print(found)
+    assert found
+
+
+class OtherKeys(Plain):
     def init(self, parameters):
         return {"last": parameters * 0.0}
 
-
-class OtherKeys(Unremembered):
     def step(self, objective, state):
         here = objective(state.parameters)
         return tl.Step(here.gradient, at=here, memory={"first": here.gradient})
@@ -209,9 +260,13 @@ WRONG = [
     (Lying, "evaluations", "evaluations = 2, but a step makes 1"),
     (ForgettingBatches, "evaluations", "delegate it, or data are left out"),
     (Stale, "at", "is none that the objective returned"),
-    (Misshapen, "memory", "init shapes [(2, 3), (2,)], a step returns [()]"), (Unremembered, "memory", "returns no memory"),
+    (Misshapen, "memory", "init shapes [(2, 3), (2,)], a step returns [()]"),
     (CutOff, "memory", "memory['last']: init makes it of whole numbers, a step returns fractions"),
     (OtherKeys, "memory", "init shapes ['last'], a step returns ['first']"),
+    (UnseededThen, "pure", "noise comes from state.seed"),
+    (MisshapenThen, "memory", "memory['anchor']: init shapes [(2, 3), (2,)], then returns [()]"),
+    (OtherKeysThen, "memory", "init shapes ['anchor'], then returns ['anker']"),
+    (OnlyAPoint, "pure", "then returns a Vector; it returns a Vector and a dictionary"), (OneRateThen, "kinds", ""),
     (InFloat32, "kinds", "comes out as float32"), (OneRate, "kinds", ""), (Writing, "kinds", "row-sparse"),
     (Unkept, "serialises", "self.rate is not set"), (OtherWhenMadeAgain, "serialises", "made again from its configuration"),
     (DeafEagerly, "compiled", "compiled it is not what it is eagerly: "), (Branching, "compiled", "it raises"),

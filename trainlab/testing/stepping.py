@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -59,7 +59,7 @@ def state_of(strategy: StepStrategy, seed: int = 0, dtype: str = "float64", rate
 
 
 def values_of(step: Step) -> list[np.ndarray]:
-    """Everything that a step returns, as arrays: gradient, memory, logs."""
+    """Everything that a step returns, as arrays: gradient, memory, logs, and what `then` makes of a point."""
     return [np.asarray(value) for value in _tensors(step)]
 
 
@@ -141,22 +141,30 @@ def check_at(strategy: StepStrategy) -> None:
 
 
 def check_memory(strategy: StepStrategy) -> None:
-    """A step returns the memory that `init` shapes."""
+    """What a step returns, and what `then` does, is memory that `init` shapes; one that stays need not be returned."""
     state = state_of(strategy)
     step = step_of(strategy, state)
-    if step.memory is None:
-        if state.memory:
-            raise Failed(f"init shapes {', '.join(state.memory)}, but a step returns no memory")
-        return
-    if set(step.memory) != set(state.memory):
+    if step.memory is not None and set(step.memory) != set(state.memory):
         raise Failed(f"init shapes {sorted(state.memory)}, a step returns {sorted(step.memory)}")
-    for name, value in step.memory.items():
+    _check_shapes(state, step.memory or {}, "a step")
+    if step.then is not None:
+        point, memory = _moved(step)
+        shapes = [[tuple(t.shape) for t in _dense(each)] for each in (state.parameters, point)]
+        if shapes[0] != shapes[1]:
+            raise Failed(f"then returns a point of shapes {shapes[1]}, the parameters' are {shapes[0]}")
+        if unknown := set(memory) - set(state.memory):
+            raise Failed(f"init shapes {sorted(state.memory)}, then returns {sorted(unknown)}")
+        _check_shapes(state, memory, "then")
+
+
+def _check_shapes(state: State, memory: Mapping[str, Any], who: str) -> None:
+    for name, value in memory.items():
         shapes = [[tuple(t.shape) for t in _dense(each)] for each in (state.memory[name], value)]
         if shapes[0] != shapes[1]:
-            raise Failed(f"memory[{name!r}]: init shapes {shapes[0]}, a step returns {shapes[1]}")
+            raise Failed(f"memory[{name!r}]: init shapes {shapes[0]}, {who} returns {shapes[1]}")
         is_whole = [_dense(each)[0].dtype.is_integer if _dense(each) else True for each in (state.memory[name], value)]
         if is_whole == [True, False]:
-            raise Failed(f"memory[{name!r}]: init makes it of whole numbers, a step returns fractions: give it 0.0")
+            raise Failed(f"memory[{name!r}]: init makes it of whole numbers, {who} returns fractions: give it 0.0")
 
 
 def check_kinds(strategy: StepStrategy) -> None:
@@ -209,10 +217,32 @@ def _settings(strategy: StepStrategy) -> dict[str, str]:
 
 
 def _tensors(step: Step) -> list[Any]:
-    values = [*_dense(step.gradient)]
-    for _, value in sorted((step.memory or {}).items()):
-        values += _dense(value) if isinstance(value, Vector) else [tf.convert_to_tensor(value)]
-    return [*values, *(tf.convert_to_tensor(value) for _, value in sorted(step.logs.items()))]
+    values = [*_dense(step.gradient), *_in_order(step.memory or {}), *_in_order(step.logs)]
+    if step.then is not None:
+        point, memory = _moved(step)
+        moved = [*_dense(point), *_in_order(memory)]  # where it is not asked it may be anything
+        values += moved if step.when is None else [tf.where(step.when, value, tf.zeros_like(value)) for value in moved]
+    return values
+
+
+def _in_order(named: Mapping[str, Any]) -> list[Any]:
+    return [tensor for _, value in sorted(named.items()) for tensor in _dense(value)]
+
+
+def _moved(step: Step) -> tuple[Vector, Mapping[str, Any]]:
+    """What `then` makes of a point to which an optimizer might have come.
+
+    Raises:
+        Failed: it is no point and memory, or it raises.
+    """
+    assert step.then is not None
+    try:
+        moved = step.then(Vector(_dense(step.gradient)))
+    except Exception as error:
+        raise Failed(f"then raises {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    if not (isinstance(moved, tuple) and len(moved) == 2 and isinstance(moved[0], Vector) and isinstance(moved[1], Mapping)):
+        raise Failed(f"then returns a {type(moved).__name__}; it returns a Vector and a dictionary of the memory")
+    return moved
 
 
 def _dense(value: Any) -> list[Any]:
