@@ -12,6 +12,9 @@ from evaluating import evaluate, gradient_of
 from keras import layers, losses
 from tables import MODELS, ModelCase, cut, in_floatx, pad
 
+import trainlab as tl
+from trainlab.objective import accumulation
+
 
 class Mixture(losses.Loss):
     """Somebody's own loss: one value for each token."""
@@ -105,6 +108,35 @@ def test_a_batch_that_is_masked_whole_counts_for_nothing(precision):
     parts, _ = check_law(model, data, precision)
     without = evaluate(model, [data[0], data[2]])
     assert relative(gradient_of(parts), gradient_of(without)) < 1e-13
+
+
+class WordDropout(layers.Layer):
+    """Puts padding in place of half the words."""
+
+    def __init__(self):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(0)
+
+    def call(self, ids):
+        return keras.ops.where(keras.random.uniform(keras.ops.shape(ids), seed=self.seeds) > 0.5, ids, 0)
+
+
+@pytest.mark.parametrize("how", ["eager", "written out", "loop", "replicas"])
+def test_masks_are_counted_as_they_are_drawn(how, monkeypatch):
+    """Each word that is left has the loss 1, so that is their mean, whatever is drawn for a batch."""
+    monkeypatch.setattr(accumulation, "_MAX_OPERATIONS", 0 if how == "loop" else 10**4)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input([6], dtype="int32"), WordDropout(), layers.Embedding(10, 4, mask_zero=True), layers.Dense(1)]
+    )
+    model.compile(keras.optimizers.SGD(0.1), lambda y, p: 1 + 0 * keras.ops.mean(p, axis=-1))
+    given = {"distribute": tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])} if how == "replicas" else {}
+    trainer = tl.Trainer(model, tl.Accumulate(3), run_eagerly=how == "eager", jit_compile=False, **given)
+    ids = np.random.default_rng(0).integers(1, 10, (24, 6))
+    seen = []
+    remember = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(logs["loss"]))
+    trainer.fit(ids, np.ones([24, 6, 1]), batch_size=4, epochs=2, verbose=0, callbacks=[remember])
+    np.testing.assert_allclose(seen, np.ones(4), rtol=1e-6)
 
 
 class WithAddedLoss(layers.Layer):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainlab.distribution.left import depends
+from trainlab.objective import depends
 
 PASSED_ON = ("Cast", "EnsureShape", "Identity", "Reshape", "StopGradient")
 _ADDED = ("Add", "AddN", "AddV2")

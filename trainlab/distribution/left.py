@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from trainlab.objective import ModelFunction, keras_internals, traced_aside
+from trainlab.objective import ModelFunction, depends, keras_internals, traced_aside
 from trainlab.parameters import Vector
 
 # Between the seeds of two replicas: 2**32 over the golden ratio, odd, so that no two of any number of replicas are alike.
@@ -116,19 +116,6 @@ def reports_of(
         }
 
     return traced_aside(evaluate)() if tf.executing_eagerly() else evaluate()
-
-
-def depends(tensor: Any, sources: Iterable[Any]) -> bool:
-    """Whether a tensor of a graph is computed from one of others."""
-    wanted, pending, seen = set(map(id, sources)), [tensor], set()
-    while pending:
-        found = pending.pop()
-        if id(found) in wanted:
-            return True
-        if found.op not in seen:
-            seen.add(found.op)
-            pending += found.op.inputs
-    return False
 
 
 def is_seed(variable: Any) -> bool:

@@ -47,12 +47,15 @@ class Lockstep:
             return traced_aside(lambda: self._evaluate(parameters, state, batch, totals))()
         return self._evaluate(parameters, state, batch, totals)
 
-    def denominators(self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch) -> tf.Tensor:
+    def denominators(
+        self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch, left: dict[int, tf.Tensor] | None = None
+    ) -> tf.Tensor:
         """See `ModelFunction`."""
         found = []
         for replica, device, shard in self._shards(batch):
             with tf.device(device):
-                found.append(self._shard_function.denominators(parameters, self._left.start(replica, state), shard))
+                begun, own = self._left.start(replica, state), left if replica == 0 else None  # the first one's seeds go on
+                found.append(self._shard_function.denominators(parameters, begun, shard, own))
         return tf.add_n(found)
 
     def _evaluate(

@@ -146,14 +146,18 @@ class ShardFunction:
         kept = {key: tf.where(is_there, value, state.get(key, tf.zeros_like(value))) for key, value in after.items()}
         return _or_zero(is_there, loss), Vector(leaves), kept
 
-    def denominators(self, parameters: Vector, state: Mapping[int, tf.Tensor], shard: Shard) -> tf.Tensor:
+    def denominators(
+        self, parameters: Vector, state: Mapping[int, tf.Tensor], shard: Shard, left: dict[int, tf.Tensor] | None = None
+    ) -> tf.Tensor:
         """See `ModelFunction`; without a forward pass where shapes tell, for any number of examples."""
         batch, is_there, _ = shard
         if is_there is None:
-            return self._function.denominators(parameters, state, batch)
+            return self._function.denominators(parameters, state, batch, left)
         line = None if tf.executing_eagerly() else self._line_of(batch)
         if line is None:
-            found = self._function.denominators(parameters, state, batch)
+            found = self._function.denominators(parameters, state, batch, left)
+            if left is not None:
+                left |= {key: tf.where(is_there, value, state[key]) for key, value in left.items()}
         else:
             found = line[0] + line[1] * tf.cast(cutting.size_of(batch), line[1].dtype)
         return _or_zero(is_there, found)

@@ -4,7 +4,14 @@ from trainlab.objective import cutting, keras_internals
 from trainlab.objective.accumulation import Accumulation, Batches, traced_aside
 from trainlab.objective.building import build_model, compile_model, num_parameters
 from trainlab.objective.evaluation import Divide, Evaluate, Evaluation, KerasObjective
-from trainlab.objective.graph_checks import CALLS, assigned_variables, graphs_within, is_mean_over_examples, string_operation
+from trainlab.objective.graph_checks import (
+    CALLS,
+    assigned_variables,
+    depends,
+    graphs_within,
+    is_mean_over_examples,
+    string_operation,
+)
 from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, metric_variables, native, wide
 from trainlab.objective.own_step import TrainStepFunction, Whole, has_own_step
 from trainlab.objective.pure import functions_inlined
@@ -31,6 +38,7 @@ __all__ = [
     "check_vector",
     "compile_model",
     "cutting",
+    "depends",
     "flat_logs",
     "functions_inlined",
     "graphs_within",

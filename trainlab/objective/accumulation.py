@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from trainlab.objective.graph_checks import depends
 from trainlab.objective.model_function import Batch, ModelFunction, wide
 from trainlab.parameters import Rows, Vector, dense
 
@@ -106,31 +107,59 @@ class Accumulation:
         """What a forward pass tells beforehand: `totals`, and `written_out`."""
         total = tf.zeros([self._function.num_losses + 1], wide(parameters))
         written_out: list[bool] = []
-
-        def count(batch: Batch) -> tf.Tensor:
-            return self._function.denominators(parameters, self._start, batch)
-
+        state = dict(self._start)
         for part in batches:
-
-            def first(part: Batches = part) -> tf.Tensor:
-                return count(part.fetch(0))
-
-            def add(index: Any, total: tf.Tensor, part: Batches = part) -> list[Any]:
-                return [total + count(part.fetch(index))]
-
-            aside = None if tf.executing_eagerly() else traced_aside(first)
-            is_unrolled = part.may_unroll and aside is not None and _is_small(aside.graph)
+            total, is_unrolled, state = self._survey_part(parameters, part, total, state)
             written_out.append(is_unrolled)
-            known = None if aside is None else tf.get_static_value(aside.outputs[0])
-            if known is not None:  # shapes alone decide: nothing is left to compute
-                total += tf.cast(part.num_batches, total.dtype) * tf.constant(known, total.dtype)
-            elif is_unrolled:
-                count_one = _traced_once(count)
-                for one in part.unrolled():
-                    total += count_one(one.fetch(0))
-            else:
-                (total,) = _loop(part.num_batches, add, [total])
         return total, written_out
+
+    def _survey_part(
+        self, parameters: Vector, part: Batches, total: tf.Tensor, state: dict[int, tf.Tensor]
+    ) -> tuple[tf.Tensor, bool, dict[int, tf.Tensor]]:
+        """The total with a part's denominators, whether it is written out, and the state, as far as denominators depend on it.
+
+        It is handed on from batch to batch as in `_accumulate`: a mask may be drawn.
+        """
+        drawn: list[int] = []
+
+        def count(batch: Batch, values: Mapping[int, tf.Tensor]) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:
+            left: dict[int, tf.Tensor] = {}
+            return self._function.denominators(parameters, {**state, **values}, batch, left), left
+
+        def first() -> tf.Tensor:
+            found, left = count(part.fetch(0), {})
+            drawn[:] = left
+            return found
+
+        def counted(batch: Batch, values: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            found, left = count(batch, dict(zip(drawn, values, strict=True)))
+            return found, [left[key] for key in drawn]
+
+        def add(index: Any, total: tf.Tensor, values: list[tf.Tensor]) -> list[Any]:
+            found, values = counted(part.fetch(index), values)
+            return [total + found, values]
+
+        if tf.executing_eagerly():
+            for index in range(int(part.num_batches)):
+                found, left = count(part.fetch(index), state)
+                total, state = total + found, {**state, **left}
+            return total, False, state
+        aside = traced_aside(first)
+        is_unrolled = part.may_unroll and _is_small(aside.graph)
+        known = tf.get_static_value(aside.outputs[0])
+        if known is not None:  # shapes alone decide: nothing is left to compute
+            return total + tf.cast(part.num_batches, total.dtype) * tf.constant(known, total.dtype), is_unrolled, state
+        read = {id(outer): inner for outer, inner in aside.graph.captures}
+        drawn[:] = [key for key in drawn if id(state[key]) in read and depends(aside.outputs[0], [read[id(state[key])]])]
+        values = [state[key] for key in drawn]
+        if is_unrolled:
+            count_one = _traced_once(counted)
+            for one in part.unrolled():
+                found, values = count_one(one.fetch(0), values)
+                total += found
+        else:
+            total, values = _loop(part.num_batches, add, [total, values])
+        return total, is_unrolled, {**state, **dict(zip(drawn, values, strict=True))}
 
     def _accumulate(self, parameters: Vector, totals: tf.Tensor) -> tuple[tf.Tensor, Vector, dict[int, tf.Tensor]]:
         """One batch after the other: the state is handed on, dense gradients are added, row-sparse ones collected."""

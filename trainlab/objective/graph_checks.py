@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -75,6 +75,19 @@ def graphs_within(graph: Any) -> Iterator[Any]:
         if operation.type in CALLS and not tensorflow_internals.is_call_for_xla(operation):
             for inner in _called(graph, operation):
                 yield from graphs_within(inner)
+
+
+def depends(tensor: Any, sources: Iterable[Any]) -> bool:
+    """Whether a tensor of a graph is computed from one of others, or is one."""
+    wanted, pending, seen = set(map(id, sources)), [tensor], set()
+    while pending:
+        found = pending.pop()
+        if id(found) in wanted:
+            return True
+        if found.op not in seen:
+            seen.add(found.op)
+            pending += found.op.inputs
+    return False
 
 
 def _written(graph: Any, operations: list[Any]) -> Iterator[Any]:

@@ -118,11 +118,23 @@ class ModelFunction:
             filters_first(tf.compat.v1.get_default_graph().get_operations()[first_operation:])
         return loss, self.gradient_of(gradients, parameters), self.state_after(scope, state, results)
 
-    def denominators(self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch) -> tf.Tensor:
-        """`[num_losses + 1]`: what each compiled loss divides by on this batch and, last, the number of examples."""
-        examples = denominators.num_examples(batch[0])
-        with opened(self.scope_at(parameters, state)), denominators.counted(self.model, examples, None) as found:
+    def denominators(
+        self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch, left: dict[int, tf.Tensor] | None = None
+    ) -> tf.Tensor:
+        """`[num_losses + 1]`: what each compiled loss divides by on this batch and, last, the number of examples.
+
+        Args:
+            parameters: where.
+            state: what `read_state` gave, or an earlier batch left.
+            batch: `(x, y, sample_weight)`.
+            left: takes the seeds, and other whole numbers, that the forward pass leaves, by the variable's id.
+        """
+        examples, scope = denominators.num_examples(batch[0]), self.scope_at(parameters, state)
+        with opened(scope), denominators.counted(self.model, examples, None) as found:
             self._forward(batch, None)
+        if left is not None:
+            values = {key: scope.get_current_value(variable) for key, variable in scope.updated.items() if key in state}
+            left |= {key: value for key, value in values.items() if value.dtype.is_integer and is_reachable(value)}
         dtype = wide(parameters)
         zero = tf.zeros([], dtype)
         counts = [tf.cast(found.get(index, zero), dtype) for index in range(self.num_losses)]

@@ -129,9 +129,11 @@ class TrainStepFunction(ModelFunction):
         after = self.state_after(scope, state, results)
         return loss, gradient, {key: value for key, value in after.items() if key not in self._late}
 
-    def denominators(self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch) -> tf.Tensor:
-        """`[1]`: the number of examples."""
-        del state
+    def denominators(
+        self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch, left: dict[int, tf.Tensor] | None = None
+    ) -> tf.Tensor:
+        """`[1]`: the number of examples, which no state changes."""
+        del state, left
         if type(self.model) not in _warned:
             _warned.add(type(self.model))
             warnings.warn(
