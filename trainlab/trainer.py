@@ -206,7 +206,7 @@ class Trainer:
             batch_size: examples a batch, for arrays; 32 by default, or as many as let `steps_per_epoch` take all there are.
             epochs: the number to stop at, counted from `initial_epoch`.
             verbose: 0 silent, 1 a progress bar, 2 a line an epoch; "auto" is 1 on a terminal or in a notebook, otherwise 2.
-            callbacks: a batch hook of yours, or TerminateOnNaN, is called at every update; Keras' others where their settings ask.
+            callbacks: a batch hook of yours, or TerminateOnNaN, is called at every update; Keras' others if their settings ask.
             validation_split, validation_data: the share held out, of the arrays' end; a data set, `(x, y)` or `(x, y, weights)`.
             shuffle: whether each pass over arrays takes its own order.
             class_weight, sample_weight: weights by class; or of examples or of elements.

@@ -4,10 +4,11 @@ from trainlab.runs import manifest, rates, workers
 from trainlab.runs.disk import boards, compiled
 from trainlab.runs.disk.checkpoint import write_atomically
 from trainlab.runs.disk.lock import InUse, Lock
-from trainlab.runs.epochs import Fit, Keeper, callback_list, find_out, fit_of, history_of, verbosity
+from trainlab.runs.epochs import Fit, Keeper, find_out, fit_of, history_of
 from trainlab.runs.evaluating import Validator, evaluate_alone, predict_alone
 from trainlab.runs.keeping import RunKeeper
 from trainlab.runs.listeners.describing import Described, describe_loop
+from trainlab.runs.listeners.listing import callback_list, verbosity
 from trainlab.runs.manifest import OVERRIDABLE, OtherRun
 from trainlab.runs.resuming import RESUME, Asked, Found
 from trainlab.runs.run import Run, refuse_unknown

@@ -375,31 +375,3 @@ def find_out(fit: Fit, found: Found, updates_ahead: int) -> bool:
     if fit.verbose:
         print(choice.reason, flush=True)
     return True
-
-
-def callback_list(callbacks: Any, model: keras.Model | None, plan: Plan, verbose: int) -> keras.callbacks.CallbackList:
-    """What Keras' `fit` makes of its argument `callbacks`, `History` and the progress bar among them."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        return callbacks
-    return keras.callbacks.CallbackList(
-        callbacks,
-        add_history=True,
-        add_progbar=verbose != 0,
-        model=model,
-        verbose=verbose,
-        epochs=plan.last_epoch,
-        steps=plan.updates_per_epoch,
-    )
-
-
-def verbosity(verbose: str | int) -> int:
-    """`verbose` of `fit` as a number.
-
-    Raises:
-        ValueError: it is none of those that Keras knows.
-    """
-    if verbose == "auto":
-        return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
-    if verbose not in (0, 1, 2):
-        raise ValueError(f'verbose must be 0, 1, 2 or "auto", not {verbose!r}')
-    return int(verbose)

@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from trainlab.data import as_arrays, describe_update, frequency_of, is_stream, size_of_batches
 from trainlab.loop import Evaluations, Plan, plan_of
-from trainlab.runs.epochs import callback_list, verbosity
 from trainlab.runs.listeners.hearing import hears_every_test_batch, hears_every_update, takes_summaries, updates_unheard
+from trainlab.runs.listeners.listing import callback_list, verbosity
 from trainlab.runs.run import Run
 from trainlab.strategies import StepStrategy
 
