@@ -134,6 +134,14 @@ def test_a_metric_that_counts_batches_is_that_of_one_device(strategy, settings, 
     np.testing.assert_allclose(several["mean"], one["mean"], rtol=1e-12)
 
 
+@pytest.mark.parametrize("precision", ["float64"], indirect=True)
+def test_what_counts_examples_by_their_shape_is_let_be(precision):
+    """R2Score adds up ones, broadcast to the shape of a batch."""
+    (one, _), (several, told) = (fit(number, [keras.metrics.R2Score(dtype="float64")]) for number in (None, 4))
+    assert told == []
+    np.testing.assert_allclose(several["r2_score"], one["r2_score"], rtol=1e-12)
+
+
 def test_a_shard_counts_as_its_part_of_a_batch():
     """Of seven errors 1, 1, 1, 1, 0, 0, 0 two shards have four and three."""
     model = compiled(dense_model(), keras.optimizers.SGD(0.0), metrics=[OfBatches()])

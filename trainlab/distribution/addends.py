@@ -48,6 +48,8 @@ def kind_of(addend: tf.Tensor, batch: Collection[Any], size: int | None) -> str 
         size: examples in the batch; None where only the data tell.
     """
     if not depends(addend, batch):
+        if tf.get_static_value(addend) is None:  # it may be a number of examples all the same, by their shapes
+            return None
         return SUM if _is_multiple(addend, size) else CONSTANT
     operation, inputs = addend.op, list(addend.op.inputs)
     kind = operation.type
