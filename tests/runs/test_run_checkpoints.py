@@ -93,6 +93,77 @@ def test_a_learning_rate_changed_on_purpose(tmp_path):
     assert trainer.resumed_at == 2 and float(trainer.model.optimizer.learning_rate) == pytest.approx(0.3)
 
 
+def decay(rate=0.3):
+    return keras.optimizers.schedules.ExponentialDecay(rate, 1, 0.5)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("first", [0.1, None])
+def test_a_schedule_in_place_of_a_rate_and_a_rate_in_its_place(first, scaled, tmp_path):
+    """All but the rate goes on: the moments are those of the checkpoint."""
+    x, y = regression()
+
+    def made(rate):
+        optimizer = keras.optimizers.Adam(decay() if rate is None else rate)
+        return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0) if scaled else optimizer
+
+    before = small(tmp_path, optimizer=made(first))
+    before.fit(x, y, epochs=2, verbose=0)
+    moments = [np.array(v) for v in before.model.optimizer.variables if len(v.shape)]
+    trainer = small(tmp_path, optimizer=made(None if first else 0.3))
+    with pytest.raises(OtherRun, match="learning_rate"):
+        trainer.fit(x, y, epochs=3, verbose=0)
+    seen = []
+    looks = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: (
+            seen or seen.extend(np.array(v) for v in trainer.model.optimizer.variables if len(v.shape))
+        )
+    )
+    trainer.fit(x, y, epochs=3, verbose=0, override=["learning_rate"], callbacks=[looks])
+    assert trainer.resumed_at == before.iterations and trainer.iterations == 3 * before.iterations // 2
+    assert_same(seen, moments)
+    rate = float(trainer.model.optimizer.learning_rate)
+    assert rate == pytest.approx(0.3 * 0.5**trainer.iterations if first else 0.3)
+
+
+def several(slow=0.1, fast=0.2):
+    one, two = keras.optimizers.SGD(slow), keras.optimizers.Adam(fast)
+    return keras.optimizers.MultiOptimizer(lambda v: one if "kernel" in v.path else two)
+
+
+def rates(trainer):
+    return sorted({round(float(one.learning_rate), 6) for one in trainer.model.optimizer.optimizers})
+
+
+def test_the_rates_of_several_optimizers_may_be_changed(tmp_path):
+    x, y = regression()
+
+    def train(trainer, when=10**9, **kwargs):
+        def lower(epoch, logs=None):
+            for one in trainer.model.optimizer.optimizers:
+                one.learning_rate = one.learning_rate / 2
+
+        lowering = keras.callbacks.LambdaCallback(on_epoch_end=lower)
+        return trainer.fit(x, y, epochs=6, verbose=0, callbacks=[lowering, Stopping(when)], **kwargs).history
+
+    whole, stopped = small(None, optimizer=several()), small(tmp_path, optimizer=several())
+    history = train(whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, 5)
+    assert rates(stopped)[0] < 0.1
+    copy = shutil.copytree(tmp_path, tmp_path.with_name("copy"))
+    with pytest.raises(
+        OtherRun, match=r"learning_rate: saved \[0.2, 0.1\], now \[0.2, 0.05\]|saved \[0.1, 0.2\], now \[0.05, 0.2\]"
+    ):
+        train(small(copy, optimizer=several(0.05)))
+    assert train(stopped) == history  # in the notebook, though a callback has lowered them
+    assert_same(everything(stopped.model), everything(whole.model))
+    changed = small(copy, optimizer=several(3.2e-4, 6.4e-4))
+    (updates,) = {int(path.name.rpartition("-")[2]) for path in [changed.last_checkpoint]}
+    changed.fit(x, y, epochs=6, verbose=0, override=["learning_rate"])
+    assert changed.resumed_at == updates and rates(changed) == [3.2e-4, 6.4e-4]
+
+
 def test_what_resume_allows(tmp_path):
     x, y = regression()
     with pytest.raises(FileNotFoundError, match="resume='must' but there is no checkpoint"):

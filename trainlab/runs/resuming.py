@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from trainlab.data import ArraySource, Source, StreamSource
 from trainlab.loop import Loop, Plan, Progress
+from trainlab.objective import inner_of, keras_internals
 from trainlab.runs.disk.checkpoint import Checkpoints, Loaded, peek, read
 from trainlab.runs.disk.encoding import decode
 from trainlab.runs.evaluating import Validator
@@ -179,19 +180,35 @@ def restore_variables(model: keras.Model, loop: Loop, loaded: Loaded, keeps_rate
         ValueError: one is of another shape or dtype; nothing is touched.
     """
     known = loop.snapshot()
-    values = {name: value for name, value in variables(loaded).items() if name in known}
+    values = variables(loaded)
+    if keeps_rate:
+        values = _without_rates(model.optimizer, values)
+    values = {name: value for name, value in values.items() if name in known}
     for name, value in values.items():
         if tuple(known[name].shape) != value.shape or known[name].dtype != tf.as_dtype(value.dtype):
             raise ValueError(
                 f"{loaded.path}: {name} is {value.dtype} {list(value.shape)}, here {known[name].dtype.name} "
                 f"{known[name].shape.as_list()}; nothing was touched"
             )
-    if keeps_rate:
-        rate = model.optimizer.learning_rate  # a schedule's is none of the variables
-        for i, variable in enumerate(model.optimizer.variables):
-            if variable is rate:
-                values.pop(f"optimizer.{i}")
     loop.assign(values)
+
+
+def _without_rates(optimizer: keras.Optimizer, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same values but for the learning rates; where there is a schedule in place of one, or one in its place, renumbered.
+
+    Keras counts a rate among the optimizer's variables, behind the iterations, and a schedule not.
+    """
+    plain = inner_of(optimizer)
+    several = keras_internals.inner_optimizers(plain)
+    rates = [one.learning_rate for one in ([plain] if several is None else several.values())]
+    own = optimizer.variables
+    kept = {name: value for name, value in values.items() if not name.startswith("optimizer.")}
+    saved = [values[f"optimizer.{i}"] for i in range(len(values) - len(kept))]
+    is_rate = [any(variable is rate for rate in rates) for variable in own]
+    if len(saved) == len(own) + 1 and several is None:  # it was a variable
+        del saved[1 + next(i for i, variable in enumerate(own) if variable is plain.iterations)]
+    places = [i for i in range(len(own)) if len(saved) == len(own) or not is_rate[i]]
+    return kept | {f"optimizer.{i}": value for i, value in zip(places, saved, strict=True) if not is_rate[i]}
 
 
 def load_best(model: keras.Model, checkpoints: Checkpoints) -> Path:

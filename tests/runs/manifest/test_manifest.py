@@ -245,6 +245,27 @@ def test_of_an_older_checkpoint_what_is_not_in_it_is_named():
         checked(saved | {"strategy": in_the_old_form(Sam())}, current)
 
 
+@pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, keras.optimizers.LossScaleOptimizer])
+def test_the_rates_of_several_optimizers_are_compared_with_those_of_an_older_checkpoint(wrap):
+    def rows(slow, decay=None):
+        one, two = keras.optimizers.SGD(slow), keras.optimizers.SGD(0.2, weight_decay=decay)
+        several = keras.optimizers.MultiOptimizer(lambda v: one if "kernel" in v.path else two)
+        return as_saved(manifest.of_model(model_of("relu", optimizer=wrap(several))))
+
+    saved = rows(0.1)
+    assert saved["learning_rate"] == [0.1, 0.2]
+    several = saved["optimizer"].get("inner", saved["optimizer"])["optimizers"]
+    for one, rate in zip(several, saved.pop("learning_rate"), strict=True):
+        one["learning_rate"] = rate  # where it stood
+    saved["learning_rate"] = None
+    assert checked(saved, rows(0.1)) == []
+    with pytest.raises(manifest.OtherRun, match=r"learning_rate: saved \[0.1, 0.2\], now \[0.3, 0.2\]"):
+        checked(saved, rows(0.3))
+    assert checked(saved, rows(0.3), ["learning_rate"]) == []
+    with pytest.raises(manifest.OtherRun, match="optimizers.1..weight_decay"):
+        checked(saved, rows(0.3, 0.1), ["learning_rate"])
+
+
 @pytest.mark.parametrize(
     ("place", "before", "now"), [("epsilon", 1e-7, 1e-3), ("image_data_format", "channels_last", "channels_first")]
 )

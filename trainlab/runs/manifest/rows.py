@@ -26,7 +26,7 @@ from trainlab.parameters import tensorflow_internals
 from trainlab.runs.disk.compiled import processor
 from trainlab.runs.manifest.layers import of_layers
 from trainlab.runs.manifest.operations import first_names
-from trainlab.runs.manifest.optimizers import learning_rate, of_optimizer
+from trainlab.runs.manifest.optimizers import are_but_for_the_rate, learning_rate, of_optimizer, with_rates_apart
 from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, digest, fingerprint, plain, renamed
 from trainlab.strategies import StepStrategy
 
@@ -263,10 +263,13 @@ def check(path: Path, saved: Manifest, current: Manifest, override: Collection[s
     Raises:
         OtherRun: it is another run's.
     """
-    saved = {"sum_duplicate_rows": True, "replicas": 1, **saved}  # all that there was before it could be said
+    saved = {"sum_duplicate_rows": True, "replicas": 1, **with_rates_apart(saved)}  # all that there was before it could be said
     rows = [row for row in RULES if row in saved and row in current]
     if "seed" in saved and _FORM not in saved and current.get("layers' code"):  # of an older trainlab, and whole
         rows.append("layers' code")
+    counted = [part["optimizer variables"] for part in (saved, current) if "optimizer variables" in part]
+    if "learning_rate" in override and len(counted) == 2 and are_but_for_the_rate(*counted):
+        rows.remove("optimizer variables")
     compared = {row: _compared(row, saved, current) for row in rows}
     found = [difference for differing, _ in compared.values() for difference in differing]
     refusing, warning = refusals(found, override)
