@@ -68,6 +68,7 @@ class TestLines:
             ({"smallest": 0}, "smallest must be a finite learning rate above 0, not 0"),
             ({"smallest": -1.0}, "smallest must be a finite learning rate above 0, not -1.0"),
             ({"largest": float("inf")}, "largest must be a finite learning rate above 0, not inf"),
+            ({"smallest": "1e-5"}, "smallest must be a learning rate, a number above 0, not '1e-5'"),
             ({"largest": "much"}, "largest must be a learning rate, a number above 0, not 'much'"),
             ({"smallest": 1.0, "largest": 0.1}, "smallest must be less than largest, not 1 and 0.1"),
             ({"num_updates": 1}, "num_updates"),

@@ -215,6 +215,9 @@ def test_what_is_not_there_cannot_be_loaded(tmp_path):
     with pytest.raises(ValueError, match="is of another model than this one; nothing was touched"):
         other.load_best()
     np.testing.assert_array_equal(weights(other.model)[0], before[0])
+    unbuilt = tl.Trainer(compiled(keras.Sequential([keras.layers.Dense(1)])), run=tl.Run(tmp_path, keep_best="loss"))
+    with pytest.raises(ValueError, match="the model has no weights yet: build it, or call fit, before"):
+        unbuilt.load_best()
 
 
 @pytest.mark.parametrize("value", [3, ("up", "loss"), ("max",), ("max", 3), {"max": "loss"}, b"loss"], ids=str)

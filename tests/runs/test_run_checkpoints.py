@@ -211,6 +211,27 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path):
         small(tmp_path).fit(x, y, 8, epochs=3, verbose=0)
 
 
+@pytest.mark.parametrize("is_next_whole", [True, False])
+def test_those_of_another_run_are_not_taken_for_this_ones_though_its_newest_cannot_say_whose_it_is(is_next_whole, tmp_path):
+    x, y = regression()
+    small(tmp_path).fit(x, y, 8, epochs=1, verbose=0)
+    trainer = small(tmp_path, save_steps=1, keep=2)
+    trainer.fit(x, y, 8, epochs=2, verbose=0, resume="weights")
+    *_, other, second, newest = sorted((tmp_path / "checkpoints").iterdir())
+    shutil.rmtree(second)
+    (newest / "state.json").write_text("{")
+    if not is_next_whole:
+        (other / "tensors.index").write_bytes(b"")
+    with pytest.warns(UserWarning, match="is damaged"):
+        again = small(tmp_path)
+        if is_next_whole:
+            again.fit(x, y, 8, epochs=2, verbose=0)
+            assert again.resumed_at == int(other.name.rpartition("-")[2])
+        else:
+            with pytest.raises(ValueError, match="no checkpoint can be read"):
+                again.fit(x, y, 8, epochs=2, verbose=0)
+
+
 def test_the_best_is_kept(tmp_path):
     x, y = regression()
     trainer = small(tmp_path, keep=1, keep_best="val_loss", optimizer=keras.optimizers.SGD(2.5), save_seconds=None)

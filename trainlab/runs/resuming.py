@@ -122,8 +122,8 @@ def newest(checkpoints: Checkpoints, fit: int, plan: Plan, any_will_do: bool) ->
         damaged.append(f"{path.name}: {reason}")
         warnings.warn(f"checkpoint {path} is damaged ({reason}): trying the one before", stacklevel=5)
 
-    # Older ones may be another run's, whose weights this one began with.
-    last = peek(checkpoints.paths()[0])
+    # Older ones may be another run's, whose weights this one began with; the newest need not be able to say whose it is.
+    last = next((state for path in checkpoints.paths() if "run" in (state := peek(path))), {})
     fallback = None
     for loaded in checkpoints.readable(on_damage):
         state = loaded.state
@@ -230,8 +230,10 @@ def load_weights(model: keras.Model, loaded: Loaded) -> None:
     """Gives a model the weights, and the statistics, of a checkpoint.
 
     Raises:
-        ValueError: it is another model's; nothing is touched.
+        ValueError: it is another model's, or the model has no weights yet; nothing is touched.
     """
+    if not model.built:
+        raise ValueError(f"{loaded.path}: the model has no weights yet: build it, or call fit, before")
     values = {name: value for name, value in variables(loaded).items() if name.startswith("model.")}
     own = {f"model.{i}": variable for i, variable in enumerate(model.variables)}
     shapes = {name: (tuple(variable.shape), variable.dtype) for name, variable in own.items()}

@@ -45,7 +45,7 @@ class Sweep(NamedTuple):
         """
         for name, value in (("smallest", self.smallest), ("largest", self.largest)):
             try:
-                number = float(value)
+                number = float("text" if isinstance(value, (str, bytes)) else value)
             except (TypeError, ValueError):
                 raise TypeError(f"{name} must be a learning rate, a number above 0, not {value!r}") from None
             if not 0 < number < math.inf:
