@@ -5,9 +5,10 @@ What is wrong with the command, and with its config as far as that can be seen i
 
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import trainlab
@@ -104,7 +105,7 @@ def _quoted(argument: str) -> str:
     return f"'{argument}'" if " " in argument else argument
 
 
-def _help(name: str, imports: Sequence[str] = ()) -> str:
+def _help(name: str, imports: Mapping[str, str] = MappingProxyType({})) -> str:
     if name in VERBS:
         return help_text(name).rstrip()
     try:

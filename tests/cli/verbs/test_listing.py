@@ -103,7 +103,8 @@ def test_a_name_of_ones_own_module(trainlab_command, tmp_path):
     status, out, err = trainlab_command("--help", "own_to_explain.Uphill")
     assert (status, err) == (0, "") and out.splitlines()[:2] == ["own_to_explain.Uphill(rho=0.05)", "Goes uphill first."]
     assert "  rho  = 0.05  How far uphill.\n" in out
-    assert trainlab_command("train", "--config", "c.gin", "--help", "Uphill")[1] == out
+    for name in ("Uphill", "own.Uphill", "@own.Uphill()"):  # as the config calls it
+        assert trainlab_command("train", "--config", "c.gin", "--help", name)[1] == out
     assert trainlab_command("--help", "own_to_explain.small.width")[1].startswith("own_to_explain.small.width = 8\n")
     status, out, err = trainlab_command("--help", "own_to_explain.Uphil")
     assert (status, out) == (2, "") and "unknown name 'own_to_explain.Uphil'" in err and err.count("\n") == 1

@@ -80,3 +80,13 @@ def test_what_is_printed_is_a_config_that_comes_to_the_same(trainlab_command, tm
 
     assert bindings(again) == bindings(out) and len(bindings(out)) > 40
     assert "# default" not in again.replace("# printed.gin", "")  # now every value is of the file
+
+
+def test_a_module_keeps_the_name_that_the_config_gives_it(trainlab_command, tmp_path):
+    (tmp_path / "own_to_print.py").write_text("import trainlab\n\nclass Mine(trainlab.Heun):\n    pass\n")
+    (tmp_path / "c.gin").write_text(f"include '{HEUN_FILE}'\nimport own_to_print as own\nrun.strategy = @own.Mine()\n")
+    status, out, err = trainlab_command("train", "--print-config", "--config", "c.gin")
+    assert (status, ours(err)) == (0, []) and "import own_to_print as own\n" in out, out
+    (tmp_path / "printed.gin").write_text(out)
+    status, again, err = trainlab_command("train", "--print-config", "--config", "printed.gin")
+    assert (status, ours(err)) == (0, []) and again.count("own.Mine") == out.count("own.Mine")

@@ -179,13 +179,18 @@ class Config:
             hint = f"did you mean {close[0][1:]} (used as {close[0]})?" if close else "remove it"
         return f"{binding.where}: nothing in this run uses the macro %{binding.scope}; {hint}"
 
+    @property
+    def import_lines(self) -> list[str]:
+        """The imports, each by the name that the config gives the module."""
+        named = sorted((name, module.__name__) for name, module in self.imports.items())
+        return [f"import {module}" + (f" as {name}" if name != module else "") for name, module in named]
+
     def text(self) -> str:
         """What was used so far, defaults included, as a config that can be loaded again."""
         lines = []
-        for name, module in sorted(self.imports.items()):
+        for line, (_, module) in zip(self.import_lines, sorted(self.imports.items()), strict=True):
             file = getattr(module, "__file__", None)
-            origin = f"  # of {file}" if file and "site-packages" not in file else ""  # so that it is found from elsewhere too
-            lines.append(f"import {module.__name__}" + (f" as {name}" if name != module.__name__ else "") + origin)
+            lines.append(line + (f"  # of {file}" if file and "site-packages" not in file else ""))  # found from elsewhere too
         return "\n".join([*lines, "", gin.operative_config_str(max_line_length=80)]).lstrip("\n")
 
     def explain(self, error: BaseException) -> str:

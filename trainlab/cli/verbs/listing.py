@@ -8,9 +8,10 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trainlab.cli.configs import outline
@@ -52,12 +53,12 @@ def listed(kind: str) -> str:
     return "\n".join(lines)
 
 
-def explained(name: str, imports: Sequence[str] = ()) -> str:
+def explained(name: str, imports: Mapping[str, str] = MappingProxyType({})) -> str:
     """What a name stands for: how it is called, what its docstring begins with, and each parameter with its default.
 
     Args:
         name: As a config has it: `Heun`, `keras.optimizers.SGD`, `own_module.Sam`; or a parameter, `mlp.hidden_sizes`.
-        imports: Modules that a config imports, in which it may be.
+        imports: Modules that a config imports, in which it may be, by the names that it gives them.
 
     Raises:
         NotKnown: It stands for nothing, or for several things.
@@ -86,7 +87,7 @@ def explained(name: str, imports: Sequence[str] = ()) -> str:
     return _whole(*found)
 
 
-def _found(name: str, imports: Sequence[str]) -> tuple[str, Description] | None:
+def _found(name: str, imports: Mapping[str, str]) -> tuple[str, Description] | None:
     """The full name and the description of what a name stands for; None where that is nothing, or several things."""
     if name in ("run", RUN):
         of_run = looked_at(Settings)
@@ -104,10 +105,10 @@ def _found(name: str, imports: Sequence[str]) -> tuple[str, Description] | None:
     return None
 
 
-def _of_modules(name: str, imports: Sequence[str]) -> list[tuple[str, Any]]:
+def _of_modules(name: str, imports: Mapping[str, str]) -> list[tuple[str, Any]]:
     """What a name stands for in modules of the user's: those that a config imports, or the one that the name begins with."""
     module, _, inner = name.partition(".")
-    found = [(bound, name.removeprefix(f"{bound}.")) for bound in imports] + ([(module, inner)] if inner else [])
+    found = [(of, name.removeprefix(f"{bound}.")) for bound, of in imports.items()] + ([(module, inner)] if inner else [])
     items = []
     for bound, rest in found:
         with _importable():
@@ -199,12 +200,17 @@ def _shortened(line: str, width: int) -> str:
     return line if len(line) <= width else line[: width - 3].rstrip() + "..."
 
 
-def imports_of(files: Sequence[str]) -> list[str]:
-    """The modules that config files import, as far as their own lines say; their directories become importable."""
-    found = []
+def imports_of(files: Sequence[str]) -> dict[str, str]:
+    """The modules that config files import, by the names that they give them, as far as their own lines say.
+
+    The directories of the files become importable.
+    """
+    found: dict[str, str] = {}
     for file in files:
         path = Path(file)
         if path.is_file():
             sys.path.insert(0, str(path.resolve().parent))
-            found += re.findall(r"^import (\w+(?:\.\w+)*)", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+            text = path.read_text(encoding="utf-8", errors="replace")
+            for module, name in re.findall(r"^import (\w+(?:\.\w+)*)(?:[ \t]+as[ \t]+(\w+))?", text, re.MULTILINE):
+                found[name or module] = module
     return found

@@ -21,7 +21,7 @@ def print_config(files: Sequence[str], bindings: Sequence[str], directory: Path,
 
     def work() -> None:
         config = reading.load(files, bindings)
-        lines = [(f"import {module.__name__}", "") for _, module in sorted(config.imports.items())]
+        lines = [(line, "") for line in config.import_lines]
         for value in effective(config):
             written = f"{value.name} = {value.text}" if value.text else value.name
             lines.append((written if value.is_binding else f"# {written}", value.where))
