@@ -39,14 +39,14 @@ def main(arguments: list[str] | None = None) -> None:
     from benchmarking.report import machine
 
     for name in options.parts:
-        section = Section(name, PARTS[name], options.short)
+        section = Section(name, PARTS[name], options.short, machine=machine())
         print(f"\n== {section.title}", flush=True)
         started = time.perf_counter()
         if importlib.import_module(f"reproducing.{name}").run(section, directory) is False:
             continue
         section.seconds = time.perf_counter() - started
         section.write(directory)
-        (out / "EVIDENCE.md").write_text(assembled(list(PARTS), directory, machine()), encoding="utf-8")
+        (out / "EVIDENCE.md").write_text(assembled(list(PARTS), directory, section.machine), encoding="utf-8")
     print(f"\nwritten to {out / 'EVIDENCE.md'}")
 
 

@@ -74,6 +74,16 @@ def test_what_was_missed_and_what_was_not_run_stands_above_all(tmp_path):
     assert "**Not met:** nothing." in head and "**Not run:** nothing." in head  # control
 
 
+def test_parts_that_are_kept_from_another_machine_say_so(tmp_path):
+    for name, machine in (("one", "here"), ("two", "there"), ("three", "")):
+        Section(name, name.title(), machine=machine).write(tmp_path)
+    head, *parts = assembled(["one", "two", "three"], tmp_path, "here").split("\n## ")
+    assert "Run on here." in head
+    assert [part.split("(`--parts ")[1].strip() for part in parts] == [
+        "one`, 0 s.)", "two`, 0 s, on there.)", "three`, 0 s, on a machine that was not kept.)"
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_the_short_form(tmp_path, capsys):
     """All parts, in the order of the page; figures that cost nothing are met even so."""

@@ -21,6 +21,7 @@ class Section:
         claims: of each what it says, what is wanted, what was seen, within which spread, and whether it is met.
         numbers: all that was measured.
         seconds: how long it took.
+        machine: what it was run on; empty where that was not kept.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Section:
     claims: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
+    machine: str = ""
 
     def say(self, text: str) -> None:
         """A paragraph."""
@@ -72,8 +74,8 @@ class Section:
         """The section that a JSON holds."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
-    def markdown(self) -> str:
-        """The section."""
+    def markdown(self, elsewhere: str = "") -> str:
+        """The section; `elsewhere` says on what machine it was run, where that is not the page's."""
         rows = [
             f"| {claim['what']} | {claim['wanted']:.8g} | {claim['seen']:.8g} | {claim['spread']:.2g} "
             f"| {'met' if claim['met'] else '**not met**'} |"
@@ -81,7 +83,7 @@ class Section:
         ]
         table = ["\n".join(["| what | wanted | seen | spread | |", "|---|---:|---:|---:|---|", *rows])] if rows else []
         short = ["*Run in the short form: no evidence, only a sign that it runs.*"] * self.is_short
-        took = [f"(`--parts {self.name}`, {self.seconds:,.0f} s.)"]
+        took = [f"(`--parts {self.name}`, {self.seconds:,.0f} s{elsewhere}.)"]
         return "\n\n".join([f"## {self.title}", *short, *self.text, *table, *took])
 
 
@@ -95,11 +97,16 @@ def assembled(names: Sequence[str], directory: Path, machine: str) -> str:
     Args:
         names: of all parts, in their order.
         directory: of the JSONs.
-        machine: what it was run on.
+        machine: what the parts were run on that were run now; of others that are kept, each says its own.
     """
     found = {name: Section.read(path) for name in names if (path := directory / f"{name}.json").exists()}
     missed = [f"{found[name].title}: {claim['what']}" for name in found for claim in found[name].claims if not claim["met"]]
     num_claims = sum(len(section.claims) for section in found.values())
+    is_kept = any(section.machine for section in found.values())
+    others = {
+        name: f", on {section.machine or 'a machine that was not kept'}" if is_kept and section.machine != machine else ""
+        for name, section in found.items()
+    }
     head = [
         "# Evidence",
         "`python scripts/reproduce.py` writes this page anew, from nothing but the repository; "
@@ -109,4 +116,4 @@ def assembled(names: Sequence[str], directory: Path, machine: str) -> str:
         "**Not met:** " + ("; ".join(missed) if missed else "nothing") + ".",
         "**Not run:** " + (", ".join(name for name in names if name not in found) or "nothing") + ".",
     ]
-    return "\n\n".join([*head, *(section.markdown() for section in found.values())]) + "\n"
+    return "\n\n".join([*head, *(section.markdown(others[name]) for name, section in found.items())]) + "\n"
