@@ -247,6 +247,12 @@ def test_a_model_is_no_function_that_makes_one_and_strangers_are_left_alone(tmp_
     with pytest.raises(ValueError, match=r"holds notes.txt, and no comparison"):
         tl.compare(*given, **named)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    for text in ("[1, 2]", '{"rooms": 3}', "a plan"):
+        (tmp_path / "notes.txt").unlink(missing_ok=True)
+        (tmp_path / "plan.json").write_text(text)
+        with pytest.raises(ValueError, match=r"holds plan.json, and no comparison: give another directory"):
+            tl.compare(*given, **named)
+        assert (tmp_path / "plan.json").read_text() == text
 
 
 @pytest.mark.slow
