@@ -8,6 +8,7 @@ from accumulating import TOLERANCE, check_law, data_of, float64, mean_of_means, 
 from by_hand import groups, loss_and_gradients, parameters, relative
 from evaluating import build, evaluate, gradient_of, take_step
 from keras import layers, losses
+from small import regression
 from tables import EXACT_MODELS, FAMILY_STRATEGIES, MODELS, PLAIN_STRATEGIES, ModelCase
 
 import trainlab as tl
@@ -131,6 +132,28 @@ def test_the_losses_of_several_outputs_are_reported_of_the_whole(source):
     for name, value in whole.items():
         assert parts[name] == pytest.approx(value, rel=1e-5), name
     assert means["left_out_loss"] != pytest.approx(whole["left_out_loss"], rel=1e-3)  # control: masks weigh, not examples
+
+
+class SizeLost(keras.layers.Layer):
+    """What comes out of `tf.py_function`, say: nobody knows its size while it is traced."""
+
+    def call(self, x):
+        return tf.compat.v1.placeholder_with_default(x, [None, *x.shape[1:]])
+
+
+def test_an_output_whose_size_is_lost_counts_by_its_examples():
+    """The rates are 0, so that the losses are those of the start: of the examples one by one, whatever the batches are."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input([3])
+    outputs = [SizeLost(name="lost")(keras.layers.Dense(1)(inputs)), keras.layers.Dense(1, name="kept")(inputs)]
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.SGD(0.0), ["mse", "mse"])
+    x, y = regression(5)
+    expected = [np.mean((np.asarray(found) - y) ** 2) for found in model(x)]
+    assert not np.isclose(np.mean([np.mean((np.asarray(model(x[part])[0]) - y[part]) ** 2) for part in (slice(4), slice(4, 5))]),
+                          expected[0], rtol=1e-3)  # fmt: skip
+    logs = tl.Trainer(model).fit(x, [y, y], batch_size=4, shuffle=False, verbose=0).history
+    assert [logs["lost_loss"][0], logs["kept_loss"][0]] == pytest.approx(expected, rel=1e-5)
 
 
 def padded_batches(lengths, batch_size):

@@ -58,22 +58,29 @@ def counted(model: keras.Model, examples: tf.Tensor, totals: tf.Tensor | None) -
 
 
 def trackers_told(model: keras.Model, x: Any) -> contextlib.AbstractContextManager[None]:
-    """While open, the trackers of several outputs' losses know the batch's size, where its shape alone does not tell."""
-    if len(flat_losses(model)) < 2 or tf.get_static_value(examples := num_examples(x)) is not None:
+    """While open, the trackers of several outputs' losses know the batch's size, where shapes alone do not tell."""
+    if len(flat_losses(model)) < 2:
         return contextlib.nullcontext()
-    return losses_replaced(model, lambda _, loss: loss, lambda tracker: _Weighted(tracker, examples))
+    examples = num_examples(x)
+    is_known = tf.get_static_value(examples) is not None
+    return losses_replaced(model, lambda _, loss: loss, lambda tracker: _Weighted(tracker, examples, is_known))
 
 
 class _Weighted:
-    """A tracker of one output's loss, told the batch's size, which Keras does not know where shapes are open."""
+    """A tracker of one output's loss, told the batch's size, which Keras does not know where shapes are open.
 
-    def __init__(self, tracker: keras.Metric, examples: tf.Tensor):
-        self._tracker = tracker
-        self._examples = examples
+    Args:
+        tracker: the metric.
+        examples: scalar, the size.
+        believes: whether what Keras reads off the shape of an output counts, where that has one.
+    """
+
+    def __init__(self, tracker: keras.Metric, examples: tf.Tensor, believes: bool = False):
+        self._tracker, self._examples, self._believes = tracker, examples, believes
 
     def update_state(self, value: tf.Tensor, sample_weight: Any = None) -> None:
-        del sample_weight
-        self._tracker.update_state(value, sample_weight=tf.cast(self._examples, tf.float32))
+        is_told = self._believes and sample_weight is not None
+        self._tracker.update_state(value, sample_weight=sample_weight if is_told else tf.cast(self._examples, tf.float32))
 
 
 class _Counted:
