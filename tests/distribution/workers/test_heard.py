@@ -273,9 +273,16 @@ def test_whatever_stands_in_the_logs_comes_to_the_others():
     assert found.history["path"] == ["a"]
 
 
+class Sulking:
+    """Nobody can say what it is."""
+
+    def __repr__(self):
+        raise ValueError("no")
+
+
 def test_what_no_message_holds_ends_the_others_too():
     """They had waited as long as the chief lived."""
     told = []
     with pytest.raises((TypeError, ValueError)):
-        list(ended({"dates": [np.array(["2021-02-03"], "datetime64[D]")]}, told.append))
+        list(ended({"mood": [Sulking()]}, told.append))
     assert len(told) == 1 and b"ended_by" in told[0]
