@@ -42,6 +42,7 @@ _SAMPLED = """
     cli/test_outline cli/running test_fingerprints test_stopping test_runge_kutta test_compare.py
     test_manifest_of_own_code test_device test_order.py test_kinds_weights test_sweep_verb test_wrapping test_sam
     test_callback_state test_signals test_hooks test_best test_update.py test_model_function test_hard_models
+    comparing/test_problem test_half_called test_pace test_passes
 """.split()
 
 
@@ -54,7 +55,7 @@ def pytest_collection_modifyitems(items):
     for product in cases.values():
         for i, item in enumerate(product):
             is_divided = "distribution" in item.nodeid
-            share = 24 if "test_scal" in item.nodeid or "loss_scal" in item.nodeid else 12
+            share = 24 if "test_scal" in item.nodeid or "loss_scal" in item.nodeid else 16
             if i and (is_divided or zlib.crc32(item.nodeid.encode()) % share):
                 item.add_marker(pytest.mark.slow)
 

@@ -76,7 +76,7 @@ def test_what_a_table_is():
         ([Series(BOOLS, [True, False]), Series(FLOATS)], np.array([[np.nan, 0.5], [0, 1.5]])),
         ([Series(BOOLS, [False, False]), Series(BOOLS)], np.array([[True, True], [False, False]])),
         ([Series(np.array([1, 2.5], object)), Series(INTS)], np.array([[1, 3], [2.5, 4]])),
-        ([Series(np.array(["a", "bc"], object)), Series(np.array(["d", "e"], object))], np.array([["a", "d"], ["bc", "e"]], object)),
+        ([Series(np.array(texts, object)) for texts in (["a", "bc"], ["d", "e"])], np.array([["a", "d"], ["bc", "e"]], object)),
     ],
     ids=["bool", "ints", "nullable", "missing", "missing bool", "bools", "objects", "text"],
 )
