@@ -27,7 +27,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
 
-# Of a test's cases (strategies, models, modes, kinds of data, ...) the quick suite has the first and a twelfth of the others,
+# Of a test's cases (strategies, models, modes, kinds of data, ...) the quick suite has the first and a sixteenth of the others,
 # drawn once and for all by name, in files where a case is a training or two; under loss scaling a 24th, and with several
 # devices, which takes twice as long, the first alone. The slow suite has all others.
 _SAMPLED = """
