@@ -1,6 +1,7 @@
 """Workers, of which one does something that it should not: what all of them say, how they end, and how they go on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -135,7 +136,8 @@ def test_one_that_hangs_is_lost_after_the_time_that_was_set(who, tmp_path, whole
     statuses, said = ends(processes, but=[who])
     assert statuses == {1 - who: 1}
     assert_noticed_in_time(time.monotonic() - hangs_since)
-    assert f"worker {who} (localhost:" in last_line(said[1 - who]) and "no sign of life for 15 s" in last_line(said[1 - who])
+    line = last_line(said[1 - who])
+    assert f"worker {who} (localhost:" in line and re.search(r"no sign of life for \d+ s", line), line
     assert_goes_on_from_where_it_stopped(tmp_path / "a", whole, is_chief_lost=who == 0)
 
 
@@ -183,10 +185,8 @@ def test_data_that_hang_at_one_end_all(who, tmp_path):
     statuses, said = ends(processes)
     assert statuses == {0: 1, 1: 1}, said
     assert_noticed_in_time(time.monotonic() - hangs_since)
-    for text in said.values():
-        assert f"worker {who} (localhost:" in last_line(text) and "was lost: it has waited for its data for 15 s" in last_line(
-            text
-        )
+    for line in map(last_line, said.values()):
+        assert re.search(rf"worker {who} \(localhost:\d+\) was lost: it has waited for its data for \d+ s", line), line
 
 
 @pytest.mark.slow
