@@ -21,6 +21,7 @@ UNREACHABLE = {
     "there is nothing to plot yet": "the command draws reports",
     "must give the Trainer its run": "of `trainlab.testing`",
     "there is no run whose best checkpoint": "there is always a run",
+    "the model has no weights yet": "it has been trained, or restored",
     "a tf.distribute strategy's scope": "a config opens no scope",
     "fit(steps": "the same",
     "strategy must be": "`Settings` has checked it",

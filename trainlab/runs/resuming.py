@@ -232,12 +232,12 @@ def load_weights(model: keras.Model, loaded: Loaded) -> None:
     Raises:
         ValueError: it is another model's, or the model has no weights yet; nothing is touched.
     """
-    if not model.built:
-        raise ValueError(f"{loaded.path}: the model has no weights yet: build it, or call fit, before")
     values = {name: value for name, value in variables(loaded).items() if name.startswith("model.")}
     own = {f"model.{i}": variable for i, variable in enumerate(model.variables)}
     shapes = {name: (tuple(variable.shape), variable.dtype) for name, variable in own.items()}
     if shapes != {name: (value.shape, tf.as_dtype(value.dtype).name) for name, value in values.items()}:
+        if not model.built:  # Keras does not call one built that makes its layers in its constructor, and has all weights
+            raise ValueError(f"{loaded.path}: the model has no weights yet: build it, or call fit, before")
         raise ValueError(f"{loaded.path}: is of another model than this one; nothing was touched")
     for name, variable in own.items():
         variable.assign(values[name])

@@ -127,6 +127,8 @@ class Signs:
 
     def _lose(self, rank: int, why: str) -> None:
         """Takes a worker for lost, perhaps this one itself, and says so to all."""
+        if self._is_over:  # the connections have been let go, and say so
+            return
         is_new = rank not in self.lost
         if is_new:
             self.lost[rank] = why
