@@ -85,3 +85,17 @@ class Endless(Plain):
 
 def batches(num_batches=12):
     return ((np.array([i, i]),) for i in range(num_batches))
+
+
+class Sliced(keras.utils.PyDataset):
+    """Arrays in batches, the first rows first."""
+
+    def __init__(self, *arrays, batch_size=4):
+        super().__init__()
+        self._arrays, self._size = arrays, batch_size
+
+    def __len__(self):
+        return -(-len(self._arrays[0]) // self._size)
+
+    def __getitem__(self, index):
+        return tuple(array[self._size * index : self._size * (index + 1)] for array in self._arrays)

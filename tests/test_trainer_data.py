@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from by_keras import FIT, as_keras, assert_equal, fitted, seeded
 from keras import layers, ops
+from moving import Sliced
 from small import assert_same, everything
 
 import trainlab as tl
@@ -288,20 +289,11 @@ def test_strings_as_objects(as_objects):
     as_keras(seeded(build), {"x": as_objects(np.array(list("abcabcabcabc")), dtype=object), "y": Y})
 
 
-class Batches(keras.utils.PyDataset):
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        rows = slice(4 * index, 4 * index + 4)
-        return X[rows], Y[rows]
-
-
 @pytest.mark.parametrize(
     "stream",
     [
         lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(4),
-        Batches,
+        lambda: Sliced(X, Y),
         lambda: ((X[i : i + 4], Y[i : i + 4]) for i in (0, 4, 8)),
     ],
     ids=["data set", "PyDataset", "generator"],

@@ -5,19 +5,11 @@ import numpy as np
 import pytest
 from by_keras import seeded
 from keras import layers
+from moving import Sliced
 
 import trainlab as tl
 
 X, Y = np.random.default_rng(0).normal(size=[12, 5]), np.random.default_rng(1).normal(size=[12, 1])
-
-
-class Batches(keras.utils.PyDataset):
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        rows = slice(4 * index, 4 * index + 4)
-        return X[rows], Y[rows]
 
 
 @pytest.mark.parametrize("other", [{"validation_split": 0.0}, {"shuffle": False}], ids=str)
@@ -33,11 +25,11 @@ def test_where_a_fit_stopped_in_a_pass_is_no_place_in_another_pass(other):
     assert trainer.iterations == 10 + (12 if "validation_split" in other else 6)
 
 
-class Growing(Batches):
+class Growing(Sliced):
     """Counts the passes that it is told of; it may have no end."""
 
     def __init__(self, number=3):
-        super().__init__()
+        super().__init__(X, Y)
         self._number, self.begun = number, 0
 
     num_batches = property(lambda self: self._number)
@@ -68,4 +60,4 @@ def test_hooks_of_data_whose_passes_are_epochs_need_no_warning():
     trainer.fit(data, epochs=2, verbose=0)
     trainer.fit(data, epochs=2, steps_per_epoch=3, verbose=0)
     assert data.begun == 4
-    trainer.fit(Batches(), epochs=2, steps_per_epoch=2, verbose=0)
+    trainer.fit(Sliced(X, Y), epochs=2, steps_per_epoch=2, verbose=0)

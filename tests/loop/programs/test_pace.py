@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from evaluation_cases import counted_calls
 
 import trainlab as tl
 from trainlab.loop import loop as loop_module
@@ -92,18 +93,6 @@ def slow_model():
     return model
 
 
-def counted(monkeypatch, kind):
-    """How many steps each call makes, from now on."""
-    counts, run = [], kind.run
-
-    def counting(self, *args, **kwargs):
-        counts.append(run(self, *args, **kwargs))
-        return counts[-1]
-
-    monkeypatch.setattr(kind, "run", counting)
-    return counts
-
-
 X = np.zeros([400, 1], "float32")
 
 
@@ -119,7 +108,7 @@ def test_larger_batches_begin_with_one_update_a_call(is_stream, monkeypatch):
     trainer = tl.Trainer(slow_model(), jit_compile=False)
     fit(60, 1)
     assert trainer._loops.made.loop._pace.size > 1
-    counts = counted(monkeypatch, loop_module.Loop)
+    counts = counted_calls(loop_module.Loop, monkeypatch)
     fit(400, 100)  # an update takes four tenths of a second
     assert [count for count in counts if count] == [1, 1, 1, 1]
     fit(60, 1)
@@ -133,6 +122,6 @@ def test_larger_batches_to_evaluate_or_predict_on_begin_with_one_a_call(monkeypa
     for method, data in ((trainer.evaluate, (X, X)), (trainer.predict, (X,))):
         method(*(array[:60] for array in data), batch_size=1, verbose=0)
         with monkeypatch.context() as context:
-            counts = counted(context, evaluation_loop.CompiledLoop)
+            counts = counted_calls(evaluation_loop.CompiledLoop, context)
             method(*data, batch_size=100, verbose=0)
             assert [count for count in counts if count] == [1, 1, 1, 1]
