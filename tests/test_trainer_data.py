@@ -111,8 +111,11 @@ CASES = {
 
 def is_built(model, x):
     """Calls it on a few examples, as its user may have done."""
-    first = tf.nest.map_structure(lambda leaf: tf.sparse.slice(leaf, [0, 0], [2, 5]) if leaf is SPARSE else leaf[:2], x)
-    model(first)
+
+    def first(leaf):
+        return tf.sparse.slice(leaf, [0, 0], [2, 5]) if isinstance(leaf, tf.SparseTensor) else leaf[:2]
+
+    model(tf.nest.map_structure(first, x))
     return model
 
 
