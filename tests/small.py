@@ -2,6 +2,11 @@
 
 import keras
 import numpy as np
+import pytest
+import tensorflow as tf
+
+# Of what is seen only where the step runs on the CPU.
+on_a_cpu = pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="it is so on a CPU")
 
 
 def regression(num_examples=20, num_features=3, seed=0):

@@ -1,3 +1,4 @@
+import functools
 import threading
 
 import keras
@@ -5,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from drawing import flat, rest_of_pass, take, updates
-from small import assert_same, compiled, dense_model, regression, weights
+from small import assert_same, classifier, compiled, dense_model, everything, labelled, regression, weights
 
 from trainlab import Accumulate, Trainer
-from trainlab.data import array_source
+from trainlab.data import array_source, device
 from trainlab.data import order as order_module
 from trainlab.data.array_source import ArraySource
 from trainlab.data.blocks import ArrayLayout
@@ -143,6 +144,27 @@ class TestArraySource:
                 each.next_pass()
         source.close()
         assert len(threads) == 2
+
+    def test_what_somebody_else_left_no_room_for_is_streamed(self, monkeypatch):
+        put, words = device.put, "Failed copying input tensor: Dst tensor is not initialized."
+
+        def full(leaf, is_full=True):
+            if is_full and len(leaf.shape) == 1:  # the second of them
+                raise tf.errors.InternalError(None, None, words)
+            return put(leaf)
+
+        ends = []
+        for is_full in (False, True):
+            monkeypatch.setattr(device, "put", functools.partial(full, is_full=is_full))
+            source = ArraySource((np.arange(22.0), np.arange(22), None), 4, True, 3)
+            assert source.is_streamed is is_full
+            model = classifier()
+            Trainer(model, jit_compile=False, seed=3).fit(*labelled(), batch_size=4, epochs=2, verbose=0)
+            ends.append(everything(model))
+        assert_same(*ends)
+        words = "the device was lost"
+        with pytest.raises(tf.errors.InternalError, match="lost"):
+            ArraySource((np.arange(22.0), None, None), 4, True, 3)
 
     def test_a_fit_leaves_no_thread_behind(self):
         def names():

@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import assert_same, compiled, differ, everything
+from small import assert_same, compiled, differ, everything, on_a_cpu
 
 from trainlab import Accumulate, Trainer
 from trainlab.data import device
@@ -141,7 +141,7 @@ def test_training_is_the_same(dtype, monkeypatch):
     assert_same(*found)
 
 
-@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="the memory of a CPU")
+@on_a_cpu
 @pytest.mark.parametrize(("limit", "is_less"), [("4096\n", True), ("max\n", False), (str(2**62), False), (None, False)])
 def test_a_containers_limit_counts(limit, is_less, tmp_path, monkeypatch):
     path = tmp_path / "memory.max"
@@ -150,3 +150,30 @@ def test_a_containers_limit_counts(limit, is_less, tmp_path, monkeypatch):
     monkeypatch.setattr(device, "_CONTAINER_LIMIT", path)
     assert (device.memory() == 4096) is is_less
     assert device.memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+# As TensorFlow and its users' reports have them; the first was seen on an H200.
+OUT_OF_MEMORY = {
+    "CUDNN failed to allocate the scratch space for the runner or to find a working no-scratch runner.": tf.errors.UnknownError,
+    "OOM when allocating tensor with shape[1024,64,64,64]": tf.errors.ResourceExhaustedError,
+    "No algorithm worked!  Error messages:\n  Profiling failure on CUDNN engine eng11{}": tf.errors.NotFoundError,
+    "Failed copying input tensor from CPU:0 to GPU:0: Dst tensor is not initialized.": tf.errors.InternalError,
+    "failed to create cublas handle: CUBLAS_STATUS_ALLOC_FAILED": tf.errors.InternalError,
+    "Attempting to perform BLAS operation using StreamExecutor without BLAS support": tf.errors.InternalError,
+    "Failed to create cuFFT batched plan with scratch allocator": tf.errors.InternalError,
+    "CUDA_ERROR_OUT_OF_MEMORY: out of memory": tf.errors.InternalError,
+}
+ANYTHING_ELSE = {
+    "Received a label value of 7 which is outside the valid range of [0, 3).": tf.errors.InvalidArgumentError,
+    "Fail to find the dnn implementation.": tf.errors.UnknownError,
+    "No OpKernel was registered to support Op 'CudnnRNN'": tf.errors.InvalidArgumentError,
+    "ZeroDivisionError: division by zero": tf.errors.UnknownError,
+    "": tf.errors.UnknownError,
+}
+
+
+def test_short_memory_is_known_by_many_names():
+    for errors, expected in ((OUT_OF_MEMORY, True), (ANYTHING_ELSE, False)):
+        for message, kind in errors.items():
+            assert device.is_out_of_memory(kind(None, None, message)) is expected, message
+    assert not device.is_out_of_memory(ValueError("out of memory"))  # nobody's but the device's

@@ -92,6 +92,40 @@ def test_a_copy_begins_anew_and_leaves_the_original_alone():
     assert rest(copies[1]) == first
 
 
+def _generate():
+    yield 1
+
+
+def moving():
+    """Data sets, and whether a pass over them comes otherwise than the one before."""
+    numbers, drawn = tf.data.Dataset.range(8), tf.random.Generator.from_seed(0)
+    yes = [
+        numbers.shuffle(8),
+        tf.data.Dataset.zip((numbers, numbers.shuffle(4))).prefetch(1),
+        numbers.shuffle(3).with_options(tf.data.Options()),
+        numbers.interleave(lambda i: tf.data.Dataset.range(i).shuffle(2)),
+        numbers.map(lambda i: i + drawn.uniform([], 0, 9, tf.int64)).batch(2),
+        numbers.map(lambda i: tf.numpy_function(abs, [i], tf.int64)),
+        tf.data.Dataset.from_generator(_generate, output_signature=tf.TensorSpec([], tf.int32)),
+    ]
+    no = [
+        numbers,
+        numbers.shuffle(8, seed=1, reshuffle_each_iteration=False).batch(2),
+        tf.data.Dataset.from_tensor_slices(np.zeros(3)).cache().repeat(2),
+        numbers.filter(lambda i: i > 2).window(2).flat_map(lambda window: window.batch(2)),
+        tf.data.Dataset.random(seed=4),
+    ]
+    return [*((data, True) for data in yes), *((data, False) for data in no)]
+
+
+@pytest.mark.parametrize("is_described", [True, False])
+def test_what_moves_on_is_known_also_where_tensorflow_cannot_describe_it(is_described, monkeypatch):
+    if not is_described:
+        monkeypatch.setattr(iterators, "_graph_of", lambda dataset: 1 / 0)
+    for i, (data, expected) in enumerate(moving()):
+        assert iterators.moves_on(data) is expected, i
+
+
 def test_checksums_tell_tensors_apart():
     kinds = [[1, 2], [[1, 2]], [1.0, 2.0], [True, False], ["ab", "c"], ["a", "bc"], [], ["", ""]]
     sums = [iterators.checksum([tf.constant(value)]) for value in kinds]

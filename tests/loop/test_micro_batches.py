@@ -16,12 +16,12 @@ class Memory(keras.layers.Layer):
 
     def __init__(self, capacity=10**9, **kwargs):
         super().__init__(**kwargs)
-        self.capacity, self.met = capacity, []
+        self.capacity, self.met, self.error = capacity, [], MemoryError("the layer's memory is exhausted")
 
     def _pass(self, x):
         self.met.append(len(x))
         if len(x) > self.capacity:
-            raise MemoryError("the layer's memory is exhausted")  # TensorFlow makes it a ResourceExhaustedError
+            raise self.error  # TensorFlow makes a MemoryError a ResourceExhaustedError, a RuntimeError an UnknownError
         return x
 
     def call(self, x):
@@ -153,6 +153,19 @@ class TestAuto:
         Trainer(other, micro_batch_size=4, run_eagerly=True).fit(*data, verbose=0, **kwargs)
         assert differ(everything(model), everything(other))
 
+    @pytest.mark.parametrize("run_eagerly", [False, True])
+    def test_a_gpu_that_tells_it_in_other_words(self, run_eagerly):
+        (x, y), kwargs = data_of("arrays")
+        model, memory = limited(4)
+        memory.error = RuntimeError("CUDNN failed to allocate the scratch space for the runner or to find a working one")
+        trainer = Trainer(model, micro_batch_size="auto", run_eagerly=run_eagerly)
+        trainer.fit(x, y, verbose=0, **kwargs)
+        assert (trainer.micro_batch_size, trainer.iterations) == (4, 3)
+        memory.error, memory.capacity = RuntimeError("the layer is broken"), 2
+        with pytest.raises(tf.errors.UnknownError, match="the layer is broken"):
+            trainer.fit(x, y, verbose=0, **kwargs)
+        assert trainer.micro_batch_size == 4
+
     @pytest.mark.slow
     def test_it_is_kept(self, capsys):
         (x, y), kwargs = data_of("arrays")
@@ -231,11 +244,14 @@ class TestWhileXlaIsTried:
         assert memory.met[:4] == [8, 8, 4, 4]  # once on copies, which is no reason to halve; then in earnest
         assert (trainer.micro_batch_size, trainer.jit_compile) == (4, None)
 
-    def test_with_it_there_is_no_xla(self, monkeypatch, capsys):
+    @pytest.mark.parametrize(
+        "kind, said", [("ResourceExhaustedError", "XLA needs more"), ("InternalError", "Failed to allocate")]
+    )
+    def test_with_it_there_is_no_xla(self, kind, said, monkeypatch, capsys):
         original = Loop._function
 
         def exhausted(*arguments):
-            raise tf.errors.ResourceExhaustedError(None, None, "XLA needs more")
+            raise getattr(tf.errors, kind)(None, None, said)
 
         def function(self, layout, jit_compile):
             found = original(self, layout, jit_compile)

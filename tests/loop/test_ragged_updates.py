@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from small import assert_same, compiled, differ, everything, weights
+from small import assert_same, compiled, differ, everything, on_a_cpu, weights
 from tables import MODELS
 
 import trainlab as tl
@@ -81,6 +81,7 @@ def test_a_large_model_goes_on(make, fit):
     assert fit(model).iterations == 3 and differ(weights(model), before)
 
 
+@on_a_cpu
 def test_which_needs_what_keeps_sums_as_they_are():
     """The control, and the day on which it can go."""
     with mock.patch.object(tensorflow_internals, "sums_left_alone", contextlib.nullcontext):

@@ -1,5 +1,7 @@
 """`Trainer.evaluate`, and validation: the calls of `keras.Model.evaluate`, and what is left to it."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -160,12 +162,39 @@ class OnlyInInference(layers.Layer):
 
 def test_what_xla_cannot_compile_in_inference_goes_without_it(calls):
     model = classifier(OnlyInInference())
+    model.jit_compile = False  # Keras' own, which on a GPU would be on
     trainer = tl.Trainer(model, jit_compile=True)
     history = trainer.fit(X, LABELS, validation_data=(X, LABELS), batch_size=4, epochs=2, verbose=0).history
     expected = model.evaluate(X, LABELS, batch_size=4, verbose=0, return_dict=True)
     same(trainer.evaluate(X, LABELS, batch_size=4, verbose=0, return_dict=True), expected)
     assert history["val_loss"][-1] == pytest.approx(expected["loss"], rel=2e-6)
     assert sum(calls) == 18
+
+
+class Large(layers.Layer):
+    """Without training it holds at most four examples."""
+
+    def call(self, x, training=False):
+        return x if training else tf.ensure_shape(tf.py_function(self._pass, [x], x.dtype), x.shape)
+
+    def _pass(self, x):
+        if len(x) > 4:
+            raise MemoryError
+        return x
+
+
+def test_what_does_not_fit_even_without_training_is_one_line():
+    trainer = tl.Trainer(classifier(Large()))
+    calls = {
+        "evaluate": lambda size: trainer.evaluate(X, LABELS, batch_size=size, verbose=0),
+        "predict": lambda size: trainer.predict(X, batch_size=size, verbose=0),
+        "fit": lambda size: trainer.fit(X, LABELS, 20, validation_data=(X, LABELS), validation_batch_size=size, verbose=0),
+    }
+    for call in calls.values():
+        with pytest.raises(MemoryError) as raised:
+            call(8)
+        assert re.fullmatch(r"out of memory: 8 examples at once do not fit, .*: take smaller batches .*", str(raised.value))
+        call(4)
 
 
 def test_who_stops_an_evaluation_before_it_begins_has_stopped_it():

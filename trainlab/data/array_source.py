@@ -77,8 +77,8 @@ class ArraySource:
         self._stream_at: tuple[int, int] | None = None  # the epoch and position that the stream's next block begins at
         are_dense = not any(isinstance(leaf, Composite) for leaf in self._leaves)
         if are_dense and sum(_num_bytes(leaf) for leaf in self._leaves) <= RESIDENT_SHARE * device.memory():
-            self._resident = [device.put(leaf) for leaf in self._leaves]
-        else:
+            self._resident = _put(self._leaves)
+        if not self._resident:
             self.stream()
 
     @property
@@ -366,6 +366,16 @@ def _rows(leaf: Any, indices: np.ndarray) -> np.ndarray:
         return tf.gather(leaf, indices).numpy()
     rows = leaf[indices]
     return rows.astype(object) if rows.dtype.kind == "U" else rows  # of which TensorFlow takes ASCII only
+
+
+def _put(leaves: list[Any]) -> list[tf.Tensor]:
+    """The arrays on the device; none, where somebody else has taken so much of its memory that they do not fit."""
+    try:
+        return [device.put(leaf) for leaf in leaves]
+    except tf.errors.OpError as error:
+        if not device.is_out_of_memory(error):
+            raise
+        return []
 
 
 def _num_bytes(leaf: Any) -> int:

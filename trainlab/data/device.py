@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ _CARRIERS = {
     tf.int8: tf.float32,
     tf.uint8: tf.float32,
 }
+# On a GPU memory that is short is told under many names, after which operation asked for it: cuDNN's scratch space is
+# UNKNOWN (seen on an H200), its trials NOT_FOUND, a handle or plan of cuBLAS, cuSPARSE, cuFFT INTERNAL.
+_GUISES = re.compile(
+    r"out[ _]of[ _]memory|OOM when|RESOURCE_EXHAUSTED|failed to (re)?allocate|_ALLOC_FAILED|Dst tensor is not initialized|"
+    r"scratch (space|allocator|buffer)|no-scratch runner|No algorithm (without scratch )?worked|"
+    r"(without|get|create|initialize) (BLAS|cublas)",
+    re.IGNORECASE,
+)
 
 
 def name() -> str:
@@ -50,6 +59,20 @@ def memory() -> int:
         return min(everything, int(_CONTAINER_LIMIT.read_text()))
     except (OSError, ValueError):  # there is none, or it says "max"
         return everything
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of TensorFlow's says, in whatever words, that something does not fit in the memory of the device.
+
+    Example:
+        >>> is_out_of_memory(tf.errors.UnknownError(None, None, "CUDNN failed to allocate the scratch space for the runner"))
+        True
+        >>> is_out_of_memory(tf.errors.InvalidArgumentError(None, None, "label 7 is out of range"))
+        False
+    """
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        return True
+    return isinstance(error, tf.errors.OpError) and _GUISES.search(error.message or "") is not None
 
 
 def grow_memory() -> None:

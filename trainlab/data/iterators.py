@@ -76,6 +76,7 @@ def next_of(iterator: Any, *default: Any) -> Any:
     try:
         return next(iterator, *default)
     except tf.errors.OpError as error:
+        del iterator  # so that the frame of the error holds it no longer
         raise bare(error) from None
 
 
@@ -269,8 +270,12 @@ def moves_on(dataset: tf.data.Dataset) -> bool:
     """
     try:
         graph = tf.compat.v1.GraphDef.FromString(_graph_of(dataset).numpy())
-    except Exception:  # there are many ways not to be described, above all by being too large
-        return False
+    except Exception:  # it is too large, or a variable of it is on a GPU
+        return tensorflow_internals.any_of_dataset(dataset, _counts)
+    return _counts(graph)
+
+
+def _counts(graph: Any) -> bool:
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     shuffles = [node for node in nodes if node.op == "ShuffleDatasetV3"]
     has_state = any(node.op in ("VarHandleOp", "PyFunc", "EagerPyFunc") for node in nodes)

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.data import Block, Layout, TrailingLayout, finishes
+from trainlab.data import Block, Layout, TrailingLayout, device, finishes
 from trainlab.objective import keras_internals, string_operation
 from trainlab.parameters import tensorflow_internals
 
@@ -165,11 +165,11 @@ def choose(
         until = max(started + SHARE * work, time.monotonic() + 1.0)
         compiling = _compile(jitted, padded, copies, until)
         times = [] if compiling is None else _race(plain, jitted, timing, copies, until)
-    except tf.errors.ResourceExhaustedError:
-        return Choice(False, "without XLA, which takes more memory than there is", True, seconds)
     except UnsupportedOperation as error:
         return Choice(False, f"without XLA: {error}", True, seconds)
     except tf.errors.OpError as error:  # the same step has just run without
+        if device.is_out_of_memory(error):
+            return Choice(False, "without XLA, which takes more memory than there is", True, seconds)
         return Choice(False, f"without XLA, with which the step fails: {_first_line(error.message)}", True, seconds)
     spent = time.monotonic() - started
     if compiling is None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainlab.data import Block, Layout, Source
+from trainlab.data import Block, Layout, Source, device
 from trainlab.distribution import Link, NotForXla
 from trainlab.loop import jit
 from trainlab.loop.leading import answer, explained, find, lead
@@ -175,15 +175,15 @@ class Loop:
         while True:
             try:
                 self._call(source, block, tells)
-            except tf.errors.ResourceExhaustedError as error:
-                size = self._micro_batches.halve(block, self.update.strategy, error)
-                self._functions.clear()
-                self._tellings.forget()
-                block = block._replace(layout=block.layout.cut(size))
-                continue  # only now: the error holds what the call had in memory
             except Undo as problem:
                 return problem
             except tf.errors.OpError as problem:
+                if device.is_out_of_memory(problem):
+                    size = self._micro_batches.halve(block, self.update.strategy, problem)
+                    self._functions.clear()
+                    self._tellings.forget()
+                    block = block._replace(layout=block.layout.cut(size))
+                    continue  # only now: the error holds what the call had in memory
                 if self._functions.explain(block.layout, bool(self.jit_compile), problem):
                     self._tellings.forget()  # among them the one of the program that is not to be tried again
                     continue

@@ -183,6 +183,18 @@ def iterator_handle(iterator: Any) -> tf.Tensor:
     return iterator._iterator_resource
 
 
+def any_of_dataset(dataset: tf.data.Dataset, is_so: Callable[[Any], bool]) -> bool:
+    """Whether it reshuffles, holds a variable or `is_so` of a function's GraphDef, by the Python objects it was made of."""
+    nodes = [dataset]
+    for node in nodes:
+        nodes += node._inputs()
+        graphs = [function.function.graph for function in node._functions()]
+        holds = any(tensor.dtype == tf.resource for graph in graphs for tensor in graph.external_captures)
+        if holds or getattr(node, "_reshuffle_each_iteration", False) or any(is_so(graph.as_graph_def()) for graph in graphs):
+            return True
+    return False
+
+
 def dataset_variant(dataset: tf.data.Dataset) -> tf.Tensor:
     """The tensor that stands for a data set: public is `tf.data.experimental.to_variant`, which takes only some of them."""
     return dataset._variant_tensor

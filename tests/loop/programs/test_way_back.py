@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import assert_same, classifier, compiled, dense_model, differ, everything, labelled
+from small import assert_same, classifier, compiled, dense_model, differ, everything, labelled, on_a_cpu
 
 import trainlab as tl
 from trainlab.loop.programs import telling, way_back
@@ -81,6 +81,7 @@ def test_a_call_that_fails_between_two_writes(strategy, kind):
     assert differ(hears.before[-1], hears.before[-2])  # the control: an update changes something
 
 
+@on_a_cpu  # on a GPU nothing is put aside
 def test_the_control_without_it_the_same_call_is_torn(monkeypatch):
     monkeypatch.setattr(WayBack, "found", lambda self, number: None)
     trainer, hears = tl.Trainer(torn()), Hears()
@@ -191,6 +192,7 @@ def sizes(trainer):
     return [int(tf.raw_ops.StageSize(**told._way_back._area)) for told in trainer._loops.made.loop._tellings.made.values()]
 
 
+@on_a_cpu  # on a GPU nothing is put aside
 def test_nothing_is_kept_while_something_else_lasts_nor_afterwards():
     seen = []
     hears = Hears(on_test_begin=lambda logs=None: seen.append(sizes(trainer)))
@@ -268,7 +270,8 @@ def test_what_is_on_no_host_is_read_before_the_call_as_ever(monkeypatch):
     with pytest.raises(Exception, match="torn"):
         trainer.fit(X, Y, 4, verbose=0, callbacks=[hears], shuffle=False)
     assert_same(everything(trainer.model), hears.before[-1])
-    assert way_back.may_put_aside({"a": tf.Variable(1.0)})
+    with tf.device("CPU:0"):
+        assert way_back.may_put_aside({"a": tf.Variable(1.0)})
 
 
 class TestWayBack:

@@ -5,7 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from small import regression
+from small import on_a_cpu, regression
 from tables import Sam
 
 import trainlab as tl
@@ -283,6 +283,7 @@ def test_the_configuration_of_keras_is_compared(place, before, now):
     assert checked(saved, current) == []
 
 
+@on_a_cpu
 def test_another_processor_is_said(monkeypatch):
     cpus = [f"x86_64\nmodel name\t: {name}\nflags\t: sse {more}" for name, more in (("A", ""), ("B", ""), ("B", "avx"))]
     found = []

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainlab.data import Block, Layout, Source
+from trainlab.data import Block, Layout, Source, device
 from trainlab.loop import jit
 from trainlab.loop.programs import Pace, Programs
 from trainlab.objective import Batch, Batches, flat_logs, keras_internals
@@ -96,9 +96,15 @@ class CompiledLoop:
         try:
             with tensorflow_internals.sums_left_alone():
                 int(function(*block.arguments))  # waits for the device
-        except tf.errors.OpError:
+        except tf.errors.OpError as error:
             if not self._jit_compile or block.layout in self._have_run:
-                raise
+                if not device.is_out_of_memory(error):
+                    raise
+                examples = block.layout.largest(block.tensors, block.num_updates)
+                raise MemoryError(
+                    f"out of memory: {examples} examples at once do not fit, though nothing is trained: take smaller batches to "
+                    "evaluate, validate or predict on (batch_size, validation_batch_size)"
+                ) from error
             # What is done in inference alone may have no kernel in XLA; nothing was run. Otherwise the same error comes again.
             self._jit_compile = False
             self._call(block)
