@@ -1,6 +1,10 @@
-"""Signs of life: who ends, hangs, or waits for data too long is known, by name, to all."""
+"""Signs of life: who ends, hangs, or waits for data too long is known, by name, to all.
+
+Times are compared with what was measured: on a busy machine a thread may have to wait its turn for seconds.
+"""
 
 import os
+import re
 import socket
 import threading
 import time
@@ -37,6 +41,27 @@ class Line:
         assert pairs <= {found[:2] for found in self.found}
 
 
+def counted(monkeypatch):
+    """What is said from now on, and by whom."""
+    sent, send_all = [], Signs._send_all
+
+    def send(signs, said):
+        sent.append((signs._rank, said))
+        send_all(signs, said)
+
+    monkeypatch.setattr(Signs, "_send_all", send)
+    return sent
+
+
+def beats_of(sent, rank):
+    return [said for who, said in sent if who == rank and said.startswith("beat ")]
+
+
+def seconds_in(found, lost, pattern):
+    """The fewest seconds told of one that is lost."""
+    return min(int(re.search(pattern, why)[1]) for _, rank, why in found if rank == lost)
+
+
 @pytest.fixture
 def line():
     made = []
@@ -60,17 +85,13 @@ def test_nobody_is_lost_while_all_are_there(line):
 
 def test_a_sign_is_no_answer_to_one(line, monkeypatch):
     """Each says twice a second that it is there, however often it hears others."""
-    sent, send_all = [], Signs._send_all
-
-    def counted(signs, said):
-        sent.append((signs._rank, said.partition(" ")[0]))
-        send_all(signs, said)
-
-    monkeypatch.setattr(Signs, "_send_all", counted)
+    sent, began = counted(monkeypatch), time.monotonic()
     whole = line(60.0)
-    time.sleep(2.0)
-    numbers = [sent.count((rank, "beat")) for rank in range(3)]
-    assert all(2 <= number <= 8 for number in numbers) and whole.found == [], numbers
+    while not all(len(beats_of(sent, rank)) >= 4 for rank in range(3)) and time.monotonic() - began < 20:
+        time.sleep(0.01)
+    numbers = [len(beats_of(sent, rank)) for rank in range(3)]
+    most = (time.monotonic() - began) / 0.5 + 2
+    assert all(4 <= number <= most for number in numbers) and whole.found == [], (numbers, most)
 
 
 def test_a_process_that_ends_is_lost_to_all(line):
@@ -82,19 +103,20 @@ def test_a_process_that_ends_is_lost_to_all(line):
 
 def test_one_that_says_nothing_is_lost(line):
     whole = line(2.0, silent=[2])
-    found = whole.wait(2)
-    assert [(name, rank) for name, rank, _ in found] == [(0, 2), (1, 2)] and "no sign of life for 2 s" in found[0][2]
+    whole.wait_for({(0, 2), (1, 2)})
+    assert seconds_in(whole.found, 2, r"has given no sign of life for (\d+) s") >= 2
 
 
 def test_before_a_fit_nobody_is_lost_who_says_nothing_but_who_ends(line):
     whole = line(1.0, silent=[2], are_in_fit=False)
     time.sleep(2.5)
     assert whole.found == [] == list(whole.chief.lost)
+    began = time.monotonic()
     whole.chief.heed_silence(True)
-    time.sleep(0.5)
-    assert whole.found == []  # counted from the beginning of the fit
-    found = whole.wait(1)
-    assert [each[:2] for each in found][:1] == [(0, 2)] and "no sign of life for 1 s" in found[0][2]
+    whole.wait_for({(0, 2)})
+    waited = time.monotonic() - began
+    assert waited > 1.0  # counted from the beginning of the fit
+    assert 1 <= seconds_in(whole.found, 2, r"has given no sign of life for (\d+) s") <= waited + 0.5
     other = line(60.0, silent=[2], are_in_fit=False)
     other.raw[2].close()
     assert other.wait(2) == [(0, 2, "has ended"), (1, 2, "has ended")]
@@ -111,15 +133,19 @@ def test_one_that_waits_for_its_data_for_too_long(line):
     whole = line(2.0)
     with whole.others[1].reading():
         whole.wait_for({(0, 1), (1, 1), (2, 1)})  # it is told itself
-    assert all("has waited for its data for 2 s" in why for _, rank, why in whole.found if rank == 1)
+    assert seconds_in(whole.found, 1, r"has waited for its data for (\d+) s") >= 2
 
 
-def test_data_that_come_in_time_are_no_loss(line):
-    whole = line(5.0)
-    for _ in range(8):
+def test_what_is_told_is_how_long_this_batch_takes_not_how_long_all_have(line, monkeypatch):
+    sent, longest, began = counted(monkeypatch), 0.0, time.monotonic()
+    whole = line(60.0)
+    while len(beats_of(sent, 1)) < 8 and time.monotonic() - began < 20:
+        begun = time.monotonic()
         with whole.others[1].reading():
             time.sleep(0.2)
-    assert whole.found == []
+            longest = max(longest, time.monotonic() - begun)
+    told = [float(said.partition(" ")[2]) for said in beats_of(sent, 1)]
+    assert len(told) >= 8 and 0 < max(told) <= longest + 0.1 and whole.found == []
 
 
 def test_one_that_leaves_says_why(line):
