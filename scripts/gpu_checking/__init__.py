@@ -100,10 +100,10 @@ PARTS = {
     "signals": Part(_going_on("signals"), 90),
     "memory": Part(_going_on("memory"), 120),
     "speed-mlp": Part(_speed("mlp_32"), 90),
-    "speed-cnn": Part(_speed("cnn_256"), 120),
-    "speed-transformer": Part(_speed("transformer"), 120),
+    "speed-cnn": Part(_speed("cnn_256"), 180),
+    "speed-transformer": Part(_speed("transformer"), 240),
     "speed-embedding": Part(_speed("embedding"), 90),
-    "speed-strategies": Part(_speed_of_strategies, 120),
+    "speed-strategies": Part(_speed_of_strategies, 180),
 }
 # Where time is not measured.
 TOGETHER = tuple(name for name in PARTS if name != "device" and not name.startswith("speed"))

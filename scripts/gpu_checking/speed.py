@@ -25,7 +25,7 @@ WORKLOADS_HERE = {
 }
 
 _HALVED = ("cnn_256", "transformer")  # also trained under mixed_float16
-_ENOUGH = 40.0  # seconds, after which no further round begins
+_ENOUGH = 40.0  # seconds of rounds, after which no further one begins
 
 
 def _mixed(make: Callable[[], tuple[contestants.Run, str]]) -> Callable[[], tuple[contestants.Run, str]]:
@@ -71,7 +71,7 @@ def compare(name: str, is_short: bool) -> None:
     makers = {key: maker for key, maker in makers.items() if key not in left}
     if is_short:
         makers = {key: makers[key] for key in makers if key in ("Keras fit, defaults", "trainlab") or "mixed" in key}
-    runs, chosen, begun = {}, {}, time.monotonic()
+    runs, chosen = {}, {}
     for who, make in makers.items():
         with guarded(f"{name}, {who}"):
             started = time.monotonic()
@@ -84,8 +84,11 @@ def compare(name: str, is_short: bool) -> None:
             told = f"{begun_again - started:.1f} s {chosen[who]}; the next {each:,.1f} us a batch"
             tell(f"{name}, {who}: made, and a first run", None, told)
     gc.collect()
+    if not is_short:
+        # Whenever a program is made XLA gives up what it has recorded of all others, which their next turn records again.
+        in_turns(runs, 1, warm_up=False)
     seconds: dict[str, list[float]] = {who: [] for who in runs}
-    rounds = 0
+    rounds, begun = 0, time.monotonic()
     while rounds < (1 if is_short else 5) and (rounds == 0 or time.monotonic() - begun < _ENOUGH):
         for who, values in in_turns(runs, 1, warm_up=False).items():  # each was warmed up above
             seconds[who] += values
