@@ -26,7 +26,7 @@ from trainlab.loop.micro_batches import MicroBatches
 from trainlab.loop.nonfinite import Guard, Undo
 from trainlab.loop.programs import Pace, Programs, Tellings, as_logs
 from trainlab.loop.update import Update
-from trainlab.objective import Batches
+from trainlab.objective import Batches, forget_gradients
 from trainlab.parameters import tensorflow_internals
 
 # A compiled read of all variables costs a trace that the first step would wait for, and pays off after so many.
@@ -289,7 +289,7 @@ class Loop:
 
         try:
             with self._tracing():
-                function = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int32))
+                function: Any = self._compiled(call, *layout.specs, tf.TensorSpec([], tf.int32))
         except Exception as error:
             self.num_traces = before  # it came to nothing
             if isinstance(error, NotForXla):
@@ -297,6 +297,7 @@ class Loop:
             raise
         if not self.is_eager:
             self.update.notice(function)
+            forget_gradients(function.graph, jit_compile and not is_divided)
         return function
 
     def _compiled(self, fn: Callable[..., Any], *specs: Any) -> Callable[..., Any]:

@@ -41,6 +41,7 @@ def groups_bypassed() -> Iterator[None]:
     yield
     for operation in graph.get_operations()[first:]:
         if operation.type == _GROUP:
+            tensorflow_internals.forget_gradient_of(operation)
             for tensor, output in zip(operation.inputs, operation.outputs, strict=True):
                 for consumer in output.consumers():
                     for index in [i for i, taken in enumerate(consumer.inputs) if taken is output]:

@@ -12,6 +12,7 @@ from trainlab.objective.graph_checks import (
     is_mean_over_examples,
     string_operation,
 )
+from trainlab.objective.leftovers import forget_gradients
 from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, metric_variables, native, wide
 from trainlab.objective.own_step import TrainStepFunction, Whole, has_own_step
 from trainlab.objective.pure import functions_inlined
@@ -41,6 +42,7 @@ __all__ = [
     "depends",
     "flat_logs",
     "functions_inlined",
+    "forget_gradients",
     "graphs_within",
     "has_own_step",
     "inner_of",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from trainlab.objective.graph_checks import depends
+from trainlab.objective.leftovers import forget_gradients
 from trainlab.objective.model_function import Batch, ModelFunction, wide
 from trainlab.parameters import Rows, Vector, dense
 
@@ -218,7 +219,9 @@ class Accumulation:
 
 def traced_aside(fn: Callable[[], Any]) -> Any:
     """What `fn` computes, traced so that nothing of it is left to be run."""
-    return tf.function(fn, autograph=False).get_concrete_function()
+    function = tf.function(fn, autograph=False).get_concrete_function()
+    forget_gradients(function.graph)
+    return function
 
 
 def _traced_once(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -73,7 +73,7 @@ def graphs_within(graph: Any) -> Iterator[Any]:
     yield graph
     for operation in graph.get_operations():
         if operation.type in CALLS and not tensorflow_internals.is_call_for_xla(operation):
-            for inner in _called(graph, operation):
+            for inner in called_graphs(graph, operation):
                 yield from graphs_within(inner)
 
 
@@ -102,12 +102,12 @@ def _written(graph: Any, operations: list[Any]) -> Iterator[Any]:
             continue
         inputs = list(operation.inputs)
         inputs = inputs[1:] if operation.type in ("If", "StatelessIf", "Case", "StatelessCase") else inputs
-        for inner in _called(graph, operation):
+        for inner in called_graphs(graph, operation):
             written = {tensor.name for tensor in _written(inner, inner.get_operations())}
             yield from (tensor for tensor, argument in zip(inputs, inner.inputs, strict=False) if argument.name in written)
 
 
-def _called(graph: Any, operation: Any) -> Iterator[Any]:
+def called_graphs(graph: Any, operation: Any) -> Iterator[Any]:
     """The graphs of the functions that an operation calls."""
     for _, attribute in sorted(operation.node_def.attr.items()):
         for function in (attribute.func, *attribute.list.func):
@@ -120,7 +120,7 @@ def _operations(graph: Any, operations: list[Any]) -> Iterator[tuple[Any, str]]:
     for operation in operations:
         yield operation, operation.name
         if operation.type in CALLS:
-            for inner in _called(graph, operation):
+            for inner in called_graphs(graph, operation):
                 for found, name in _operations(inner, inner.get_operations()):
                     yield found, f"{operation.name}/{name}"
 

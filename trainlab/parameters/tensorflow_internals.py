@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
 from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.eager import context, record, tape
 from tensorflow.python.eager.polymorphic_function import autograph_util
-from tensorflow.python.framework import errors_impl, func_graph
+from tensorflow.python.framework import errors_impl, func_graph, ops
 from tensorflow.python.framework.config import is_op_determinism_enabled as _is_op_determinism_enabled
 from tensorflow.python.ops import custom_gradient, resource_variable_ops
 from tensorflow.python.ops.parallel_for import control_flow_ops as parallel_for
@@ -59,6 +59,15 @@ def custom_gradients_replaced(make: Callable[[Callable[..., Any]], Callable[...,
         yield
     finally:
         custom_gradient._eager_mode_decorator, custom_gradient._graph_mode_decorator = originals
+
+
+def forget_gradient_of(operation: Any) -> None:
+    """Lets go of what a `tf.custom_gradient` has registered for its group, which nobody differentiates any more.
+
+    TensorFlow keeps it as long as the process lives, and with it the graph of the whole step. There is no public way.
+    """
+    if name := operation.node_def.attr["_gradient_op_type"].s.decode():
+        ops.gradient_registry._registry.pop(name, None)
 
 
 def recomputed_function(function: Any) -> Callable[..., Any] | None:

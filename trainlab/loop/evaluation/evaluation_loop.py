@@ -14,7 +14,7 @@ import tensorflow as tf
 from trainlab.data import Block, Layout, Source, device
 from trainlab.loop import jit
 from trainlab.loop.programs import Pace, Programs
-from trainlab.objective import Batch, Batches, flat_logs, keras_internals
+from trainlab.objective import Batch, Batches, flat_logs, forget_gradients, keras_internals
 from trainlab.parameters import tensorflow_internals
 
 _JIT = functools.partial(tf.function, jit_compile=True, autograph=False)
@@ -123,7 +123,9 @@ class CompiledLoop:
 
         program = layout.program(step, _JIT if is_compiled else None)
         specs = (*layout.specs, tf.TensorSpec([], tf.int32))
-        return tensorflow_internals.graph_freed_with(tf.function(program, autograph=False).get_concrete_function(*specs))
+        function = tensorflow_internals.graph_freed_with(tf.function(program, autograph=False).get_concrete_function(*specs))
+        forget_gradients(function.graph, is_compiled)
+        return function
 
 
 class EvaluationLoop(CompiledLoop):
