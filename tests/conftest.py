@@ -27,8 +27,8 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
 
-# Of a test's cases (strategies, models, modes, kinds of data, ...) the quick suite has the first and a sixteenth of the others,
-# drawn once and for all by name, in files where a case is a training or two; under loss scaling a 24th, and with several
+# Of a test's cases (strategies, models, modes, kinds of data, ...) the quick suite has the first and a 32nd of the others,
+# drawn once and for all by name, in files where a case is a training or two; under loss scaling a 48th, and with several
 # devices, which takes twice as long, the first alone. The slow suite has all others.
 _SAMPLED = """
     equalities distribution/test_ test_scal test_loss_scale test_parity test_nonfinite runs/test_run test_jit test_loop
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items):
     for product in cases.values():
         for i, item in enumerate(product):
             is_divided = "distribution" in item.nodeid
-            share = 24 if "test_scal" in item.nodeid or "loss_scal" in item.nodeid else 16
+            share = 48 if "test_scal" in item.nodeid or "loss_scal" in item.nodeid else 32
             if i and (is_divided or zlib.crc32(item.nodeid.encode()) % share):
                 item.add_marker(pytest.mark.slow)
 

@@ -89,6 +89,7 @@ def test_the_cnn_of_the_table_without_its_noise(precision):
     assert_same_training(one, several, 1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 @pytest.mark.parametrize("settings", [{}, {"run_eagerly": True}], ids=str)
 def test_under_a_mask(settings, precision):

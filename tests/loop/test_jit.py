@@ -50,7 +50,7 @@ def data_of(kind):
     return (tf.data.Dataset.from_tensor_slices((x, y)).shuffle(46, seed=1).batch(4),), {}
 
 
-@pytest.mark.parametrize("strategy", [None, Accumulate(2, Heun())], ids=str)
+@pytest.mark.parametrize("strategy", [None, pytest.param(Accumulate(2, Heun()), marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("kind", ["arrays", "tf.data"])
 def test_finding_out_moves_nothing(kind, strategy, outcome, capsys):
     ends = []

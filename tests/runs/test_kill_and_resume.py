@@ -81,7 +81,7 @@ def test_an_instant_that_never_comes_is_a_problem(instant, missed, problems, mon
 @pytest.mark.parametrize(
     "runs, flags",
     [
-        (1, ("--controls=1",)),
+        pytest.param(1, ("--controls=1",), marks=pytest.mark.slow),
         pytest.param(3, ("--controls=0",), marks=pytest.mark.slow),  # the third one while it evaluates
         pytest.param(2, ("--controls=0", "--signal=TERM"), marks=pytest.mark.slow),
     ],
