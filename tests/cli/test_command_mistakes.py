@@ -1,6 +1,7 @@
 """The command, given a wrong config, wrong data or a wrong command line: one line, and nothing left behind."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from trainlab.trainer import Trainer
 RATE = "keras.optimizers.SGD.learning_rate"
 
 
+TELLS_MORE = sys.version_info >= (3, 12)  # Python's tokenizer
 BAD_BINDINGS = [
     ("run.epoch = 3", "run has no parameter 'epoch'; did you mean epochs?"),
     ("Heum.x = 3", "unknown name 'Heum'; did you mean Heun?"),
@@ -38,7 +40,8 @@ BAD_BINDINGS = [
     ("run.steps = -1", "must be a whole number of at least 0"),
     ("run.epochs = 'x'", "must be a whole number of at least 0"),
     ("run.loss = mse", "text needs quotes ('mse')"),
-    ("run.loss = 'mse", "expected a value"),
+    ("run.loss = 'mse", "a quote is opened and never closed" if TELLS_MORE else "expected a value"),
+    ("run.epochs = 1_", "invalid decimal literal" if TELLS_MORE else "more follows after the value"),
     ("run.loss = (1,", "never closed"),
     ("run.epochs = 1 + 1", "values are literals, not expressions"),
     ("run.epochs", "expected NAME.PARAMETER = VALUE"),
@@ -88,7 +91,7 @@ def test_what_a_file_binds_in_vain_is_a_warning(command, tmp_path):
         (None, "c.gin: no such file"),
         ("directory", "c.gin: is a directory"),
         (b"run.epochs = 1 # \xff", "c.gin: not UTF-8 text (byte 17)"),
-        (b"run.epochs = \x00", "c.gin:1: expected a value"),
+        (b"run.epochs = \x00", f"c.gin:1: {'cannot be read' if TELLS_MORE else 'expected a value'}"),
         (b"include 'c.gin'", "c.gin:1: "),
         (b"", "run needs data, model, optimizer"),
         (b"run.epochs = 1\n   run.seed = 2\n  x", "c.gin:"),
@@ -229,6 +232,7 @@ def begun_and_killed(self, *args, callbacks, **kwargs):
     with Lock(self._keeper.directory / "lock"):
         begin, records = callbacks
         begin.on_train_begin()
+        begin.on_epoch_begin(0)
         records.write({"epoch": 1, "step": 1})
     raise KeyboardInterrupt
 

@@ -307,8 +307,9 @@ def _syntax_error(error: SyntaxError | tokenize.TokenError) -> tuple[int | None,
         return line, f"{token} is no value: text needs quotes ('{token}'), something to build @ (@{token}()), a macro %"
     if unreadable:
         return line, f"{unreadable[1]} cannot be read as a value"
-    if isinstance(error, tokenize.TokenError):
-        return line, "a bracket or a quote is opened and never closed"
+    if isinstance(error, tokenize.TokenError):  # from Python 3.12 on it is told much else
+        is_open = re.search("EOF|unterminated", str(message))
+        return line, "a bracket or a quote is opened and never closed" if is_open else f"cannot be read: {message}"
     text = str(message).rstrip(".")
     content = repr(getattr(location, "line_content", "").strip())[1:-1]  # no control characters on a terminal
     if text.startswith(("Couldn't parse statement", "Unexpected token", "Malformatted")):
