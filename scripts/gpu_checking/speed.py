@@ -85,7 +85,7 @@ def compare(name: str, is_short: bool) -> None:
             tell(f"{name}, {who}: made, and a first run", None, told)
     gc.collect()
     if not is_short:
-        # Whenever a program is made XLA gives up what it has recorded of all others, which their next turn records again.
+        # The first turn after other programs were made is slower, on an H200 several times: XLA seems to record them anew.
         in_turns(runs, 1, warm_up=False)
     seconds: dict[str, list[float]] = {who: [] for who in runs}
     rounds, begun = 0, time.monotonic()

@@ -13,6 +13,7 @@ from tensorflow.python.framework import ops
 import trainlab as tl
 from trainlab.loop import loop as loop_module
 from trainlab.loop.evaluation import evaluation_loop
+from trainlab.objective import CALLS, leftovers
 from trainlab.parameters import tensorflow_internals
 
 STRATEGIES = [tl.SGD(), tl.Accumulate(2, tl.Heun())]
@@ -67,14 +68,22 @@ def test_the_control_where_it_is_not_let_go_of(monkeypatch):
     assert len(trained(tl.SGD(), False)[1]) >= 5  # the optimizer's sum over replicas, too
 
 
-def test_what_somebody_else_calls_as_well_keeps_its_own():
+def test_what_somebody_else_calls_as_well_keeps_its_own(monkeypatch):
     """A `tf.function` that a strategy calls, and that is differentiated later, elsewhere."""
+    sigmoid = 1 / (1 + np.exp(-1.0))
+    np.testing.assert_allclose(differentiated_later(), sigmoid * (1 + 1 - sigmoid), rtol=1e-6)
+    monkeypatch.setattr(leftovers, "_BRANCHES", CALLS)  # the control: those that are called lose theirs, too
+    with pytest.raises(LookupError, match="No gradient defined"):
+        differentiated_later()
+
+
+def differentiated_later():
     silu = tf.function(tf.nn.silu)
 
     class Calls(tl.StepStrategy):
         def step(self, objective, state):
             here = objective(state.parameters)
-            return tl.Step(here.gradient * silu(1.0), at=here)
+            return tl.Step(here.gradient * silu(tf.constant(1.0)), at=here)
 
     x, y = regression(20)
     trainer = tl.Trainer(model_of(), Calls(), jit_compile=False)
@@ -85,5 +94,4 @@ def test_what_somebody_else_calls_as_well_keeps_its_own():
         at = tf.constant(1.0)
         tape.watch(at)
         value = silu(at)
-    sigmoid = 1 / (1 + np.exp(-1.0))
-    np.testing.assert_allclose(tape.gradient(value, at), sigmoid * (1 + 1 - sigmoid), rtol=1e-6)
+    return tape.gradient(value, at)
