@@ -2,7 +2,6 @@ import collections
 import os
 import signal
 import sys
-import zlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts its background jobs; tests send it
@@ -27,9 +26,8 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
 
-# Of a test's cases (strategies, models, modes, kinds of data, ...) the quick suite has the first and a 32nd of the others,
-# drawn once and for all by name, in files where a case is a training or two; under loss scaling a 48th, and with several
-# devices, which takes twice as long, the first alone. The slow suite has all others.
+# Of a test's cases (strategies, models, modes, kinds of data, ...) the quick suite has the first, in files where a case is a
+# training or two. The slow suite has all others.
 _SAMPLED = """
     equalities distribution/test_ test_scal test_loss_scale test_parity test_nonfinite runs/test_run test_jit test_loop
     test_micro_batches test_ordering test_duplicates test_undeclared test_ragged test_telling test_way_back
@@ -53,11 +51,8 @@ def pytest_collection_modifyitems(items):
         if is_product and item.get_closest_marker("slow") is None:
             cases[item.nodeid.partition("[")[0]].append(item)
     for product in cases.values():
-        for i, item in enumerate(product):
-            is_divided = "distribution" in item.nodeid
-            share = 48 if "test_scal" in item.nodeid or "loss_scal" in item.nodeid else 32
-            if i and (is_divided or zlib.crc32(item.nodeid.encode()) % share):
-                item.add_marker(pytest.mark.slow)
+        for item in product[1:]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -129,6 +129,7 @@ class TestInputsOfOtherKinds:
             results.append(weights(model))
         close(results[1], results[0])
 
+    @pytest.mark.slow
     def test_words(self):
         words = np.array(["good film", "bad film", "good good", "bad bad bad"] * 3)
         y = np.array([1.0, 0.0, 1.0, 0.0] * 3, "float32")[:, None]

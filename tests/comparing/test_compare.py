@@ -193,6 +193,7 @@ def test_whoever_called_wrongly_calls_again(tmp_path, changes, said):
     assert compared(tmp_path, [tl.Heun()], **few).table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor, is_timed", [(-1e30, True), (np.inf, False)], ids=["soon", "at once"])
 def test_whoever_diverges_at_every_rate_is_in_the_table(tmp_path, factor, is_timed):
     class Away(tl.StepStrategy):

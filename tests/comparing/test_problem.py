@@ -116,6 +116,7 @@ def two_heads():
     ],
     ids=["by outputs", "of one output", "none"],
 )
+@pytest.mark.slow
 def test_metrics_are_those_of_compile(metrics, judged, tmp_path):
     x, ys = TRAIN[0], {"a": TRAIN[0][:, :1], "b": TRAIN[0][:, 1:2]}
     given = {"loss": {"a": "mse", "b": keras.losses.MeanAbsoluteError()}, "metrics": metrics, "metric": judged}

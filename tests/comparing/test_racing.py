@@ -75,6 +75,7 @@ def test_the_same_weights_order_and_masks_for_all(tmp_path):
     assert c["points"][-1] != a["points"][-1]
 
 
+@pytest.mark.slow
 def test_a_shuffled_data_set_has_the_same_orders_in_every_run(tmp_path):
     """Each reads it from its beginning, as a Trainer of its own reads a new one; a shuffled set to validate on, too."""
 

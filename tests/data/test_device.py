@@ -123,6 +123,7 @@ def test_the_array_that_was_given_is_neither_kept_nor_touched(monkeypatch):
     np.testing.assert_array_equal(tf.zeros([8], tf.float64), np.zeros(8))  # nobody else's tensor was written into
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "int16"])
 def test_training_is_the_same(dtype, monkeypatch):
     x = np.random.default_rng(0).integers(0, 100, (22, 3)).astype(dtype)

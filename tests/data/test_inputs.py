@@ -44,6 +44,7 @@ def history(make, data, deterministic, **how):
         (plain, (tf.constant(X, tf.float32), Y), {}),  # left to Keras
     ],
 )
+@pytest.mark.slow
 def test_validation_is_the_same_under_op_determinism(make, data, how):
     assert history(make, data, True, **how) == history(make, data, None, **how)
 

@@ -51,6 +51,7 @@ def test_a_part_of_the_images_is_drawn_for_the_test(tmp_path):
     assert images(tmp_path / "all", test_fraction=None).test is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"shuffle": False, "test_fraction": None}], ids=["shuffled", "in order"])
 def test_images_go_on_in_the_middle_of_an_epoch(settings, tmp_path, recwarn):
     write_images(tmp_path / "all")

@@ -71,6 +71,7 @@ def test_streams_of_batches_of_any_size(strategy, settings):
     ],
     ids=["known", "open", "PyDataset", "threads"],
 )
+@pytest.mark.slow
 def test_streams(data):
     same(mlp, data, strategy=tl.Accumulate(2))
 

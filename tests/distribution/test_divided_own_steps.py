@@ -70,6 +70,7 @@ class OwnLoss(keras.Model):
         return outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [tl.Heun(), tl.Accumulate(2)], ids=repr)
 def test_losses_of_their_own(strategy):
     x, y = regression(22)

@@ -12,7 +12,7 @@ from trainlab.distribution import division
 from trainlab.distribution.towers import Towers
 from trainlab.parameters import Rows
 
-_QUICK = ("accumulate_3_heun", "mlp_with_penalties")
+_QUICK = ("accumulate_2", "mlp_with_penalties")
 _ALL = [
     pytest.param(*case, marks=[] if case[1::-1] == _QUICK else pytest.mark.slow)
     for i, m in enumerate(EXACT_MODELS)

@@ -205,6 +205,7 @@ def test_padded_batches_of_different_lengths_have_the_gradient_of_all_valid_toke
     assert relative(means, expected) > 1e-3  # control
 
 
+@pytest.mark.slow
 @float64
 def test_one_full_update_and_the_rest(precision):
     """End to end with a learning rate of 1: each update moves by the gradient of all that it holds."""

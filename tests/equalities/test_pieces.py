@@ -195,6 +195,7 @@ def test_padded_batches_of_different_lengths(strategy, precision):
         slow("unknown", "xla", 100),
     ],
 )
+@pytest.mark.slow
 def test_pieces_as_large_as_the_batch_change_no_bit(kind, mode, size):
     ends = []
     for micro_batch_size in (None, size):

@@ -66,6 +66,7 @@ def test_the_page_has_these_blocks():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not in checkpoints")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_value_once_over_a_resume(case, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ def make_trainer(directory, *layers, strategy=None, **settings):
     return tl.Trainer(model, strategy, optimizer=keras.optimizers.Adam(0.01), loss="mse", run=directory, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer", [lambda: keras.layers.Dropout(0.5, seed=3), keras.layers.BatchNormalization], ids=["dropout", "norm"]
 )

@@ -146,6 +146,7 @@ class Killed(keras.callbacks.Callback):
         pass
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_ends_as_one_that_is_not(command, tmp_path, monkeypatch):
     """With EarlyStopping, the run's TensorBoard and a CSV of one's own; stopped by EarlyStopping, after the kill."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"

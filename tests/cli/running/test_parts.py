@@ -139,6 +139,7 @@ def expected(n, number):
     return sorted(np.random.default_rng(0).permutation(n)[:number].tolist())
 
 
+@pytest.mark.slow
 def test_a_tenth_is_drawn_by_a_seed_of_its_own_and_kept_in_order(own):
     status, out, err, seen = own("arrays")
     assert (status, ours(err)) == (0, []), err

@@ -150,6 +150,7 @@ def test_a_trial_that_was_stopped_goes_on_in_its_run(study, trainlab_command, tm
     assert [records(tmp_path / "b" / name) for name in names[:2]] == whole[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more, said",
     [

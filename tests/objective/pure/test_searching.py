@@ -81,6 +81,7 @@ def test_every_evaluation_sees_its_own_point(name, strategy):
     assert relative(trained_weights(model), trained_weights(reference)) < 5e-6
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_is_the_same():
     """A dropout mask too, which Keras' own draws anew for the backward pass."""
 
