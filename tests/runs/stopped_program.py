@@ -188,6 +188,20 @@ def before(owner, name, number, **settings):
     return settings
 
 
+def never_done(owner, name, number, **settings):
+    """At the n-th call of a function it says that it is ready, and waits."""
+    real, calls = getattr(owner, name), []
+
+    def called(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == number:
+            hang()
+        return real(*args, **kwargs)
+
+    setattr(owner, name, called)
+    return settings
+
+
 # What a phase changes: of the data, the layer before the last, callbacks, XLA.
 PHASES = {
     "importing": hang,
@@ -195,6 +209,7 @@ PHASES = {
     "tracing": lambda: before(Update, "__call__", 1),
     "training": lambda: {"callbacks": [At("on_train_batch_end", 33, ready)]},
     "a callback": lambda: {"callbacks": [At("on_epoch_end", 1, lambda: (ready(), time.sleep(1)))]},
+    "a beginning in C": lambda: {"callbacks": [At("on_epoch_begin", 2, hang_in_c)]},
     "a callback in C": lambda: {"callbacks": [At("on_epoch_end", 1, hang_in_c)]},
     "a batch hook in C": lambda: {"callbacks": [At("on_train_batch_end", 33, hang_in_c)]},
     "hanging generator": lambda: {"data": "generator", "hangs_at": HANGS_AT},
@@ -209,6 +224,7 @@ PHASES = {
     "evaluation": lambda: {"callbacks": [At("on_test_batch_begin", 33, ready)]},
     "hanging evaluation": lambda: {"validation": generated(HANGS_AT)},
     "saving": lambda: before(sys.modules[Checkpoints.__module__], "_write", 2, save_steps=20),
+    "a disk that hangs": lambda: never_done(sys.modules[Checkpoints.__module__], "_write", 2, save_steps=20),
     "ending": lambda: {"callbacks": [At("on_train_end", 1, ready)]},
 }
 

@@ -27,9 +27,9 @@ NOTHING_SAVED = {"importing", "building", "generator that hangs from the start",
 # Before a fit there is nobody who handles signals.
 UNHANDLED = {"importing", "building"}
 DATA = {"hanging file": "file", "hanging threads": "threads", "hanging processes": "processes", "killed workers": "processes"}
-AT_LEAST = {"training": 33, "killed workers": 33, "a callback in C": 30, "a batch hook in C": 33} | dict.fromkeys(
-    ("hanging generator", "hanging file", "hanging threads", "hanging processes"), 30
-)
+AT_LEAST = {"training": 33, "killed workers": 33, "a batch hook in C": 33}
+AT_LEAST |= dict.fromkeys(("a callback in C", "a beginning in C"), 30)
+AT_LEAST |= dict.fromkeys(("hanging generator", "hanging file", "hanging threads", "hanging processes"), 30)
 
 
 def start(*arguments, before=None):
@@ -104,7 +104,7 @@ def result(out):
 
 
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: -signal.SIGINT, signal.SIGHUP: 129}
-CASES = [(phase, signal.SIGTERM) for phase in PHASES]
+CASES = [(phase, signal.SIGTERM) for phase in PHASES if phase != "a disk that hangs"]
 CASES += [
     (phase, signum)
     for phase in ("training", "hanging generator", "killed workers", "hanging evaluation", "a long update", "trying XLA")
@@ -207,3 +207,25 @@ def test_the_signals_of_timeout_are_one(phase, tmp_path):
         process.send_signal(signal.SIGTERM)
     out, err = ended(process)
     assert process.returncode == 143 and f"stopped by a signal at update {updates_of(tmp_path)}" in out, err
+
+
+def test_nobody_reads_what_it_prints(tmp_path):
+    process = start(tmp_path, "training")  # into `tee`, say, which Ctrl-C ends as well
+    wait_until_ready(process)
+    process.stdout.close()
+    process.send_signal(signal.SIGTERM)
+    err = process.stderr.read().decode()
+    assert process.wait(PATIENCE) == 143 and "BrokenPipe" not in err, err
+    assert updates_of(tmp_path) >= 33
+
+
+def test_a_second_signal_waits_for_no_disk(tmp_path):
+    process = start(tmp_path, "a disk that hangs")
+    wait_until_ready(process)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert process.poll() is None  # the first waits for what is being written
+    process.send_signal(signal.SIGTERM)
+    ended(process)
+    assert process.returncode == 143
+    assert updates_of(tmp_path) in {None, 20}

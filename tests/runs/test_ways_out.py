@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import json
 import sys
+from unittest import mock
 
 import keras
 import numpy as np
@@ -266,14 +267,18 @@ def test_scalars_of_numpy_cost_no_tensor_each(tmp_path):
 
 
 MALFORMED = ["[]", "null", '{"tensors": 3, "iterators": []}', "{", '{"tensors": [1], "iterators": []}', "[" * 10**5]
+MALFORMED += ['{"tensors": [], "iterators": []}']
+MISSING = [{"fit": "x"}, {"progress": None}, {"progress": {"epochs": 1}}, {"callbacks": 3}, {"callbacks": {"kind": "dict"}}]
+MISSING += [{"manifests": []}, {"histories": [{"kind": "array", "name": "nowhere"}]}, {"request": None}]
 
 
-@pytest.mark.parametrize("state", MALFORMED, ids=range(len(MALFORMED)))
+@pytest.mark.parametrize("state", [*MALFORMED, *MISSING], ids=range(len(MALFORMED) + len(MISSING)))
 def test_a_malformed_state_is_a_damaged_checkpoint(state, tmp_path):
 
     fit(small(tmp_path, save_steps=6, keep=1))
     newest = Checkpoints(tmp_path / "checkpoints").paths()[0]
-    (newest / "state.json").write_text(state)
+    file = newest / "state.json"
+    file.write_text(state if isinstance(state, str) else json.dumps(json.loads(file.read_text()) | state))
     seal(newest)
     trainer = small(tmp_path, save_steps=6, keep=1)
     with pytest.warns(UserWarning, match="is damaged"):
@@ -313,3 +318,24 @@ def test_the_run_is_saved_when_an_update_is_not_finite(tmp_path):
     data = tf.data.Dataset.from_tensor_slices((np.where(np.arange(24)[:, None] >= 20, np.nan, bad).astype("float32"), Y)).batch(4)
     with pytest.raises(tl.NonFiniteError, match="the last checkpoint is .*-step-5"):
         fit(small(tmp_path, save_seconds=None), data=data, epochs=1)
+
+
+def test_the_best_of_an_old_run_has_no_name(tmp_path):
+    fit(small(tmp_path, save_steps=6, keep_best="loss"))
+    for path in Checkpoints(tmp_path / "checkpoints").paths():
+        state = json.loads((path / "state.json").read_text())
+        old = {row: value for row, value in state.items() if row not in ("metric_name", "mode", "run")}  # as 0.1 wrote them
+        (path / "state.json").write_text(json.dumps(old))
+        seal(path)
+    trainer = small(tmp_path, save_steps=1, keep_best="loss")
+    fit(trainer, epochs=8)
+    assert trainer.iterations == 48
+    assert json.loads((tmp_path / "best.json").read_text()).keys() >= {"checkpoint", "epoch"}
+
+
+def test_a_best_that_cannot_be_noted_costs_no_checkpoint(tmp_path):
+    trainer = small(tmp_path, save_steps=6, keep_best="loss")
+    with mock.patch("trainlab.runs.best.said_of", side_effect=KeyError("progress")):
+        with pytest.warns(UserWarning, match="best.json could not be written .*is the best checkpoint"):
+            fit(trainer)
+    assert Checkpoints(tmp_path / "checkpoints").paths()

@@ -159,9 +159,9 @@ def _shape(model: keras.Model, name: str) -> Any:
 
 
 def said_of(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint's state says of how good it is: its epoch, and the value by its name."""
+    """What a checkpoint's state says of how good it is: its epoch, and the value by its name, which until 0.2 it did not say."""
     value = -state["metric"] if state.get("mode") == "max" else state["metric"]
-    return {"epoch": state["progress"]["epoch"], state["metric_name"]: value}
+    return {"epoch": state["progress"]["epoch"], state.get("metric_name", "metric"): value}
 
 
 def _is_ours(file: Path) -> bool:
@@ -182,11 +182,19 @@ def forget_best(checkpoints: Checkpoints) -> None:
 
 
 def note_best(checkpoints: Checkpoints) -> None:
-    """Says beside the checkpoints, in the run's directory, which is the best, and how good."""
-    if (path := checkpoints.best) is not None:
+    """Says beside the checkpoints, in the run's directory, which is the best, and how good.
+
+    What goes wrong here is warned of: the checkpoint has been written.
+    """
+    if (path := checkpoints.best) is None:
+        return
+    file = checkpoints.directory.with_name("best.json")
+    try:
         text = json.dumps({"checkpoint": path.name, **said_of(peek(path))}) + "\n"
-        file = checkpoints.directory.with_name("best.json")
         if not _is_ours(file):
             warnings.warn(f"{file} is no run's, and is left as it is: no file says which checkpoint is the best", stacklevel=2)
             return
         write_atomically(file, lambda aside: aside.write_text(text, encoding="utf-8"))
+    except (OSError, KeyError, TypeError) as error:  # a state that somebody has edited; a disk that is full
+        why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        warnings.warn(f"{file} could not be written ({why}): {path} is the best checkpoint", stacklevel=2)

@@ -31,6 +31,11 @@ class Capture:
         self._remembered: tuple[Remembered, Mapping[str, tf.Tensor], bool] | None = None
         self._saves_iterators = True
 
+    @property
+    def is_remembering(self) -> bool:
+        """Whether hooks are being called, from before which everything is kept."""
+        return self._remembered is not None
+
     def states(self) -> dict[str, Any]:
         """What callbacks remember now."""
         return callback_state.get_states(self._fit.listener.callbacks, has_files=True)

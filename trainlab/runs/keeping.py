@@ -15,8 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.data import StopRequested, stoppable
-from trainlab.distribution import StopAsked
+from trainlab.data import stoppable
 from trainlab.loop import Findings, NonFiniteError, Plan
 from trainlab.runs import callback_state, manifest, signals
 from trainlab.runs.best import Best, forget_best, note_best
@@ -107,11 +106,13 @@ class RunKeeper(Keeper):
                 yield
             except BaseException as error:
                 self._leave()
+                if self._signals.is_insisted_on and self._checkpoints.is_busy:  # on a disk that hangs, perhaps
+                    self._signals.end_at_once()
                 try:
                     self._checkpoints.wait()
                 except OSError as problem:  # what ended the run comes first
                     warnings.warn(str(problem), stacklevel=2)
-                if isinstance(error, (StopRequested, StopAsked)) and self._signals.received is not None:
+                if isinstance(error, signals.OF_A_SIGNAL) and self._signals.received is not None:
                     signals.stop(self._signals.received)
                 if isinstance(error, NonFiniteError) and self.last_checkpoint is not None:
                     line = f"{error}; the last checkpoint is {self.last_checkpoint}"
@@ -298,8 +299,11 @@ class RunKeeper(Keeper):
     def _rescue(self) -> None:
         """Saves what is committed, while the main thread is in a call that may never end, one of a callback's among them."""
         fit = self._fit
-        is_in_hook = fit is not None and fit.progress.phase in ("updates", "hooks") and fit.progress.updates != self._saved_at[0]
-        if fit is not None and fit.progress.updates and (is_in_hook or fit.loop.committed is not None):
+        if fit is None or self._captured is None or not fit.progress.updates:
+            return
+        # In a hook of where a fit begins or ends, and there alone, nobody has noted what it was before.
+        is_known = self._captured.is_remembering or fit.progress.phase in ("updates", "evaluation", "hooks")
+        if fit.loop.committed is not None or (is_known and fit.progress.updates != self._saved_at[0]):
             self._save_and_say(self.capture(fit.loop.committed), "a signal")
             self._timeline.end("a signal")
 
@@ -309,7 +313,7 @@ class RunKeeper(Keeper):
         if self._signals.received is not None or self._under_way.verbose:
             who = reason if self._signals.received is None else "a signal"
             where = f"update {self._under_way.progress.updates}: saved in {self._checkpoints.last}"
-            print(f"stopped by {who} at {where}; {self._asked.goes_on} from there", flush=True)
+            signals.say(f"stopped by {who} at {where}; {self._asked.goes_on} from there")
 
     @contextmanager
     def hooks(self) -> Iterator[None]:

@@ -126,6 +126,9 @@ def newest(checkpoints: Checkpoints, fit: int, plan: Plan, any_will_do: bool) ->
     last = next((state for path in checkpoints.paths() if "run" in (state := peek(path))), {})
     fallback = None
     for loaded in checkpoints.readable(on_damage):
+        if problem := _problem_of(loaded):
+            on_damage(loaded.path, problem)
+            continue
         state = loaded.state
         if "run" in last and state.get("run") != last["run"] and not any_will_do:
             continue
@@ -139,6 +142,36 @@ def newest(checkpoints: Checkpoints, fit: int, plan: Plan, any_will_do: bool) ->
         f"{checkpoints.directory.parent}: no checkpoint can be read ({'; '.join(damaged)}): restore them from a copy, or begin "
         "anew (resume=never with overwrite)"
     )
+
+
+# What a fit has saved ever since there are checkpoints; later rows are asked for where they are used.
+_ROWS = {
+    "fit": int,
+    "finished": bool,
+    "request": list,
+    "manifests": list,
+    "histories": list,
+    "progress": dict,
+    "source": dict,
+    "stop_training": bool,
+    "callbacks": dict,
+}
+
+
+def _problem_of(loaded: Loaded) -> str | None:
+    """Why nothing can go on from a checkpoint whose files are as they were written; None where it can."""
+    state = loaded.state
+    if wrong := [row for row, kind in _ROWS.items() if not isinstance(state.get(row), kind)]:
+        return f"state.json is not what a fit saves: see {', '.join(wrong)}"
+    try:  # all of it before the first variable is touched
+        for row in ("callbacks", "histories"):
+            decode(state[row], loaded.arrays)
+        Found(loaded, is_resuming=True).progress(0)
+        if not (state["manifests"] and all(isinstance(manifest, dict) for manifest in state["manifests"])):
+            raise ValueError("no manifest")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return f"state.json is not what a fit saves ({type(error).__name__}: {error})"
+    return None
 
 
 def restore_data(source: Source, validator: Validator | None, loaded: Loaded, may_read: bool = True) -> None:

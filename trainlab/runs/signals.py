@@ -21,8 +21,11 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from trainlab.data import is_anything_left_behind, stoppable
+from trainlab.data import StopRequested, is_anything_left_behind, stoppable
+from trainlab.distribution import StopAsked
 
+# Errors that are the doing of a signal, where one came: Ctrl-C ends what the output is piped into as well.
+OF_A_SIGNAL = (StopRequested, StopAsked, BrokenPipeError)
 HANDLED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 # Within so many seconds a further signal is the same request: `timeout` sends two, as do terminals and init systems.
@@ -39,6 +42,7 @@ _GRACE = 1.0
 
 def stop(signum: int) -> NoReturn:
     """Ends training as the signal would have: KeyboardInterrupt for SIGINT, SystemExit with 128 + its number for others."""
+    be_quiet_if_nobody_reads()
     see_to_the_end(128 + signum)
     raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)
 
@@ -58,6 +62,7 @@ class Signals:
 
     Attributes:
         received: the signal that came, or None.
+        is_insisted_on: whether another one came after it: nothing is waited for any more.
 
     Example:
         >>> with Signals() as signals:
@@ -72,12 +77,12 @@ class Signals:
         self._at_once = at_once
         self._received_at = 0.0
         self._num_heard = 0
-        self._is_asked = False
+        self._is_asked = self.is_insisted_on = False
         self._before: dict[int, Any] = {}
         self.watch: _Watch | None = None
 
     def __enter__(self) -> Signals:
-        self.received, self._is_asked = None, False
+        self.received, self._is_asked, self.is_insisted_on = None, False, False
         if threading.current_thread() is threading.main_thread():
             for signum in (s for s in HANDLED if signal.getsignal(s) != signal.SIG_IGN):
                 self._before[signum] = signal.signal(signum, self._handle)
@@ -113,6 +118,11 @@ class Signals:
         self._is_asked = True
         signal.pthread_kill(threading.main_thread().ident or 0, signum)
 
+    def end_at_once(self) -> None:
+        """Ends the process where it is, with the status that was asked for; not where somebody sits at a prompt."""
+        if self.received is not None and not _is_interactive():
+            _end(128 + self.received)
+
     def end(self, signum: int, saves: bool) -> None:
         """Ends the process from outside, whatever the main thread is in; not where somebody at a prompt pressed Ctrl-C."""
         if signum == signal.SIGINT and _is_interactive():
@@ -133,10 +143,11 @@ class Signals:
         if self.received is None:
             self.received, self._received_at = signum, time.monotonic()
             if signum == getattr(signal, "SIGHUP", None):
-                _be_quiet_if_nobody_reads()
+                be_quiet_if_nobody_reads()  # already for what callbacks print until then
             if self._at_once:
                 stop(signum)
         elif not is_asked and time.monotonic() - self._received_at > _SAME:
+            self.is_insisted_on = True
             stop(signum)
 
 
@@ -296,8 +307,8 @@ def _call_in_thread(fn: Callable[[], object], seconds: float) -> None:
     thread.join(seconds)
 
 
-def _be_quiet_if_nobody_reads() -> None:
-    """Where the terminal is gone, to write to it would be an error."""
+def be_quiet_if_nobody_reads() -> None:
+    """Where the terminal is gone, or what the output was piped into, to write there would be an error."""
     for descriptor in (1, 2):
         with suppress(OSError):
             poll = select.poll()
@@ -306,6 +317,14 @@ def _be_quiet_if_nobody_reads() -> None:
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, descriptor)
                 os.close(nowhere)
+
+
+def say(line: str) -> None:
+    """Prints a line on the way out, which nothing that is wrong with the output keeps from going on."""
+    try:
+        print(line, flush=True)
+    except OSError:  # Ctrl-C has ended `tee` as well; a full disk
+        be_quiet_if_nobody_reads()
 
 
 def _hold_signals() -> None:
