@@ -42,6 +42,14 @@ def three(i):
     return Dataset.range(i * 10, i * 10 + 3)
 
 
+def always(dataset):
+    return lambda _: dataset
+
+
+def with_itself(dataset):
+    return dataset.flat_map(always(dataset))
+
+
 def is_odd(i):
     return i % 2 > 0
 
@@ -123,6 +131,20 @@ READ_AGAIN = {
     "repeat a cache": (lambda: plain(5).cache().map(twice).repeat(2).batch(3), "it repeats what it caches"),
     "shuffle in a flat_map": (lambda: plain(3).flat_map(lambda i: three(i).shuffle(3, seed=1)).batch(2), "shuffle in a function"),
     "shuffle in an interleave": (lambda: plain(2).interleave(lambda i: three(i).shuffle(3, seed=1)).batch(2), "in a function"),
+    "a shuffle from outside in a flat_map": (lambda: plain(2).flat_map(always(shuffled(4))).batch(2), "shuffles in a function"),
+    "a shuffle from outside in an interleave": (
+        lambda: plain(2).interleave(always(shuffled(4).map(twice)), cycle_length=1).batch(2),
+        "it shuffles in a function",
+    ),
+    "a shuffle from outside in a map": (
+        lambda: plain(2).map(always(shuffled(4))).flat_map(lambda inner: inner).batch(2),
+        "it shuffles in a function",
+    ),
+    "a shuffle in a flat_map of itself": (lambda: with_itself(shuffled(3)).batch(2), "it shuffles in a function"),
+    "a cache from outside in a flat_map": (
+        lambda: plain(3).flat_map(always(plain(4).cache().map(twice))).batch(2),
+        "it caches in a function",
+    ),
     "cache in a flat_map": (lambda: plain(3).flat_map(lambda i: three(i).cache()).batch(2), "cache in a function"),
     "choose_from_datasets": (
         lambda: Dataset.choose_from_datasets([shuffled(), plain().map(twice)], plain(12).map(is_odd_int)).batch(2),
@@ -171,7 +193,13 @@ def test_sample_from_datasets_is_not_even_tried_to_be_saved():
 
 # Of these TensorFlow says nothing.
 SILENT = ["shuffle twice", "batch, shuffle, unbatch, shuffle", "shuffled files, shuffled lines", "concatenate a shuffle"]
-SILENT += ["shuffle, then repeat", "shuffle, take, repeat", "cache a shuffle", "repeat a cache"]
+SILENT += [
+    "a shuffle from outside in a flat_map",
+    "shuffle, then repeat",
+    "shuffle, take, repeat",
+    "cache a shuffle",
+    "repeat a cache",
+]
 
 
 @pytest.mark.parametrize("name", SILENT)

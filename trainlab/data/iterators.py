@@ -195,6 +195,7 @@ _OPEN_AT_ONCE = frozenset(  # their inputs, when they are opened themselves
 _IN_FUNCTIONS = _SOURCES | _OPEN_AT_ONCE | {"ConcatenateDataset", "RepeatDataset"}
 _SHUFFLED_BEFORE = {
     "cache": "it caches what it shuffles: shuffle after the cache",
+    "function": "it shuffles in a function, as of a flat_map, what is from outside of it: shuffle after that",
     "concatenate": "it shuffles a part that comes later in a concatenate: shuffle the whole",
     "repeat": "it repeats what it shuffles: leave the repeat out, and epochs will",
     "shuffle": "it shuffles twice: let one shuffle do",
@@ -315,7 +316,8 @@ def _trouble(nodes: Mapping[str, Any], name: str, opened_by: str) -> str:
     """What is wrong with saving this node and those before it.
 
     A shuffle takes the order of a pass from a counter of its data set when it is opened. An iterator holds that counter from
-    its beginning on if everything after the shuffle opens its input at once; `opened_by` is what does not.
+    its beginning on if everything after the shuffle opens its input at once; `opened_by` is what does not. What a function
+    takes from outside is opened when that is called, and let go of when it is over.
     """
     node = nodes[name.partition(":")[0]]
     inputs = [name for name in node.input if not name.startswith("^") and "Dataset" in nodes[name.partition(":")[0]].op]
@@ -330,6 +332,8 @@ def _trouble(nodes: Mapping[str, Any], name: str, opened_by: str) -> str:
             return "it caches in a file"
         if opened_by == "repeat":
             return "it repeats what it caches: leave the repeat out, and epochs will"
+        if opened_by == "function":
+            return "it caches in a function, as of a flat_map, what is from outside of it: cache after that"
         opened_by = "cache"
     elif node.op == "RepeatDataset":
         opened_by = "repeat"
@@ -337,7 +341,9 @@ def _trouble(nodes: Mapping[str, Any], name: str, opened_by: str) -> str:
         return _trouble(nodes, inputs[0], opened_by) or _trouble(nodes, inputs[1], opened_by or "concatenate")
     elif node.op not in _OPEN_AT_ONCE:
         return _unknown(node.op)
-    return next(filter(None, (_trouble(nodes, before, opened_by) for before in inputs)), "")
+    has_function = any(attribute.HasField("func") for attribute in node.attr.values())
+    late = opened_by or ("function" if has_function else "")
+    return next(filter(None, (_trouble(nodes, before, late if k else opened_by) for k, before in enumerate(inputs))), "")
 
 
 def _unknown(op: str, where: str = "") -> str:
