@@ -1,5 +1,7 @@
 """State that nobody declared, and that a step changes: saved, restored, and taken back like any other."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -120,6 +122,95 @@ def test_what_is_only_read_is_no_state():
     assert trainer._loops.made.loop.update.undeclared == []
 
 
+class Reading(keras.Model):
+    """Its loss reads what it does not train."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.dense, self.read = keras.layers.Dense(1), read
+        self.beta = tf.Variable(0.0, trainable=False)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean(keras.ops.square(y - y_pred)) + self.read(self, x, y_pred)
+
+
+def with_teacher(weight=0.5):
+    teacher = dense_model()
+    teacher.trainable = False
+    teacher.set_weights([np.full(w.shape, weight, "float32") for w in teacher.get_weights()])
+    model = Reading(lambda _, x, p: keras.ops.mean(keras.ops.square(teacher(x) - p)))
+    return model, lambda epoch, logs: teacher.set_weights([w / 2 for w in teacher.get_weights()])
+
+
+def with_weight(_=None):
+    model = Reading(lambda self, x, p: self.beta * keras.ops.mean(keras.ops.square(p)))
+    return model, lambda epoch, logs: model.beta.assign(model.beta + 0.25)
+
+
+def with_keras_variable(_=None):
+    weight = keras.Variable(0.0, trainable=False)
+    model = Reading(lambda self, x, p: weight * keras.ops.mean(keras.ops.square(p)))
+    return model, lambda epoch, logs: weight.assign(weight + 0.25)
+
+
+def with_constraint(_=None):
+    most = tf.Variable(0.05, trainable=False)
+    model = Reading(lambda self, x, p: 0.0)
+    model.dense.kernel_constraint = lambda w: tf.clip_by_value(w, -most, most)
+    return model, lambda epoch, logs: most.assign(most * 2)
+
+
+READ = {"teacher": with_teacher, "raw": with_weight, "keras": with_keras_variable, "constraint": with_constraint}
+
+
+class StopAfterTwo(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+
+def read_run(made, directory, *callbacks, epochs=4, **kwargs):
+    model, hook = made
+    if not model.built:
+        model.build([None, 3])
+        model.dense.set_weights([np.full([3, 1], 0.125, "float32"), np.zeros(1, "float32")])
+        model.compile(optimizer=keras.optimizers.SGD(0.05))
+    trainer = tl.Trainer(model, run=directory and tl.Run(directory, save_seconds=None), seed=3, **kwargs)
+    with contextlib.suppress(KeyboardInterrupt):
+        trainer.fit(X, Y, 4, epochs, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=hook), *callbacks], verbose=0)
+    return trainer, [np.array(w) for w in model.get_weights()]
+
+
+@pytest.mark.parametrize("is_anew", [True, False], ids=["new process", "same objects"])
+@pytest.mark.parametrize("name", READ)
+def test_what_a_hook_changes_and_a_step_reads_is_in_checkpoints(name, is_anew, tmp_path):
+    make = READ[name]
+    _, whole = read_run(make(), None)
+    _, unchanged = read_run((make()[0], lambda epoch, logs: None), None)
+    assert not np.allclose(whole[0], unchanged[0])  # or what follows would say nothing
+    made = make()
+    stopped, _ = read_run(made, tmp_path, StopAfterTwo())
+    trainer, resumed = read_run(make() if is_anew else made, tmp_path)
+    assert trainer.resumed_at == 12
+    for a, b in zip(resumed, whole, strict=True):
+        np.testing.assert_array_equal(a, b)
+    update = stopped._loops.made.loop.update
+    assert len(update.read_only) == (2 if name == "teacher" else 1) and update.undeclared == []
+    assert not update.read_only.keys() & update.variables.keys()  # no call reads it for a way back
+
+
+def test_another_teacher_is_another_run(tmp_path):
+    read_run(with_teacher(), tmp_path, StopAfterTwo())
+    with pytest.raises(ValueError, match=r"(?s)is of another run; nothing was touched.*teacher.*variables"):
+        read_run(with_teacher(weight=0.75), tmp_path)
+
+
 def test_a_usual_model_has_none():
     for optimizer in (keras.optimizers.Adam(0.01, use_ema=True), keras.optimizers.SGD(0.1, momentum=0.9)):
         model = compiled(
@@ -131,4 +222,4 @@ def test_a_usual_model_has_none():
         )
         trainer = tl.Trainer(model, tl.Accumulate(2, tl.Heun()))
         trainer.fit(X, Y, 4, verbose=0)
-        assert trainer._loops.made.loop.update.undeclared == []
+        assert trainer._loops.made.loop.update.undeclared == trainer._loops.made.loop.update.read == []

@@ -8,7 +8,7 @@ from trainlab.loop.making import Findings, Loops, check_given, check_strategy
 from trainlab.loop.nonfinite import NonFiniteError
 from trainlab.loop.plan import Plan, plan_of
 from trainlab.loop.progress import Progress
-from trainlab.loop.settings import code
+from trainlab.loop.settings import code, is_touched
 from trainlab.loop.update import Update
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "check_given",
     "check_strategy",
     "code",
+    "is_touched",
     "jit",
     "plan_of",
     "prepare",

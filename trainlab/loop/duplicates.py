@@ -36,3 +36,8 @@ def tell(optimizer: keras.Optimizer, paths: Sequence[str]) -> None:
         "does without this line",
         stacklevel=2,
     )
+
+
+def are_summed_by(optimizer: keras.Optimizer) -> bool:
+    """Whether the optimizer itself adds up what several slices say of one row; many square or clip them one by one."""
+    return type(optimizer) is keras.optimizers.SGD and not is_clipping(optimizer)

@@ -334,9 +334,14 @@ class Loop:
     def _read_variables(self) -> list[tf.Tensor]:
         return [tf.raw_ops.ReadVariableOp(resource=v.handle, dtype=v.dtype) for v in self._variables.values()]
 
+    def read_only(self) -> dict[str, tf.Tensor]:
+        """The values of what an update only reads, in the same way; no call changes them, but hooks may."""
+        read = self.update.read_only.items()
+        return {name: tf.raw_ops.ReadVariableOp(resource=v.handle, dtype=v.dtype) for name, v in read}
+
     def assign(self, values: Mapping[str, Any]) -> None:
         """Gives variables these values, by name."""
-        variables = self.update.variables
+        variables = self.update.read_only | self.update.variables
         for name, value in values.items():
             variables[name].assign(value)
 

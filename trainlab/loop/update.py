@@ -16,6 +16,7 @@ from trainlab.distribution import ONE, Replicas, check_divisible, divided
 from trainlab.loop import duplicates
 from trainlab.loop.loss_scaling import Scaling
 from trainlab.loop.ordering import groups_bypassed, may_be_lost
+from trainlab.loop.settings import touched
 from trainlab.objective import (
     Batches,
     Divide,
@@ -23,7 +24,6 @@ from trainlab.objective import (
     KerasObjective,
     ModelFunction,
     TrainStepFunction,
-    assigned_variables,
     check_vector,
     has_own_step,
     inner_of,
@@ -54,6 +54,7 @@ class Update:
         logs: variables `[sum, count]` of each scalar that steps log, by name. Grows while tracing.
         undeclared: variables that nobody lists as his, and that a step was seen to assign: an optimizer's beside its
           `variables`, one that a loss closes over. Grows while tracing; eagerly nobody sees them.
+        read: variables that nobody lists either, and that steps were only seen to read. Grows while tracing.
         orders_may_be_lost: whether a program was traced in which TensorFlow's own optimizer might lose the order of operations.
     """
 
@@ -85,6 +86,7 @@ class Update:
         self.scaling = Scaling(self.function) if is_dynamic else None
         self.logs: dict[str, tf.Variable] = {} if self.scaling is None else dict(self.scaling.logs)
         self.undeclared: list[tf.Variable] = []
+        self.read: list[tf.Variable] = []
         self.orders_may_be_lost = False
 
     @property
@@ -103,6 +105,12 @@ class Update:
         named |= {f"{group}.{i}": native(v) for group, variables in groups.items() for i, v in enumerate(variables)}
         by_id = {id(v): (name, v) for name, v in reversed(named.items())}  # one of two groups keeps its first name
         return dict(reversed(by_id.values()))
+
+    @property
+    def read_only(self) -> dict[str, tf.Variable]:
+        """What an update reads and never changes, as a teacher's weights, by such names: hooks may."""
+        known = {id(v) for v in self.variables.values()}
+        return {f"read.{i}": v for i, v in enumerate(self.read) if id(v) not in known}
 
     @property
     def is_divided(self) -> bool:
@@ -145,9 +153,8 @@ class Update:
             self._remember(name, _leaves(value))
 
     def notice(self, traced: Any) -> None:
-        """Takes note of what a function, in which this was traced, assigns undeclared, and whether orders may be lost."""
-        known = {id(v) for v in self.variables.values()}
-        self.undeclared += [v for v in assigned_variables(traced) if id(v) not in known]
+        """Takes note of what a function, in which this was traced, touches undeclared, and whether orders may be lost."""
+        touched.note(traced, [*self.variables.values(), self._seed], self.undeclared, self.read)
         self.orders_may_be_lost |= may_be_lost(traced.graph)
 
     def observe(self, batches: Sequence[Batches]) -> tuple[list[Evaluation], Step]:
@@ -257,7 +264,7 @@ class Update:
         if self._sum_duplicate_rows is None:
             rows = [function.variables[i].path for i in connected if isinstance(step.gradient.leaves[i], Rows)]
             duplicates.tell(self._inner, rows)
-        summed = self._sum_duplicate_rows is not False and not _sums_duplicates(self._inner)
+        summed = self._sum_duplicate_rows is not False and not duplicates.are_summed_by(self._inner)
         gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i], summed) for i in connected]
         # Before the variables change: a strategy may remember a point that nobody has read yet.
         memory = {name: _leaves(value) for name, value in (step.memory or {}).items()}
@@ -370,11 +377,6 @@ def _as_gradient(leaf: Any, variable: Any, summed: bool) -> Any:
     if isinstance(leaf, Rows):
         return (leaf.unique() if summed else leaf).to_indexed_slices()
     return tf.cast(leaf, variable.dtype)
-
-
-def _sums_duplicates(optimizer: keras.Optimizer) -> bool:
-    """Whether the optimizer itself adds up what several slices say of one row; many square or clip them one by one."""
-    return type(optimizer) is keras.optimizers.SGD and not duplicates.is_clipping(optimizer)
 
 
 def _initial_memory(strategy: StepStrategy, parameters: Vector) -> Mapping[str, Any]:

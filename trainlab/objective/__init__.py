@@ -6,11 +6,11 @@ from trainlab.objective.building import build_model, compile_model, num_paramete
 from trainlab.objective.evaluation import Divide, Evaluate, Evaluation, KerasObjective
 from trainlab.objective.graph_checks import (
     CALLS,
-    assigned_variables,
     depends,
     graphs_within,
     is_mean_over_examples,
     string_operation,
+    touched_variables,
 )
 from trainlab.objective.leftovers import forget_gradients
 from trainlab.objective.model_function import Batch, ModelFunction, check_vector, flat_logs, metric_variables, native, wide
@@ -33,7 +33,6 @@ __all__ = [
     "ModelFunction",
     "TrainStepFunction",
     "Whole",
-    "assigned_variables",
     "build_model",
     "check_compiled",
     "check_vector",
@@ -52,6 +51,7 @@ __all__ = [
     "native",
     "num_parameters",
     "string_operation",
+    "touched_variables",
     "traced_aside",
     "wide",
 ]

@@ -59,13 +59,20 @@ def string_operation(graph: Any) -> str | None:
     return None
 
 
-def assigned_variables(function: Any) -> list[tf.Variable]:
-    """The variables that a concrete function assigns, in itself or in a function that it calls, in the order of its captures."""
+def touched_variables(function: Any) -> tuple[list[tf.Variable], list[tf.Variable]]:
+    """The variables that a concrete function assigns, in itself or in a function that it calls, and those that it only reads.
+
+    Both in the order of its captures.
+    """
     graph = function.graph
     written = {tensor.name for tensor in _written(graph, graph.get_operations())}
     variables = {id(variable.handle): variable for variable in function.variables}
-    captured = [external for external, internal in graph.captures if internal.name in written]
-    return [variables[id(handle)] for handle in captured if id(handle) in variables]
+    assigned: list[tf.Variable] = []
+    read: list[tf.Variable] = []
+    for external, internal in graph.captures:
+        if id(external) in variables:
+            (assigned if internal.name in written else read).append(variables[id(external)])
+    return assigned, read
 
 
 def graphs_within(graph: Any) -> Iterator[Any]:

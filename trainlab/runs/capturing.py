@@ -42,7 +42,9 @@ class Capture:
 
     def remember(self) -> None:
         """What hooks may change is taken as it is now, until `forget`."""
-        self._remembered = Remembered(self.states()), self._fit.loop.snapshot(), bool(self._fit.model.stop_training)
+        loop = self._fit.loop
+        values = {**loop.read_only(), **loop.snapshot()}
+        self._remembered = Remembered(self.states()), values, bool(self._fit.model.stop_training)
 
     def forget(self) -> None:
         """It is taken as it is."""
@@ -72,7 +74,8 @@ class Capture:
             "callbacks": {"kind": "dict", "items": encoded},
             **fit.findings.record(),
         }
-        tensors = {f"variables/{name}": value for name, value in (values or fit.loop.snapshot()).items()}
+        values = {**fit.loop.read_only(), **(values or fit.loop.snapshot())}
+        tensors = {f"variables/{name}": value for name, value in values.items()}
         return {"state": state, "tensors": {**tensors, **arrays}, "iterators": self._serialized()}
 
     def _serialized(self) -> Mapping[str, tf.Tensor]:

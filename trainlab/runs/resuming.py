@@ -212,7 +212,7 @@ def restore_variables(model: keras.Model, loop: Loop, loaded: Loaded, keeps_rate
     Raises:
         ValueError: one is of another shape or dtype; nothing is touched.
     """
-    known = loop.snapshot()
+    known = {**loop.read_only(), **loop.snapshot()}
     values = variables(loaded)
     if keeps_rate:
         values = _without_rates(model.optimizer, values)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.objective import Evaluation, assigned_variables
+from trainlab.objective import Evaluation, touched_variables
 from trainlab.parameters import Rows, Vector
 from trainlab.strategies import State, Step, StepStrategy
 from trainlab.testing.comparing import Failed, flat
@@ -100,7 +100,7 @@ def check_pure(strategy: StepStrategy) -> None:
         raise
     except Exception as error:
         raise Failed(f"it cannot be traced: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
-    if assigned := assigned_variables(one):
+    if assigned := touched_variables(one)[0]:
         raise Failed(f"a step assigns the variable {assigned[0].name}: what it remembers goes into memory")
     flat_state = tf.nest.flatten(tuple(state), expand_composites=True)
     runs = [[np.asarray(t) for t in tf.nest.flatten(fn(*flat_state))] for fn in (one, one, other)]

@@ -10,7 +10,7 @@ from tables import Sam
 
 import trainlab as tl
 from trainlab.runs import manifest
-from trainlab.runs.manifest import plain as plain_module
+from trainlab.runs.manifest import fingerprints
 from trainlab.runs.manifest import rows as rows_module
 from trainlab.runs.manifest.plain import plain
 
@@ -112,8 +112,8 @@ def test_data_are_compared_by_their_bytes(monkeypatch):
         assert manifest.of_data(changed) != saved
     assert manifest.of_data((np.asfortranarray(x), y, None)) == saved
     # Of large data, blocks: the first and the last among them.
-    monkeypatch.setattr(plain_module, "_MAX_HASHED", 2**12)
-    monkeypatch.setattr(plain_module, "_BLOCK", 2**8)
+    monkeypatch.setattr(fingerprints, "_MAX_HASHED", 2**12)
+    monkeypatch.setattr(fingerprints, "_BLOCK", 2**8)
     large = np.arange(10_000, dtype="int64")
     few = manifest.of_data(large)
     for place in (0, -1):

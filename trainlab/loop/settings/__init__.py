@@ -2,5 +2,6 @@
 
 from trainlab.loop.settings import code
 from trainlab.loop.settings.reading import Settings
+from trainlab.loop.settings.touched import is_touched
 
-__all__ = ["Settings", "code"]
+__all__ = ["Settings", "code", "is_touched"]

@@ -15,7 +15,7 @@ import sys
 import types
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -25,6 +25,7 @@ import tensorflow as tf
 from trainlab.loop import code
 from trainlab.objective import keras_internals
 from trainlab.parameters import Vector
+from trainlab.runs.manifest.fingerprints import OfVariable, fingerprint, of_variable
 from trainlab.runs.manifest.operations import first_names
 from trainlab.strategies import StepStrategy
 
@@ -32,8 +33,6 @@ ROUTINES, digest, is_generator, is_installed = code.ROUTINES, code.digest, code.
 # The key of what no two processes can agree on; its value says why.
 NOT_COMPARED = "not compared"
 _CHANGES = {NOT_COMPARED: "set while training"}
-_MAX_HASHED = 2**28
-_BLOCK = 2**20
 _MAX_DEPTH = 40  # of objects in objects, of helpers of helpers
 _MAX_LOOKED_INTO = 1000  # elements of a list that may hold code
 _VARIABLES = (tf.Variable, keras.Variable)
@@ -145,6 +144,8 @@ class Reader:
     def _array(self, value: Any) -> Any:
         if isinstance(value, tf.Tensor) and tf.is_symbolic_tensor(value):
             return _not_compared("a tensor that tracing made")
+        if isinstance(value, _VARIABLES):
+            return {"shape": list(value.shape), "dtype": tf.as_dtype(value.dtype).name, "blake2b": of_variable(value)}
         array = np.asarray(value)
         if array.dtype.kind == "O":
             return {"shape": list(array.shape), "items": self.read(array.ravel().tolist())}
@@ -172,7 +173,7 @@ class Reader:
     def _other_layer(self, value: keras.Layer) -> Any:
         layers = keras_internals.layers_of(value)
         names = first_names(value) | {layer.name: f"layer {i}" for i, layer in enumerate(layers)}  # Keras counts names up
-        parts = {"layers": [self.held(layer) for layer in layers], "variables": [self._array(v.value) for v in value.variables]}
+        parts = {"layers": [self.held(layer) for layer in layers], "variables": [self._array(v) for v in value.variables]}
         return renamed(self._config(value), names) | parts
 
     def _config(self, value: Any) -> dict[str, Any]:
@@ -313,8 +314,10 @@ class Reader:
         if not isinstance(record, dict) or not ({"function", "class", "partial"} & set(record)):
             return record
         numbers = {name: item for name, item in record.items() if not isinstance(item, (dict, list)) and name != "code"}
-        notes = {"parts": [_not_compared(reason) for reason in sorted(set(_reasons(record)))]}
-        return {**numbers, "code": digest(json.dumps(_comparable(record), sort_keys=True)), **(notes if notes["parts"] else {})}
+        notes = [_not_compared(reason) for reason in sorted(set(_reasons(record)))]
+        apart = {"parts": notes, "variables": {str(i): held for i, held in enumerate(_of_variables(record))}}
+        code = digest(json.dumps(_comparable(record), sort_keys=True))
+        return {**numbers, "code": code, **{name: found for name, found in apart.items() if found}}
 
     def label(self, value: Any) -> str:
         """The name of a class or function: in full, if it is installed."""
@@ -355,8 +358,19 @@ def _reasons(record: Any) -> Iterator[str]:
             yield from _reasons(item)
 
 
+def _of_variables(record: Any) -> Iterator[str]:
+    """What variables in it hold."""
+    for item in record.values() if isinstance(record, dict) else record if isinstance(record, list) else ():
+        if isinstance(item, OfVariable):
+            yield item
+        else:
+            yield from _of_variables(item)
+
+
 def _comparable(record: Any) -> Any:
-    """The rest of it: what is set while training may be there or not."""
+    """The rest of it: what is set while training may be there or not, and what variables hold is told apart."""
+    if isinstance(record, OfVariable):
+        return None
     if isinstance(record, dict):
         return {k: _comparable(item) for k, item in record.items() if not (isinstance(item, dict) and NOT_COMPARED in item)}
     return [_comparable(item) for item in record] if isinstance(record, list) else record
@@ -376,25 +390,3 @@ def _are_variables(value: Any) -> bool:
 def qualified(value: Any) -> str:
     """The full name of a class or a function."""
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', getattr(value, '__name__', repr(type(value))))}"
-
-
-def fingerprint(leaf: Any) -> str:
-    """A hash of an array's bytes; of more than 256 MB, of those of blocks spread over it."""
-    digested = hashlib.blake2b(digest_size=16)
-    for block in _blocks(leaf):
-        digested.update(
-            np.ascontiguousarray(block).view(np.uint8).data if block.dtype.kind not in "OSU" else repr(block.tolist()).encode()
-        )
-    return digested.hexdigest()
-
-
-def _blocks(leaf: Any) -> Iterable[np.ndarray]:
-    if not isinstance(leaf, np.ndarray):
-        leaf = np.asarray(leaf)
-    if leaf.ndim == 0:
-        return [leaf.reshape(1)]
-    rows = max(_BLOCK // max(leaf[:1].nbytes, 1), 1)
-    starts: Sequence[int] = range(0, len(leaf), rows)
-    if leaf.nbytes > _MAX_HASHED:
-        starts = np.linspace(0, len(leaf) - rows, _MAX_HASHED // _BLOCK).astype(np.int64).tolist()
-    return (leaf[start : start + rows] for start in starts)

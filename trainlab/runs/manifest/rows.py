@@ -24,10 +24,11 @@ from trainlab.loop import Findings, Plan, code
 from trainlab.objective import inner_of, keras_internals
 from trainlab.parameters import tensorflow_internals
 from trainlab.runs.disk.compiled import processor
+from trainlab.runs.manifest.fingerprints import IN_CHECKPOINTS, fingerprint
 from trainlab.runs.manifest.layers import of_layers
 from trainlab.runs.manifest.operations import first_names
 from trainlab.runs.manifest.optimizers import are_but_for_the_rate, learning_rate, of_optimizer, with_rates_apart
-from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, digest, fingerprint, plain, renamed
+from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, digest, plain, renamed
 from trainlab.strategies import StepStrategy
 
 # Every row of a manifest: what a difference in it does, and what to do about it.
@@ -226,6 +227,8 @@ def _compared(row: str, saved: Manifest, current: Manifest) -> tuple[list[Differ
     for place in dict.fromkeys([*a, *b]):
         before, now = a.get(place, ABSENT), b.get(place, ABSENT)
         if any(place == over or place.startswith((f"{over}.", f"{over}[")) or not over for over in hidden):
+            continue
+        if IN_CHECKPOINTS in (before, now) and ABSENT not in (before, now):
             continue
         if row == "versions" and ABSENT in (before, now):  # other packages are used: other rows say by what
             continue
