@@ -134,3 +134,47 @@ def _gathered(graph):
             for function in (attribute.func, *attribute.list.func):
                 if function.name and hasattr(graph._get_function(function.name), "graph"):
                     yield from _gathered(graph._get_function(function.name).graph)
+
+
+class TwoSets(keras.Model):
+    """Trained on two sets at once, as contrastive learning does on images with and without labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+
+    def train_step(self, data):
+        a, b = data
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean(self.net(a) ** 2) + (keras.ops.mean(self.net(b) ** 2) if b.shape.rank else b)
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"loss": loss}
+
+
+def zipped(sizes, drop_remainder):
+    sets = [tf.data.Dataset.from_tensor_slices(X[: 2 * n]).batch(n, drop_remainder=drop_remainder) for n in sizes]
+    return (tf.data.Dataset.zip(tuple(sets)),)
+
+
+def two_sets():
+    model = TwoSets()
+    model.compile(keras.optimizers.SGD(0.1))
+    return model
+
+
+def test_tensors_of_different_first_axes_are_not_cut_by_the_first():
+    """Of the larger set examples would be left out, of the smaller one a shard be empty."""
+    same(two_sets, lambda: zipped((6, 6), False), 2)  # control
+    with pytest.raises(ValueError, match="^distribute needs .* first axes have 4 and 12: write distribute=None$"):
+        fit(two_sets, 2, *zipped((4, 12), True))
+    for sizes in ((4, 12), (12, 4)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="distribute_needs_first_axes_of_one_size"):
+            fit(two_sets, 2, *zipped(sizes, False))
+
+
+def test_a_number_for_the_whole_batch_is_not_cut():
+    batches = tf.data.Dataset.zip((tf.data.Dataset.from_tensor_slices(X[:8]).batch(4), tf.data.Dataset.range(2)))
+    batches = batches.map(lambda a, n: (a, tf.cast(n, "float32")))
+    fit(two_sets, None, batches)  # control
+    with pytest.raises(ValueError, match="^distribute needs .* one is a scalar: write distribute=None$"):
+        fit(two_sets, 2, batches)

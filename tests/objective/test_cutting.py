@@ -89,19 +89,19 @@ def test_an_empty_batch_is_an_empty_piece(num_batches):
 class TestWhatCannotBeCut:
     def test_sizes_that_shapes_show(self):
         with pytest.raises(ValueError, match="micro_batch_size needs .* first axes have 3 and 4"):
-            cutting.check((tf.zeros([3, 2]), tf.zeros([4]), None))
-        cutting.check((tf.zeros([3, 2]), tf.zeros([3]), None))  # control
+            cutting.check((tf.zeros([3, 2]), tf.zeros([4]), None), "micro_batch_size")
+        cutting.check((tf.zeros([3, 2]), tf.zeros([3]), None), "distribute")  # control
 
     def test_a_scalar(self):
-        with pytest.raises(ValueError, match="micro_batch_size needs .* a scalar"):
-            cutting.check((tf.zeros([3, 2]), tf.zeros([]), None))
+        with pytest.raises(ValueError, match="distribute needs .* a scalar: write distribute=None"):
+            cutting.check((tf.zeros([3, 2]), tf.zeros([]), None), "distribute")
 
     def test_sizes_that_show_when_they_come(self):
         specs = [tf.TensorSpec([None, 2]), tf.TensorSpec([None])]
 
         @tf.function(input_signature=specs, autograph=False)
         def run(x, y):
-            cutting.check((x, y, None))
+            cutting.check((x, y, None), "micro_batch_size")
             return x, y
 
         x, y = run(tf.ones([3, 2]), tf.ones([3]))

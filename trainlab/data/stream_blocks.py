@@ -162,7 +162,7 @@ class PiecesLayout(StreamLayout):
 
     def _read(self, lists: list[tf.Tensor], index: tf.Tensor) -> list[tf.Tensor]:
         leaves = super()._read(lists, index)
-        cutting.check(self.pack(leaves))
+        cutting.check(self.pack(leaves), "micro_batch_size")
         return leaves
 
 

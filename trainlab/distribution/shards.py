@@ -96,7 +96,9 @@ def shards_of(
 
 def _part(batches: Batches, index: Any, start: Any, count: Any) -> Batch:
     if batches.part is None:
-        return cutting.take(batches.fetch(index), start, count)
+        batch = batches.fetch(index)
+        cutting.check(batch, "distribute")
+        return cutting.take(batch, start, count)
     return batches.part(index, tf.cast(start, tf.int32), tf.cast(count, tf.int32))
 
 

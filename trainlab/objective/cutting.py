@@ -14,7 +14,7 @@ from trainlab.objective.accumulation import Batches
 from trainlab.objective.denominators import num_examples
 from trainlab.objective.model_function import Batch
 
-_RULE = "micro_batch_size needs batches whose every tensor begins with the axis of the examples"
+_RULE = "{} needs batches whose every tensor begins with the axis of the examples, but {}: write {}=None"
 
 
 def pieces(batch: Batch, size: int) -> list[Batches]:
@@ -74,16 +74,22 @@ def sized(spec: Any, size: int | None) -> Any:
     return type(spec)(shape, spec.dtype)
 
 
-def check(batch: Batch) -> None:
+def check(batch: Batch, setting: str) -> None:
     """Makes sure that a batch can be cut; traced, the graph fails when one comes that cannot.
 
+    Args:
+        batch: whole.
+        setting: what asks for its parts, as it is called.
+
     Raises:
-        ValueError: shapes alone show it.
+        ValueError: shapes alone show it; one line.
     """
+    if any(leaf.shape.rank == 0 for leaf in _leaves(batch)):
+        raise ValueError(_RULE.format(setting, "one is a scalar", setting))
     sizes = _sizes(batch)
     known = sorted({size for size in sizes if isinstance(size, int)})
     if len(known) > 1:
-        raise ValueError(f"{_RULE}, but their first axes have {' and '.join(map(str, known))}")
+        raise ValueError(_RULE.format(setting, f"their first axes have {' and '.join(map(str, known))}", setting))
     unknown = [size for size in sizes if not isinstance(size, int)]
     if unknown and len(sizes) > 1:
         sizes = [tf.cast(size, tf.int64) for size in sizes]
@@ -91,15 +97,16 @@ def check(batch: Batch) -> None:
         tf.raw_ops.Assert(
             condition=tf.reduce_all(tf.equal(tf.stack(sizes), sizes[0])),
             data=sizes,
-            name="micro_batch_size_needs_first_axes_of_one_size",
+            name=f"{setting}_needs_first_axes_of_one_size",
         )
 
 
+def _leaves(batch: Batch) -> list[Any]:
+    return [leaf for leaf in tf.nest.flatten(batch) if leaf is not None]
+
+
 def _sizes(batch: Batch) -> list[Any]:
-    leaves = [leaf for leaf in tf.nest.flatten(batch) if leaf is not None]
-    if any(leaf.shape.rank == 0 for leaf in leaves):
-        raise ValueError(f"{_RULE}, but one is a scalar")
-    sizes = [num_examples(leaf) for leaf in leaves]
+    sizes = [num_examples(leaf) for leaf in _leaves(batch) if leaf.shape.rank != 0]
     known = [tf.get_static_value(size) for size in sizes]
     return [size if value is None else int(value) for size, value in zip(sizes, known, strict=True)]
 
