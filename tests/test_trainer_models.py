@@ -63,6 +63,35 @@ def test_compute_metrics_with_entries_of_its_own(strategy):
     np.testing.assert_allclose(history["mae"], [np.mean(np.abs(error - y))] * 2, rtol=1e-5)
 
 
+class Perplexity(keras.Sequential):
+    """Makes something of the mean loss, which several batches have only once all of them are evaluated."""
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        results = super().compute_metrics(x, y, y_pred, sample_weight)
+        made = {"perplexity": keras.ops.exp(results["loss"]), "product": results["loss"] * results["mae"]}
+        last = float(y_pred.numpy()[-1, 0]) if self.run_eagerly else y_pred[-1, 0]  # which could not be traced
+        return {**results, **made, "last": last}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "settings"),
+    [(None, {}), (Accumulate(2), {}), (None, {"micro_batch_size": 4}), (Accumulate(2), {"run_eagerly": True})],
+    ids=str,
+)
+def test_what_compute_metrics_makes_of_the_loss(strategy, settings):
+    x, y = regression()
+    keras.utils.set_random_seed(1)
+    model = Perplexity([keras.Input([3]), layers.Dense(1)])
+    compiled(model, keras.optimizers.SGD(0.0), metrics=["mae"], run_eagerly="run_eagerly" in settings)
+    history = Trainer(model, strategy, jit_compile=False, **settings).fit(x, y, batch_size=10, shuffle=False, verbose=0).history
+    prediction = x @ weights(model)[0] + weights(model)[1]
+    loss, mae = np.mean((prediction - y) ** 2), np.mean(np.abs(prediction - y))
+    np.testing.assert_allclose(history["loss"], [loss], rtol=1e-5)
+    np.testing.assert_allclose(history["perplexity"], [np.exp(loss)], rtol=1e-5)
+    np.testing.assert_allclose(history["product"], [loss * mae], rtol=1e-5)
+    np.testing.assert_allclose(history["last"], [prediction[-1, 0]], rtol=1e-5)
+
+
 class AddsLoss(layers.Layer):
     def call(self, x):
         self.add_loss(0.3 * keras.ops.mean(keras.ops.square(x)))

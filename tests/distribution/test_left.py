@@ -140,6 +140,7 @@ class OwnMetrics(keras.Model):
         results = super().compute_metrics(x, y, y_pred, sample_weight)
         self.extra.update_state(y_pred**2)
         made = {"root": ops.sqrt(self.extra.result()), "extra": self.extra.result(), "batch": ops.mean(y_pred)}
+        made["perplexity"] = ops.exp(results["loss"])
         return {**results, **made}
 
 
@@ -158,6 +159,7 @@ def test_what_own_metrics_report(settings, synchronized):
         return
     one, several = (fit(make, number, x, y, **settings) for number in (None, 2))
     assert {"extra", "root", "batch", "mae", "loss"} <= set(one[1])
+    np.testing.assert_allclose(several[1]["perplexity"], np.exp(several[1]["loss"]), rtol=1e-5)
     assert_same_training(one, several, 2e-6)
 
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from trainlab.distribution.character import character_of
-from trainlab.distribution.left import Left, reports_of
+from trainlab.distribution.left import Left, sums_of
 from trainlab.distribution.lockstep import Lockstep, NotForXla
 from trainlab.distribution.replicas import Replicas
 from trainlab.distribution.shards import ShardFunction, known_size, num_examples_of
 from trainlab.distribution.towers import Compile, Towers
-from trainlab.objective import Accumulation, Batches, Evaluate, ModelFunction, native, traced_aside, wide
+from trainlab.objective import Accumulation, Batches, Evaluate, ModelFunction, native, reports_of, traced_aside, wide
 from trainlab.parameters import Rows, Vector
 
 
@@ -138,8 +138,8 @@ class Division:
         with self._replicas.reading():
             loss, gradient, left = self._added_up(parameters, shares)
             left |= self._function.track_loss(loss, self._totals[-1], left)
-            after = {**self._start, **left}
-            return loss, gradient, left | reports_of(self._function, parameters, after, lambda: self._batches[0].fetch(0))
+            after, sums = {**self._start, **left}, {id(v) for v in sums_of(self._function)}
+            return loss, gradient, left | reports_of(self._function, sums, parameters, after, lambda: self._batches[0].fetch(0))
 
     def _added_up(self, parameters: Vector, shares: Sequence[Any]) -> tuple[tf.Tensor, Vector, dict[int, tf.Tensor]]:
         """The sums over all replicas, here and elsewhere."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from trainlab.objective import ModelFunction, depends, keras_internals, traced_aside
-from trainlab.parameters import Vector
+from trainlab.objective import ModelFunction, keras_internals
 
 # Between the seeds of two replicas: 2**32 over the golden ratio, odd, so that no two of any number of replicas are alike.
 _STRIDE = 0x9E3779B9
@@ -83,39 +82,6 @@ def sums_of(function: ModelFunction) -> list[Any]:
     metrics = [*model.metrics_variables, *(v for tracker in trackers if tracker is not None for v in tracker.variables)]
     found = {id(v): v for v in metrics if _aggregation(v) in ("sum", "none", None) and not is_seed(v)}
     return list({**found, **{id(v): v for v in function.state_variables if _aggregation(v) == "sum"}}.values())
-
-
-def reports_of(
-    function: ModelFunction, parameters: Vector, state: Mapping[int, tf.Tensor], fetch: Callable[[], Any]
-) -> dict[int, tf.Tensor]:
-    """What an overridden `compute_metrics`, or a `train_step`, reports of metrics that hold what all replicas have found.
-
-    Each replica could only report of its own. What does not depend on metrics is left out: it is averaged as other numbers are.
-
-    Args:
-        function: of the model.
-        parameters: where it was evaluated.
-        state: what is left.
-        fetch: returns a batch; what comes of it matters as little as that it is evaluated once more, of which nothing is run.
-
-    Returns:
-        Values by the id of the variable that holds them.
-    """
-    if not function.reports:
-        return {}
-    kept = {id(v) for v in sums_of(function)}
-
-    def evaluate() -> dict[int, tf.Tensor]:
-        marks = {key: tf.identity(value) for key, value in state.items() if key in kept}
-        results = function.reported(parameters, {**state, **marks}, fetch(), kept)
-        tensors = {name: tf.convert_to_tensor(value) for name, value in results.items() if name in function.reports}
-        return {
-            id(function.reports[name]): tf.cast(value, function.reports[name].dtype)
-            for name, value in tensors.items()
-            if depends(value, marks.values())
-        }
-
-    return traced_aside(evaluate)() if tf.executing_eagerly() else evaluate()
 
 
 def is_seed(variable: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainlab.distribution.left import Left, reports_of
+from trainlab.distribution.left import Left, sums_of
 from trainlab.distribution.replicas import Replicas
 from trainlab.distribution.shards import ShardFunction, known_size, num_examples_of, shards_of
 from trainlab.objective import Batch, Batches, ModelFunction, keras_internals, traced_aside
@@ -38,6 +38,11 @@ class Lockstep:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
+
+    @property
+    def known_last(self) -> set[int]:
+        """See `ModelFunction`; each replica could only report of its own metrics, too."""
+        return {id(v) for v in sums_of(self._function)}
 
     def __call__(
         self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch, totals: tf.Tensor | None = None
@@ -76,7 +81,7 @@ class Lockstep:
             for key in found[0][-1]:
                 addends = [self._left.addend(key, after[key], replica, share) for replica, share, _, _, after in found]
                 left[key] = tf.add_n([addend for addend in addends if addend is not None])
-            return loss, gradient, left | reports_of(self._function, parameters, {**state, **left}, lambda: batch)
+            return loss, gradient, left
 
     def _shards(self, batch: Batch) -> list[tuple[int, str, Any]]:
         """The replicas that have a shard of a batch, their devices, and their shards."""

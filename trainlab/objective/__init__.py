@@ -1,7 +1,7 @@
 """The objective: loss and gradient of an effective batch, as a pure function of the parameters."""
 
 from trainlab.objective import cutting, keras_internals
-from trainlab.objective.accumulation import Accumulation, Batches, traced_aside
+from trainlab.objective.accumulation import Accumulation, Batches, reports_of, traced_aside
 from trainlab.objective.building import build_model, compile_model, num_parameters
 from trainlab.objective.evaluation import Divide, Evaluate, Evaluation, KerasObjective
 from trainlab.objective.graph_checks import (
@@ -50,6 +50,7 @@ __all__ = [
     "metric_variables",
     "native",
     "num_parameters",
+    "reports_of",
     "string_operation",
     "touched_variables",
     "traced_aside",

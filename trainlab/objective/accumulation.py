@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -89,7 +89,10 @@ class Accumulation:
         """Loss, gradient and what is left in other variables, these batches being all that there is."""
         function = self._function
         loss, gradient, left = self.share(parameters, self.totals)
-        return loss, gradient, {**left, **function.track_loss(loss, self.totals[-1], left)}
+        left |= function.track_loss(loss, self.totals[-1], left)
+        last, after = self.batches[-1], {**self._start, **left}
+        fetch = lambda: last.fetch(last.num_batches - 1)  # noqa: E731
+        return loss, gradient, left | reports_of(function, function.known_last, parameters, after, fetch)
 
     def share(self, parameters: Vector, totals: tf.Tensor) -> tuple[tf.Tensor, Vector, dict[int, tf.Tensor]]:
         """The batches' share of loss and gradient, `totals` being those of the effective batch; the loss is not tracked."""
@@ -215,6 +218,49 @@ class Accumulation:
             _join(slices[i], part) if i in slices else tf.cast(sums[i], part.dtype) for i, part in enumerate(parameters.parts)
         ]
         return loss, Vector(leaves), dict(zip(keys, state, strict=True))
+
+
+def reports_of(
+    function: ModelFunction,
+    last: Collection[int],
+    parameters: Vector,
+    state: Mapping[int, tf.Tensor],
+    fetch: Callable[[], Batch],
+) -> dict[int, tf.Tensor]:
+    """What an overridden `compute_metrics`, or a `train_step`, reports of variables that are known only when all is evaluated.
+
+    Each batch, or replica, could only report of what they held then. What does not depend on them is left out.
+
+    Args:
+        function: of the model.
+        last: these variables, by id.
+        parameters: where it was evaluated.
+        state: what is left, which stays so.
+        fetch: returns the last batch, evaluated once more; where a report needs no forward pass, nothing of it is run.
+
+    Returns:
+        Values by the id of the variable that holds them.
+    """
+    if not function.reports or not last:
+        return {}
+
+    def found(values: Mapping[int, tf.Tensor]) -> dict[str, tf.Tensor]:
+        results = function.reported(parameters, values, fetch(), state.keys())
+        return {name: tf.convert_to_tensor(value) for name, value in results.items() if name in function.reports}
+
+    def told(results: Mapping[str, tf.Tensor]) -> dict[int, tf.Tensor]:
+        return {id(function.reports[name]): tf.cast(value, function.reports[name].dtype) for name, value in results.items()}
+
+    def evaluate() -> dict[int, tf.Tensor]:
+        marks = {key: tf.identity(value) for key, value in state.items() if key in last}
+        return told({name: value for name, value in found({**state, **marks}).items() if depends(value, marks.values())})
+
+    if not tf.executing_eagerly():
+        return evaluate()
+    try:
+        return traced_aside(evaluate)()
+    except Exception:  # what runs eagerly need not be traceable
+        return told(found(state))
 
 
 def traced_aside(fn: Callable[[], Any]) -> Any:

@@ -72,6 +72,11 @@ class ModelFunction:
         scale = [] if self.loss_scale is None else self.loss_scale.variables
         return list({**self._state, **self.changing, **{id(v): v for v in scale}}.values())
 
+    @property
+    def known_last(self) -> set[int]:
+        """The variables, by id, whose values are not known before all batches are evaluated: those of the loss tracker."""
+        return {id(v) for v in loss_tracker(self.model).variables}
+
     def read_parameters(self) -> Vector:
         """The trainable variables' current values."""
         is_lazy = not tf.executing_eagerly()
@@ -145,12 +150,7 @@ class ModelFunction:
         tracker = loss_tracker(self.model)
         with Scope([(v, state[id(v)]) for v in tracker.variables]) as scope:
             tracker.update_state(loss, sample_weight=examples)
-            result = tracker.result()
-        after = {id(v): scope.get_current_value(v) for v in tracker.variables}
-        report = self.reports.get(tracker.name)
-        if report is not None:  # what compute_metrics read from the tracker, batch by batch, was not yet this
-            after[id(report)] = tf.cast(result, report.dtype)
-        return after
+        return {id(v): scope.get_current_value(v) for v in tracker.variables}
 
     def reported(
         self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch, kept: Collection[int]

@@ -95,6 +95,11 @@ class TrainStepFunction(ModelFunction):
         self._tables = set()  # the step's own tape would not know rows that are looked up
         self._late: set[Any] | None = None  # variables by id, and reports by name; None as long as nobody has looked
 
+    @property
+    def known_last(self) -> set[int]:
+        """None: see `track_loss`."""
+        return set()
+
     def look_at(self, fetch: Callable[[], Batch]) -> None:
         """See `ModelFunction`."""
         if self._late is None:
