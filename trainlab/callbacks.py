@@ -41,7 +41,7 @@ class JsonLines(keras.callbacks.Callback):
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The file, wherever the process goes."""
         return self._file.path
 
     def get_state(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class RecordFile:
         key: What tells the record in a line from others: numbers that grow while one program writes; None for another line.
 
     Attributes:
-        path: The same.
+        path: The same, absolute: a callback may change the working directory.
 
     Example:
         >>> import tempfile
@@ -110,7 +110,7 @@ class RecordFile:
     """
 
     def __init__(self, path: str | os.PathLike, key: Callable[[bytes], list[Any] | None]):
-        self.path = Path(path)
+        self.path, self._name = Path(path).absolute(), os.fspath(path)
         self._key = key
         self._end: dict[str, Any] = dict(_NOWHERE)  # as it was when last looked at: only what has been added is read
 
@@ -135,7 +135,7 @@ class RecordFile:
         """
         self._end = dict(_NOWHERE)
         if not self.path.is_file():
-            return f"{self.path}: removed since the checkpoint; begun anew, without what it held" if place["size"] else None
+            return f"{self._name}: removed since the checkpoint; begun anew, without what it held" if place["size"] else None
         content = self.path.read_bytes()
         lines = content.splitlines(keepends=True)
         keys = [self._key(line) for line in lines]
@@ -156,7 +156,7 @@ class RecordFile:
         if is_found and is_same and sum(self._key(line) is not None for line in content[:size].splitlines()) == len(before):
             return None
         stay = len(numbers) - len(later)
-        return f"{self.path}: changed since the checkpoint; {stay} of its records stay, {len(later)} written after it dropped"
+        return f"{self._name}: changed since the checkpoint; {stay} of its records stay, {len(later)} written after it dropped"
 
     def _put_aside(self, content: bytes) -> str:
         number = 1
@@ -164,7 +164,7 @@ class RecordFile:
             number += 1
         aside.write_bytes(content)
         self._write(content, b"")
-        return f"{self.path}: changed since the checkpoint, and no record can be read; kept as {aside.name}, and begun anew"
+        return f"{self._name}: changed since the checkpoint, and no record can be read; kept as {aside.name}, and begun anew"
 
     def _write(self, old: bytes, new: bytes) -> None:
         """In place: whoever has the file open goes on writing at its end."""

@@ -1,11 +1,14 @@
 """Keras' CSVLogger over a resume: no epoch twice, none missing, nobody else's row lost."""
 
 import csv
+import json
+import os
 import shutil
 import warnings
 
 import keras
 import pytest
+from boards import events
 from small import compiled, regression
 
 import trainlab as tl
@@ -171,3 +174,70 @@ def test_states_of_a_logger_that_does_not_append_are_none(tmp_path):
     appending = keras.callbacks.CSVLogger(str(tmp_path / "a.csv"), append=True)
     set_states([appending], get_states([appending]))  # nothing was written, nothing is lost
     assert not (tmp_path / "a.csv").exists()
+
+
+class Wanders(keras.callbacks.Callback):
+    """Changes the working directory, and ends training at the beginning of an epoch."""
+
+    def __init__(self, to, dies_at, when="on_epoch_begin"):
+        super().__init__()
+        self.to, self.dies_at = to, dies_at
+        if when == "on_train_begin":
+            self.on_train_begin = lambda logs=None: os.chdir(to)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        os.chdir(self.to)
+        if epoch == self.dies_at:
+            raise RuntimeError("killed")
+
+    get_state, set_state = (lambda self: None), (lambda self, state: None)
+
+
+@pytest.mark.parametrize("save_steps", [2, 3, 4])  # at the end of an epoch, or within
+def test_files_of_relative_names_stay_where_they_were_opened(tmp_path, monkeypatch, whole, save_steps):
+    """Looked up elsewhere, the log seemed not to be there at a checkpoint: a resume took all its rows for later ones."""
+    elsewhere, here = tmp_path / "elsewhere", tmp_path / "here"
+    here.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "log.csv").write_text("epoch,mine\r\n7,1\r\n8,2\r\n")
+    theirs = (elsewhere / "log.csv").read_bytes()
+    (here / "log.csv").write_bytes(b"epoch,loss\r\n0,0.5\r\n")  # of an earlier training
+
+    def train(dies_at):
+        monkeypatch.chdir(here)
+        board = keras.callbacks.TensorBoard("logs", write_graph=False)
+        loggers = [keras.callbacks.CSVLogger("log.csv", append=True), tl.callbacks.JsonLines("log.jsonl"), board]
+        trainer = tl.Trainer(compiled(metrics=["mae"]), run=tl.Run("run", save_steps=save_steps, save_seconds=None))
+        callbacks = [*loggers, Wanders(elsewhere, dies_at)]
+        trainer.fit(X, Y, 10, epochs=6, validation_data=(X, Y), callbacks=callbacks, verbose=0)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(dies_at=4)
+    assert epochs(here / "log.csv") == [0, 0, 1, 2, 3]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        train(dies_at=None)
+    assert epochs(here / "log.csv") == [0, 0, 1, 2, 3, 4, 5]
+    assert [json.loads(line)["epoch"] for line in open(here / "log.jsonl", encoding="utf-8")] == [1, 2, 3, 4, 5, 6]
+    found = events(here / "logs")
+    for folder in ("train", "validation"):
+        assert [step for tag, step, _ in found[folder] if tag == "epoch_loss"] == [0, 1, 2, 3, 4, 5]
+    assert not list(here.rglob("superseded.*"))
+    assert [path.name for path in elsewhere.iterdir()] == ["log.csv"] and (elsewhere / "log.csv").read_bytes() == theirs
+
+
+def test_a_log_is_where_the_process_was_when_it_was_opened(tmp_path, monkeypatch):
+    """Not where it was when the run was: a callback before it has changed the directory."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def train(dies_at):
+        monkeypatch.chdir(tmp_path)
+        callbacks = [Wanders(elsewhere, dies_at, "on_train_begin"), keras.callbacks.CSVLogger("log.csv", append=True)]
+        trainer = tl.Trainer(compiled(metrics=["mae"]), run=tl.Run("run", save_steps=2, save_seconds=None))
+        trainer.fit(X, Y, 10, epochs=6, callbacks=callbacks, verbose=0)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(dies_at=4)
+    train(dies_at=None)
+    assert epochs(elsewhere / "log.csv") == [0, 1, 2, 3, 4, 5] and not (tmp_path / "log.csv").exists()

@@ -9,6 +9,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -115,8 +116,10 @@ def batches_before_record(board: keras.callbacks.TensorBoard) -> int:
     return min(unheard, max(board._start_batch - done - 1, 0))
 
 
-def flush_board(board: keras.callbacks.TensorBoard) -> Mapping[str, Any]:
-    """Has a `TensorBoard` write to its files what it holds back; its writers, "train" and "val": it keeps them to itself."""
+def flush_board(board: keras.callbacks.TensorBoard, folder: Path) -> Mapping[str, Any]:
+    """Has a `TensorBoard` write what it holds back, and begin files in a folder; its writers, "train" and "val": they are its."""
+    if "_train_dir" in vars(board) and "://" not in board.log_dir:
+        board._train_dir, board._val_dir = str(folder / "train"), str(folder / "validation")
     for writer in board._writers.values():
         writer.flush()
     writers: Mapping[str, Any] = board._writers

@@ -266,9 +266,17 @@ def _csv_file(logger: keras.callbacks.CSVLogger) -> RecordFile:
         number = row.partition(separator)[0]
         return [int(number)] if number.isdigit() else None
 
-    if logger not in _CSV_FILES:
+    if logger not in _CSV_FILES or (_opened(logger, logger.filename) and not _opened(logger, _CSV_FILES[logger].path)):
         _CSV_FILES[logger] = RecordFile(logger.filename, epoch)
     return _CSV_FILES[logger]
+
+
+def _opened(logger: keras.callbacks.CSVLogger, path: str | os.PathLike) -> bool:
+    """Whether this is the file that a logger has open; a relative name is looked up where the process is now."""
+    try:
+        return os.path.samestat(os.fstat(logger.csv_file.fileno()), os.stat(path))
+    except (AttributeError, OSError, ValueError):  # none is open, or it is on no file system
+        return False
 
 
 def _rewind_csv(logger: keras.callbacks.CSVLogger, state: Mapping[str, Any]) -> None:
@@ -276,6 +284,8 @@ def _rewind_csv(logger: keras.callbacks.CSVLogger, state: Mapping[str, Any]) -> 
 
     def rewind(logs: Any = None) -> None:
         vars(logger).pop("on_train_begin", None)
+        if logger.csv_file is None or logger.csv_file.closed:
+            _CSV_FILES.pop(logger, None)  # it is opened where the process is now
         if logger.append and (said := _csv_file(logger).cut(state)):
             warnings.warn(said, stacklevel=3)
         if logger.csv_file is None or logger.csv_file.closed:
@@ -283,6 +293,7 @@ def _rewind_csv(logger: keras.callbacks.CSVLogger, state: Mapping[str, Any]) -> 
 
     if logger.csv_file is not None and not logger.csv_file.closed:
         rewind()
-        logger.append_header = not os.path.exists(logger.filename) or os.path.getsize(logger.filename) == 0
+        path = _csv_file(logger).path
+        logger.append_header = not path.exists() or path.stat().st_size == 0
     else:
         logger.on_train_begin = rewind

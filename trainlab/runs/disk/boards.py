@@ -25,6 +25,8 @@ _NAME = re.compile(re.escape(_EVENTS) + r"(\d+)\.(.+\.\d+)\.(\d+)\.v2")
 _FOLDERS = {"train": "train", "val": "validation"}
 # On the board: the files that it has written, with their writers; and those of the processes that have gone before.
 _WRITTEN, _KNOWN = "trainlab_files", "trainlab_files_before"
+# And where its directory was when it was first seen, by the name: a callback may change the working directory.
+_FOLDER = "trainlab_folder"
 _STARTED = int(time.time())  # a container that is started again gives its processes the numbers that they had
 
 
@@ -44,7 +46,8 @@ def places(board: keras.callbacks.TensorBoard) -> dict[str, Any]:
         `go_back` or `know` was told of; and `last`, the highest number of a file of this process there, whoever has written it:
         None once the board is closed, which begins no later one.
     """
-    writers, folder = keras_internals.flush_board(board), Path(board.log_dir)
+    folder = _folder(board)
+    writers = keras_internals.flush_board(board, folder)
     mine = [path for path in _written(folder) if _is_mine(path)]
     found: dict[str, Any] = vars(board).setdefault(_WRITTEN, {})
     for name, writer in writers.items():
@@ -74,8 +77,8 @@ def go_back(board: keras.callbacks.TensorBoard, place: Mapping[str, Any], direct
         directory: of the run.
     """
     know(board, place)
-    folder, sizes = Path(board.log_dir), place["sizes"]
-    is_ours = folder.absolute().is_relative_to(directory)
+    folder, sizes = _folder(board), place["sizes"]
+    is_ours = folder.is_relative_to(directory)
     # Until 0.2 it was not noted: what its files say.
     last = place.get("last", max((_number(Path(name)) for name in sizes if _of(Path(name), place["process"])), default=-1))
     for name, size in sizes.items():
@@ -111,6 +114,11 @@ def clear(folder: Path, those: Iterable[Path] | None = None) -> None:
             below.rmdir()
     with suppress(OSError):
         folder.rmdir()
+
+
+def _folder(board: keras.callbacks.TensorBoard) -> Path:
+    known: dict[str, Path] = vars(board).setdefault(_FOLDER, {})
+    return known.setdefault(board.log_dir, Path(board.log_dir).absolute())
 
 
 def _written(folder: Path) -> Iterator[Path]:
