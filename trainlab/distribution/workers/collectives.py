@@ -17,6 +17,16 @@ _EXCHANGE, _PIECE, _MEETING, _FIRST = 1, 2, 3, 10  # instances
 _POWERS, _KEYS = 40, 2**20  # of numbers of rows; more instances than are ever traced
 _CHUNK = 2**14  # int32 numbers of a message, sent at once
 _PART = 2**26  # bytes of variables that are shared at once
+# What carries a value's bits: of half as many it takes two, in an axis more.
+_OF_SAME_BITS = {
+    tf.float32: tf.int32,
+    tf.uint32: tf.int32,
+    tf.complex64: tf.int32,
+    tf.float64: tf.int64,
+    tf.uint64: tf.int64,
+    tf.complex128: tf.int64,
+}
+_OF_PAIRS = {tf.complex64: tf.float32, tf.complex128: tf.float64}
 
 
 class Collectives:
@@ -39,12 +49,11 @@ class Collectives:
         sums: dict[int, tf.Tensor] = {}
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             members = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
-            carrier = dtype if dtype.is_floating or dtype in (tf.int32, tf.int64) else tf.int64
-            parts = [tf.reshape(tf.cast(tensors[i], carrier), [-1]) for i in members]
+            parts = [tf.reshape(_summed(tensors[i]), [-1]) for i in members]
             whole = self._reduce(tf.concat(parts, axis=0), "Add")
             pieces = tf.split(whole, [part.shape.num_elements() for part in parts])
             for i, piece in zip(members, pieces, strict=True):
-                sums[i] = tf.cast(tf.reshape(piece, tensors[i].shape), dtype)
+                sums[i] = _unsummed(piece, dtype, tensors[i].shape)
         return [sums[i] for i in range(len(tensors))]
 
     def concat(self, values: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -172,18 +181,35 @@ def _parts(variables: Sequence[tf.Variable]) -> list[list[tf.Variable]]:
     return parts
 
 
+def _summed(tensor: tf.Tensor) -> tf.Tensor:
+    """The same numbers, of a dtype that the operation adds: real and imaginary part in an axis more."""
+    dtype = tensor.dtype
+    if dtype in _OF_PAIRS:
+        return tf.bitcast(tensor, _OF_PAIRS[dtype])
+    return tensor if dtype.is_floating or dtype in (tf.int32, tf.int64) else tf.cast(tensor, tf.int64)
+
+
+def _unsummed(vector: tf.Tensor, dtype: tf.DType, shape: tf.TensorShape) -> tf.Tensor:
+    if dtype in _OF_PAIRS:
+        return tf.reshape(tf.bitcast(tf.reshape(vector, [-1, 2]), dtype), shape)
+    return tf.cast(tf.reshape(vector, shape), dtype)
+
+
 def _carried(value: tf.Tensor) -> tf.Tensor:
     """The same bits as whole numbers, to which zeros can be added."""
-    if value.dtype in (tf.float64, tf.uint64):
-        return tf.bitcast(value, tf.int64)
-    if value.dtype == tf.float32:
-        return tf.bitcast(value, tf.int32)
-    if value.dtype.is_floating:  # of 16 bits and less, which float32 holds
+    dtype = value.dtype
+    if carrier := _OF_SAME_BITS.get(dtype):
+        return tf.bitcast(value, carrier)
+    if dtype.is_floating:  # of 16 bits and less, which float32 holds
         return tf.bitcast(tf.cast(value, tf.float32), tf.int32)
-    return tf.cast(value, tf.int64 if value.dtype in (tf.int64, tf.uint32) else tf.int32)
+    if dtype in (tf.int32, tf.int64):
+        return value
+    if dtype.is_bool or dtype.is_integer:  # of 16 bits and less
+        return tf.cast(value, tf.int32)
+    raise TypeError(f"a variable of dtype {dtype.name} cannot be shared among workers: make it one of numbers")
 
 
 def _uncarried(value: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    if dtype in (tf.float64, tf.uint64, tf.float32):
+    if dtype in _OF_SAME_BITS:
         return tf.bitcast(value, dtype)
     return tf.cast(tf.bitcast(value, tf.float32), dtype) if dtype.is_floating else tf.cast(value, dtype)
