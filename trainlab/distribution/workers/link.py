@@ -99,8 +99,8 @@ class Link:
             flag: whatever this worker has to say.
 
         Returns:
-            Whether all must make anew what holds them: some have it since an earlier fit, whose programs others do not have; and
-            whether one has raised the flag.
+            Whether all must make anew what holds them: some have it since an earlier fit, whose programs others do not have, or
+            have traced at another count; and whether one has raised the flag.
 
         Raises:
             Refused: one cannot.
@@ -113,7 +113,8 @@ class Link:
             for rank, why in list(self._signs.lost.items() if self._signs is not None else []):
                 self._lose(rank, why)
             self._check()
-            if not self.collectives.agree_on_count(_SECONDS_TO_MEET):
+            counted_alike = self.collectives.agree_on_count(_SECONDS_TO_MEET)
+            if not counted_alike:
                 self.held.clear()
             self._is_meeting = False
             self._heed_silence(True)
@@ -132,7 +133,7 @@ class Link:
         if self.is_chief:
             self._thread = threading.Thread(target=self._beat, daemon=True, name="trainlab workers")
             self._thread.start()
-        return some and others, any_flag
+        return not counted_alike or (some and others), any_flag
 
     def _agree(self, line: str | None) -> None:
         """Lets everybody know what keeps one of them from going on.
