@@ -3,6 +3,7 @@
 `python ending.py DIRECTORY CASE ...` makes each case, by name, as one worker of the cluster that TF_CONFIG describes.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -86,6 +87,53 @@ def annotated(workers, rank, directory):
     return trainer, given
 
 
+class Phases(keras.layers.Layer):
+    """Keeps complex numbers, which nothing trains, and counts in them."""
+
+    def build(self, shape):
+        kind = {"shape": [2], "initializer": "zeros", "trainable": False}
+        self.narrow = self.add_weight(dtype="complex64", name="narrow", **kind)
+        self.wide = self.add_weight(dtype="complex128", name="wide", **kind)
+
+    def call(self, x):
+        return x * tf.cast(tf.math.real(self.narrow)[0], x.dtype)
+
+
+def complex_weights(workers, rank, directory):
+    """Of which the chief's are those of all."""
+    trainer, given = good(workers, rank, directory)
+    model = made(Phases())
+    for variable, value in zip(model.layers[1].variables, ([0.5 + 0.25j, -1e-9j], [np.pi - 1.5j, np.e]), strict=True):
+        variable.assign(np.array(value, variable.dtype))
+    return tl.Trainer(model, distribute=workers), given
+
+
+class Fades(keras.callbacks.Callback):
+    """Moves what the loss only reads."""
+
+    def __init__(self, *shares):
+        super().__init__()
+        self.shares = shares
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for share in self.shares:
+            share.assign(epoch / 4)
+
+
+def moved(workers, rank, directory, **settings):
+    """A callback moves what nobody lists as his, and an update only reads: a variable of Keras', and a raw one."""
+    given = good(workers, rank, directory)[1]
+    model, share, bias = made(), keras.Variable(0.0, trainable=False), tf.Variable(0.0, trainable=False)
+
+    def loss(y, p):
+        usual = keras.losses.sparse_categorical_crossentropy(y, p, from_logits=True)
+        return (1 - share) * usual + (share + bias) * keras.ops.mean(keras.ops.square(p - 1), axis=-1)
+
+    model.compile(optimizer=model.optimizer, loss=loss)
+    trainer = tl.Trainer(model, distribute=workers, **settings)
+    return trainer, given | {"epochs": 5, "callbacks": [Fades(share, bias)] if rank == 0 else []}
+
+
 def resumed(workers, rank, directory):
     """The run of one process is gone on with, which knew whether XLA compiles."""
     trainer, given = good(workers, rank, directory, run=directory / "run")
@@ -124,20 +172,31 @@ def no_step_eagerly(workers, rank, directory):
     return no_step(workers, rank, directory, run_eagerly=True)
 
 
-def no_step_at_one(workers, rank, directory):
-    """What one alone cannot trace."""
+def no_step_at_one(workers, rank, directory, who=1):
+    """What one alone cannot trace, the first time."""
     trainer, given = good(workers, rank, directory)
     of = trainer._loops.of
 
-    def fails(source):
-        raise RuntimeError("out of patience")
-
     def broken(*described):
         loop = of(*described)
+        trainer._loops.of = of
+
+        def fails(source):
+            del loop.prepare
+            raise RuntimeError("out of patience")
+
         loop.prepare = fails
         return loop
 
-    trainer._loops.of = broken if rank == 1 else of
+    trainer._loops.of = broken if rank == who else of
+    return trainer, given
+
+
+def no_step_at_the_chief_first(workers, rank, directory):
+    """The same trainer once more, of which the others have traced the step already."""
+    trainer, given = no_step_at_one(workers, rank, directory, who=0)
+    with contextlib.suppress(*(() if workers is None else (RuntimeError,))):
+        trainer.fit(**given, verbose=0)
     return trainer, given
 
 
@@ -217,6 +276,12 @@ def find_at_chief(workers, rank, directory):
     return find(workers, rank, directory) if rank == 0 else good(None, rank, directory)
 
 
+def weights_of(model):
+    """All as one vector, the parts of a complex one one after the other."""
+    parts = [part for w in model.get_weights() for part in ([w.real, w.imag] if np.iscomplexobj(w) else [w])]
+    return np.concatenate([np.ravel(part) for part in parts])
+
+
 def said(case, workers, rank, directory):
     """How a case ended, in a line; and what it left."""
     trainer, given = globals()[case](workers, rank, directory)
@@ -224,7 +289,7 @@ def said(case, workers, rank, directory):
         result = trainer.fit(**given, **({"verbose": 0} if given else {}))
     except Exception as error:
         return f"{type(error).__name__}: {error}", trainer.iterations
-    weights = np.concatenate([np.ravel(w) for w in trainer.model.get_weights()]).tolist()
+    weights = weights_of(trainer.model).tolist()
     return "trained" if isinstance(result, keras.callbacks.History) else type(result).__name__, trainer.iterations, weights
 
 

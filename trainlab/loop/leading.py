@@ -45,7 +45,12 @@ def prepare(link: Link, loop: Loop, source: Source) -> None:
     link.held.add(loop)
     with link.answer() if loop.is_eager else nullcontext():  # which makes an update, and waits for the others' parts
         loop.prepare(source)
-    link.variables = lambda: list(loop.update.variables.values())
+    link.variables = lambda: [*loop.update.variables.values(), *_numbers(loop.update.read_only)]
+
+
+def _numbers(variables: Mapping[str, tf.Variable]) -> list[tf.Variable]:
+    """What an update only reads: somebody may change it between two calls."""
+    return [variable for variable in variables.values() if variable.dtype != tf.string]
 
 
 def announce(loop: Loop, source: Source) -> None:
