@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tensorflow as tf
 
 from trainlab.data import Block, Source, checksum_of, moves_on
 from trainlab.distribution import FOUND, STATE, Link, Refused, StopAsked
