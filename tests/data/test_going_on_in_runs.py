@@ -3,6 +3,7 @@
 import random
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from drawing import numbers, passes, saved, take
@@ -96,6 +97,25 @@ class TestRuns:
         assert again == history
         assert_same(everything(model), everything(whole))
 
+    @pytest.mark.parametrize("is_finished", [False], ids=["stopped"])
+    def test_data_that_look_at_the_model_see_the_one_that_was_trained(self, is_finished, tmp_path):
+        x, y = regression(48)
+
+        def trained(directory, epochs, then=0):
+            model = compiled()
+            trainer, data = tl.Trainer(model, run=directory and tl.Run(directory, save_seconds=None)), Mined(model, x, y)
+            trainer.fit(data, shuffle=False, epochs=epochs, verbose=0)
+            if then:
+                trainer.fit(data, shuffle=False, epochs=then, verbose=0)
+            return everything(model), data.orders
+
+        whole, orders = trained(None, 1, 2) if is_finished else trained(None, 3)
+        assert len({tuple(order) for order in orders}) > 1
+        trained(tmp_path, 1)
+        again, found = trained(tmp_path, 1, 2) if is_finished else trained(tmp_path, 3)
+        assert found == orders
+        assert_same(again, whole)
+
 
 class InOrder(keras.utils.PyDataset):
     def __init__(self, x, y):
@@ -107,6 +127,22 @@ class InOrder(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         return self.x[4 * index : 4 * index + 4], self.y[4 * index : 4 * index + 4]
+
+
+class Mined(InOrder):
+    """After each pass the batches come by their losses."""
+
+    def __init__(self, model, x, y):
+        super().__init__(x, y)
+        self.model, self.order, self.orders = model, list(range(len(self))), []
+
+    def __getitem__(self, index):
+        return super().__getitem__(self.order[index])
+
+    def on_epoch_end(self):
+        errors = np.abs(self.model.predict(self.x, verbose=0) - self.y).reshape(len(self), -1).mean(1)
+        self.order = np.argsort(-errors).tolist()
+        self.orders.append(self.order)
 
 
 def state(batches_used):

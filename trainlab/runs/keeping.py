@@ -212,8 +212,8 @@ class RunKeeper(Keeper):
         else:
             self.note_settings()
             fit.loop.prepare(fit.source)
-            restore_data(fit.source, fit.validator, loaded, may_read=False)
             self._put_back(fit, loaded, None)  # its files are left alone
+            restore_data(fit.source, fit.validator, loaded, may_read=False)
         record = self._histories[self.fits]
         self.fits += 1
         history = keras.callbacks.History()
@@ -241,8 +241,8 @@ class RunKeeper(Keeper):
         self.note_settings()
         self._in_force.compare(state["manifests"][-1], state.get("in_force", ()), self._manifest)
         fit.loop.prepare(fit.source)  # what only tracing discovers is to be restored too
-        restore_data(fit.source, fit.validator, loaded)
         self._put_back(fit, loaded, self.directory)
+        restore_data(fit.source, fit.validator, loaded)  # the model is in place: hooks of the data may look at it
         # One that a callback had stopped, and that is made longer, goes on.
         fit.model.stop_training = state["stop_training"] and not self._is_longer
         self._saved_at = fit.progress.updates, time.monotonic()
