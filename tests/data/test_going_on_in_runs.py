@@ -97,7 +97,7 @@ class TestRuns:
         assert again == history
         assert_same(everything(model), everything(whole))
 
-    @pytest.mark.parametrize("is_finished", [False], ids=["stopped"])
+    @pytest.mark.parametrize("is_finished", [False, True], ids=["stopped", "of the fit before"])
     def test_data_that_look_at_the_model_see_the_one_that_was_trained(self, is_finished, tmp_path):
         x, y = regression(48)
 
@@ -117,6 +117,33 @@ class TestRuns:
         assert_same(again, whole)
 
 
+class TestKilledEarly:
+    """A fit that had no checkpoint yet begins anew, after those that are finished, which are not made again."""
+
+    @pytest.mark.parametrize("makes_data_anew", [False, True], ids=["same data", "new data"])
+    @pytest.mark.parametrize("kind", ["PyDataset", "own random numbers", "shuffled twice"])
+    def test_the_second_fit_begins_as_it_would_have(self, kind, makes_data_anew, tmp_path):
+        x, y = regression(24)
+
+        def made():
+            if kind == "shuffled twice":
+                return tf.data.Dataset.from_tensor_slices((x, y)).shuffle(9, seed=2).shuffle(5, seed=1).batch(4)
+            return InOrder(x, y) if kind == "PyDataset" else Growing(x, y)
+
+        def trained(directory, num_fits):
+            random.seed(5)
+            model, data = compiled(), made()
+            trainer = tl.Trainer(model, run=directory and tl.Run(directory, save_seconds=None))
+            for _ in range(num_fits):
+                trainer.fit(made() if makes_data_anew else data, epochs=2, verbose=0)
+            return everything(model)
+
+        whole = trained(None, 2)
+        trained(tmp_path, 1)
+        assert_same(trained(tmp_path, 2), whole)
+        assert_same(trained(tmp_path, 2), whole)  # now neither is made
+
+
 class InOrder(keras.utils.PyDataset):
     def __init__(self, x, y):
         super().__init__()
@@ -127,6 +154,13 @@ class InOrder(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         return self.x[4 * index : 4 * index + 4], self.y[4 * index : 4 * index + 4]
+
+
+class Growing(InOrder):
+    """Each pass is of more than the one before it."""
+
+    def on_epoch_end(self):
+        self.y = self.y * 1.5
 
 
 class Mined(InOrder):

@@ -20,6 +20,7 @@ import tensorflow as tf
 from trainlab.data.kinds import (
     Composite,
     Loader,
+    as_json,
     as_sparse,
     from_objects,
     from_table,
@@ -101,6 +102,22 @@ def note_pass(data: Any) -> None:
 def note_cut(data: Any) -> None:
     """Remembers that one was cut short."""
     note_passes(data, passes_of(data)._replace(is_any_cut_short=True))
+
+
+_owed: dict[int, tuple[weakref.ref[Any], Mapping[str, Any]]] = {}
+
+
+def owe(data: Any, state: Mapping[str, Any]) -> None:
+    """Remembers, as long as the data live, that they are to be read up to there before anything else is read of them."""
+    key = id(data)
+    with suppress(TypeError):
+        _owed[key] = weakref.ref(data, lambda _: _owed.pop(key, None)), state
+
+
+def take_owed(data: Any) -> Mapping[str, Any] | None:
+    """How far these very data are to be read, and that they need not be any more."""
+    reference, state = _owed.pop(id(data), (None, None))
+    return state if reference is not None and reference() is data else None
 
 
 @dataclasses.dataclass
@@ -220,14 +237,14 @@ class Ordered(keras.utils.PyDataset):
         data: finite.
 
     Attributes:
-        root: the number; None until it is needed.
+        root: the number, drawn at once: whoever goes on draws as many as one who begins. None draws when it is needed.
     """
 
     def __init__(self, data: keras.utils.PyDataset):
         super().__init__(workers=data.workers, use_multiprocessing=data.use_multiprocessing, max_queue_size=data.max_queue_size)
         self._data = data
         self._order: list[int] | None = None
-        self.root: int | None = None
+        self.root: int | None = random.getrandbits(63)
 
     @property
     def num_batches(self) -> int | None:
@@ -252,6 +269,12 @@ class Ordered(keras.utils.PyDataset):
             self.root = random.getrandbits(63)
         self._order = list(range(self._data.num_batches or 0))
         random.Random(f"{self.root} {number}").shuffle(self._order)
+
+
+def ordered_of(data: Any) -> Ordered | None:
+    """The same in an order of its own in each pass, of a finite `PyDataset`; None of all other data."""
+    is_finite = isinstance(data, keras.utils.PyDataset) and data.num_batches is not None
+    return Ordered(data) if is_finite else None
 
 
 def warn_of_hooks(data: Any) -> None:
@@ -280,6 +303,15 @@ def own_state(data: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | Non
         if callable(get) and callable(put):
             return get, put
     return None
+
+
+def told_state(data: Any) -> tuple[Any, str]:
+    """Of data that keep account of their own state, that as JSON holds it, None of all others; and if it cannot, why."""
+    own = own_state(data)
+    try:
+        return None if own is None else as_json(own[0]()), ""
+    except TypeError as error:
+        return None, f"its own state holds {error}"
 
 
 def _reference(leaf: Any) -> Any:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trainlab.data import arrays, iterators
 from trainlab.data.blocks import Block, Layout
-from trainlab.data.kinds import Loader, as_json, differences, from_json, weighing
+from trainlab.data.kinds import Loader, differences, from_json, weighing
 from trainlab.data.stream import StopRequested, Stream, in_thread, leaves_of, unpack, waited_for
 from trainlab.data.stream_blocks import leaves_at
 from trainlab.objective import Batch, keras_internals
@@ -59,8 +59,7 @@ class StreamSource:
         weights = {str(label): float(weight) for label, weight in (class_weight or {}).items()}
         self._settings = {"class_weight": weights, "shuffle": bool(shuffle)}
         self._data, self._before = data, arrays.passes_of(data)
-        is_ordered = shuffle and isinstance(data, keras.utils.PyDataset) and data.num_batches is not None
-        self._ordered = arrays.Ordered(data) if is_ordered else None
+        self._ordered = arrays.ordered_of(data) if shuffle else None
         self._feed = arrays.feed_of(data)
         self._adapter = keras_internals.data_adapter(self._ordered or (self._feed.first() if self._feed else data), None, False)
         if self._feed is not None:
@@ -73,16 +72,14 @@ class StreamSource:
         self.is_endless = self._num_batches is None and (
             isinstance(data, keras.utils.PyDataset) or self._dataset.cardinality() == tf.data.INFINITE_CARDINALITY
         )
-        self._used = 0
-        self._passes = 0
+        self._used = self._passes = 0
         self._start: tf.Tensor | None = None
         self._opened_at = 0
         self._own: Any = None
-        self._has_moved_on = False
+        self._has_moved_on = self._has_warned = False
         self._last: Callable[[], list[tf.Tensor]] | None = None  # returns the last batch used
         self._last_lists: list[tf.Tensor] | None = None
         self._why_not = ""
-        self._has_warned = False
         self._may_be_whole = may_be_whole
         self.element_spec = unpack(self._dataset.element_spec, may_be_whole)
         self._leaf_specs = leaves_of(self.element_spec)
@@ -219,7 +216,7 @@ class StreamSource:
             if self._feed is not None:
                 state |= self._feed.state()
             if self.is_to_be_saved:
-                state["seeds"] = [list(pair) for pair in self._nature.seeds if pair is not None]
+                state["seeds"] = differences.known_seeds(self._nature.seeds)
             state["own"] = self._own if self._stream.is_open else self._own_state()
         return state
 
@@ -244,8 +241,7 @@ class StreamSource:
             raise ValueError("; ".join([why, *others])) from error
         if self._nature.is_unseeded and not self._has_warned:
             self._has_warned = True
-            what = f"a resume would end this pass as it is, and then {differences.ELSE}"
-            warnings.warn(f"{self.name}: {self._nature.chance_in_words}; {what}", stacklevel=3)
+            differences.tell_of_order(self.name, self._nature.chance_in_words, "a resume would end this pass as it is")
         return {**self.beginning(), "now": now}
 
     def beginning(self) -> dict[str, tf.Tensor]:
@@ -264,6 +260,7 @@ class StreamSource:
         """
         if state["passes"] == 0:
             return
+        arrays.take_owed(self._data)  # what fits before had read counts in this state
         if self._ordered is not None:
             self._ordered.root = state.get("order")
         with iterators.explained():
@@ -284,6 +281,19 @@ class StreamSource:
         if not state["is_open"] and self._stream.is_open:
             self._end_pass()
 
+    def pass_over(self, state: Mapping[str, Any]) -> None:
+        """In place of `restore`, for a fit that is over: what it had read is read when somebody opens the same data again."""
+        if state["passes"]:
+            arrays.owe(self._data, state)
+
+    def _pay(self, owed: Mapping[str, Any]) -> None:
+        root = None if self._ordered is None else self._ordered.root
+        self.restore(owed, {})
+        self._end_pass()
+        self._passes, self._before = 0, arrays.passes_of(self._data)
+        if self._ordered is not None:
+            self._ordered.root = root
+
     def _deserialize(self, state: Mapping[str, Any], serialized: Mapping[str, tf.Tensor]) -> None:
         if "now" in serialized:
             self._open()
@@ -297,8 +307,8 @@ class StreamSource:
         if self._nature.is_unordered:
             warnings.warn(f"{self.name} may give other batches than before: {self._nature.chance_in_words}", stacklevel=4)
         why = self._nature.chance_in_words if self._nature.is_unseeded and not self._before.begun else ""
-        if why := differences.OTHER_SEEDS if self._has_other_seeds(state) else why:
-            warnings.warn(f"{self.name}: {why}; this pass ends as it would have, and then {differences.ELSE}", stacklevel=4)
+        if why := differences.OTHER_SEEDS if differences.has_other_seeds(state, self._nature.seeds) else why:
+            differences.tell_of_order(self.name, why, "this pass ends as it would have")
 
     def _read_again(self, state: Mapping[str, Any]) -> None:
         """Begins where the first pass began, in other fits' passes if need be, and drops what training has used."""
@@ -328,8 +338,7 @@ class StreamSource:
         self._open()
         if start is not None:
             iterators.deserialize(self._stream.iterator, start)
-        was = state.get("last_batch")
-        found, is_same = 0, True
+        was, found, is_same = state.get("last_batch"), 0, True
         if num_batches:
             found = self._stream.skip(num_batches - 1)
             last = waited_for(lambda: iterators.next_of(self._stream.iterator, None))
@@ -345,24 +354,18 @@ class StreamSource:
     def _warn_of_others(self, state: Mapping[str, Any], is_same: bool, is_known: bool) -> None:
         """Says what may come otherwise than before; whether the last batch `is_same` counts only if it `is_known`."""
         is_sure = is_same and is_known
-        differences_found = {
-            differences.OTHER_SEEDS: self._has_other_seeds(state),
+        may_be = {
+            **dict.fromkeys(self._nature.chance, True),
+            differences.OTHER_SEEDS: differences.has_other_seeds(state, self._nature.seeds),
             differences.NO_ORDER: self._ordered is not None and "order" not in state,
             differences.MOVED_ON: self._has_moved_on and not is_sure,
             differences.CUT_SHORT: self._before.is_any_cut_short and not is_sure and bool(self._nature.why_not_saved),
         }
-        why = [*self._nature.chance, *(reason for reason, is_so in differences_found.items() if is_so)]
-        if not (is_same or why):
-            why.append(differences.NOT_THE_SAME)
-        if why:
-            where = f"batch {state['batches']} of pass {state['passes']}"
-            what = f"{'may give' if is_same else 'gives'} other batches than before"
-            warnings.warn(f"{self.name} was read again up to {where}, and {what}: {'; '.join(why)}", stacklevel=5)
-
-    def _has_other_seeds(self, state: Mapping[str, Any]) -> bool:
-        return state.get("seeds", []) != [list(pair) for pair in self._nature.seeds if pair is not None] and "seeds" in state
+        differences.tell(self.name, state, [reason for reason, is_so in may_be.items() if is_so], is_same)
 
     def _open(self) -> None:
+        if self._passes == 0 and (owed := arrays.take_owed(self._data)) is not None:
+            self._pay(owed)
         arrays.note_pass(self._data)
         self._own, self._opened_at = self._own_state(), next(_MOMENTS)
         self._passes, self._used, self._last = self._passes + 1, 0, None
@@ -382,12 +385,9 @@ class StreamSource:
 
     def _own_state(self) -> Any:
         """Of data that keep account of it, as JSON holds it; None of all others."""
-        own = arrays.own_state(self._data)
-        try:
-            return None if own is None else as_json(own[0]())
-        except TypeError as error:
-            self._why_not = f"its own state holds {error}"
-            return None
+        state, why = arrays.told_state(self._data)
+        self._why_not = why or self._why_not
+        return state
 
     def advance(self, block: Block) -> None:
         """Says that the block's updates were committed."""

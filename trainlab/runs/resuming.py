@@ -177,7 +177,7 @@ def _problem_of(loaded: Loaded) -> str | None:
 def restore_data(source: Source, validator: Validator | None, loaded: Loaded, may_read: bool = True) -> None:
     """Puts the data where they stood, to train on and to validate on: in the order in which they were opened.
 
-    Unless it `may_read`, those to train on are left alone if they had to be read again.
+    Unless it `may_read`, those to train on that had to be read again are passed over, until another `fit` opens them.
     """
     state, iterators = loaded.state, loaded.iterators()
     of_validation = {name.removeprefix(_VALIDATION): it for name, it in iterators.items() if name.startswith(_VALIDATION)}
@@ -189,6 +189,8 @@ def restore_data(source: Source, validator: Validator | None, loaded: Loaded, ma
     where = state["source"]
     if may_read or isinstance(source, ArraySource) or of_training or where.get("own") or "generator" in where:
         source.restore(where, of_training)
+    elif isinstance(source, StreamSource):
+        source.pass_over(where)
     if validator is not None and not is_first:
         validator.restore(place, of_validation)
 
