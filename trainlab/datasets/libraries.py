@@ -177,6 +177,8 @@ def _grains(part: str, value: Any) -> Batches:
         )
     try:
         return Batches(value)
+    except TypeError as error:
+        raise TypeError(f"grain: {part}: {error}") from None
     except ValueError as error:
         raise ValueError(f"grain: {part} is {error}") from None
 

@@ -19,17 +19,26 @@ class Batches:
         element_spec: `tf.TensorSpec`s of a batch, by the first one.
 
     Raises:
+        TypeError: It is an iterator itself.
         ValueError: It has no batch.
     """
 
     def __init__(self, loader: Any):
         import tensorflow as tf
 
+        self.check_begins_anew(loader)
         self._loader = loader
         first = next(iter(loader), None)
         if first is None:
             raise ValueError(f"a {type(loader).__name__} of no batches: there is nothing to train on")
         self.element_spec = _specs(tuple(first) if isinstance(first, list) else first, tf.TensorSpec)
+
+    @staticmethod
+    def check_begins_anew(loader: Any) -> None:
+        """Raises TypeError for an iterator, of which what is looked at is lost, and no pass begins anew."""
+        if hasattr(loader, "__next__"):
+            kind = type(loader).__name__
+            raise TypeError(f"a {kind} is an iterator, which gives its batches once: give the data set, not iter() of it")
 
     @staticmethod
     def are_in(value: Any) -> bool:

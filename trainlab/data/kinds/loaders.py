@@ -34,6 +34,9 @@ class Loader:
     Args:
         data: has an iterator with `get_state()` and `set_state(state)`.
 
+    Raises:
+        TypeError: it is an iterator itself.
+
     Attributes:
         remembers: nothing: here for `Feed`, which takes its place for generators.
     """
@@ -41,6 +44,7 @@ class Loader:
     is_used_up = False
 
     def __init__(self, data: Any):
+        Batches.check_begins_anew(data)
         self._data = data
         self.remembers = True
         self._used = 0
