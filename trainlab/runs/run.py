@@ -60,11 +60,13 @@ class Run:
             check_count("save_steps", self.save_steps, 1)
         check_count("keep", self.keep, 1)
         check_keep_best(self.keep_best)
+        object.__setattr__(self, "_path", Path(self.directory).absolute())
 
     @property
     def path(self) -> Path:
         """The directory, wherever the process goes."""
-        return Path(self.directory).absolute()
+        path: Path = self._path  # type: ignore[attr-defined]  # no field: it is not to be shown, nor compared
+        return path
 
     def refusal(self, error: OSError) -> OSError:
         """An error while the directory is opened, in one line; one that is a line of ours stays as it is."""

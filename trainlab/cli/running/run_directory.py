@@ -34,7 +34,8 @@ class RunDirectory:
         path: The directory; it may exist, and hold other files.
 
     Attributes:
-        path: The same.
+        given: The same, as messages show it.
+        path: The same, wherever the process goes: what the config names may change the working directory.
         config: Path of what the run used, defaults included.
         metrics: Path of one JSON object a line.
         model: Path of the trained model.
@@ -49,7 +50,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.given, self.path = Path(path), Path(path).absolute()
         files = (self.path / name for name in _FILES)
         self.config, self.metrics, self.model, self.weights, self.result, self._lock, self._timeline = files
         self._checkpoints, self._board = self.path / "checkpoints", self.path / "tensorboard"
@@ -59,6 +60,11 @@ class RunDirectory:
         self._begun: int | None = None  # of the config that it has written, by which it knows its own again
         self._old_board: list[Path] = []
         self._new: list[Path] | None = None  # what this process will have made; None as long as it has not looked
+
+    @property
+    def here(self) -> Path:
+        """The directory as it was given, where that still leads there; otherwise `path`."""
+        return self.given if self.given.absolute() == self.path else self.path
 
     @property
     def has_checkpoints(self) -> bool:
@@ -76,7 +82,7 @@ class RunDirectory:
             ValueError: It is on no file system.
             OSError: It cannot be written.
         """
-        Run(self.path)
+        Run(self.given)
         try:
             missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self._refuse_what_is_no_run()
@@ -89,9 +95,9 @@ class RunDirectory:
         except FileExistsError as error:
             if error.errno is None:
                 raise
-            raise NotADirectoryError(f"{self.path}: is a file; give a directory with --run_dir") from None
+            raise NotADirectoryError(f"{self.given}: is a file; give a directory with --run_dir") from None
         except OSError as error:
-            raise OSError(f"{self.path}: cannot be written ({error.strerror}); give another directory with --run_dir") from None
+            raise OSError(f"{self.given}: cannot be written ({error.strerror}); give another directory with --run_dir") from None
 
     def look(self) -> None:
         """Notes what is there, with the lock held and before this run has put anything there: event files, too."""
@@ -195,17 +201,17 @@ class RunDirectory:
             if "digest" not in result or "test" not in result:  # of 0.2 and before, when nothing told
                 return None, None
             if result["digest"] != _digest_of({name: value for name, value in result.items() if name != "digest"}):
-                return None, f"{self.result}: changed since it was written; the test set is evaluated again"
+                return None, f"{self.shown(self.result)}: changed since it was written; the test set is evaluated again"
             if result["checkpoint"] != (checkpoint and checkpoint.name):
                 return None, None
             now = self._digests(checkpoint)
             if now["model"] != result["model"]:
-                return None, f"{self.model}: changed since it was written; it is written again"
+                return None, f"{self.shown(self.model)}: changed since it was written; it is written again"
             return (dict(result["test"]), None) if now["sums"] == result["sums"] else (None, None)
         except FileNotFoundError:
             return None, None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            return None, f"{self.result}: cannot be read ({one_line(error)}); the test set is evaluated again"
+            return None, f"{self.shown(self.result)}: cannot be read ({one_line(error)}); the test set is evaluated again"
 
     def _digests(self, checkpoint: Path | None) -> dict[str, str | None]:
         model = _digest(self.model) or _digest(self.weights)
@@ -236,10 +242,10 @@ class RunDirectory:
             if what is None or what == right:
                 continue
             if not (path in self._folders and path.is_dir() and is_run):  # a run's checkpoints on a larger disk
-                raise FileExistsError(f"{path}: is {what}, where a run writes {right}; {self._instead()}")
+                raise FileExistsError(f"{self.shown(path)}: is {what}, where a run writes {right}; {self._instead()}")
         for path in self._paths():
             if _kind(path) is not None and not self._is_of_a_run(path, is_run):
-                raise FileExistsError(f"{path}: was not written by a run; {self._instead()}")
+                raise FileExistsError(f"{self.shown(path)}: was not written by a run; {self._instead()}")
 
     def _is_of_a_run(self, path: Path, is_run: bool) -> bool:
         """Whether a run has written a file, as far as that can be told: what proves most is the lock, and config.gin.
@@ -276,10 +282,10 @@ class RunDirectory:
         if self.model.exists() or self.weights.exists() or (resume == "never" and (files or self.has_checkpoints)):
             found = files[0] if files else "checkpoints"
             raise FileExistsError(
-                f"{self.path}: holds a run already ({found}); write elsewhere with --run_dir {self._free()}, go on with it by "
+                f"{self.given}: holds a run already ({found}); write elsewhere with --run_dir {self._free()}, go on with it by "
                 "--resume=auto, or begin it anew with --resume=never --overwrite"
                 if self.has_checkpoints
-                else f"{self.path}: holds a run without checkpoints ({found}); write elsewhere with --run_dir {self._free()}, or "
+                else f"{self.given}: holds a run without checkpoints ({found}); write elsewhere with --run_dir {self._free()}, or "
                 "begin it anew with --resume=never --overwrite"
             )
 
@@ -288,9 +294,13 @@ class RunDirectory:
 
     def _free(self) -> Path:
         number = 2
-        while os.path.lexists(free := self.path.with_name(f"{self.path.name}-{number}")):
+        while os.path.lexists(self.path.with_name(name := f"{self.path.name}-{number}")):
             number += 1
-        return free
+        return (self.given if self.given.name else self.path).with_name(name)
+
+    def shown(self, path: Path) -> Path:
+        """A path below the directory, as messages show it."""
+        return self.given / path.relative_to(self.path)
 
 
 def _kind(path: Path) -> str | None:

@@ -61,7 +61,7 @@ class DryRun:
             for line in _lines(setup, timing, size):
                 print(line)
         _check_monitors(setup, logs)
-        where = self._directory.path
+        where = self._directory.given
         print(f"dry run   {_UPDATES} updates, an evaluation and a checkpoint; nothing is left, and {where} is as it was")
 
 

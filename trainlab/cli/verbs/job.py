@@ -80,7 +80,7 @@ class Job:
         settings = config.build()
         if self._use == "best" and settings.keep_best is None:
             raise ValueError("--use=best: nothing says what is best: write --set 'run.keep_best = \"val_accuracy\"'")
-        setup = set_up(config, self._directory.path, settings, workers)
+        setup = set_up(config, self._directory.here, settings, workers)
         settings, self._trainer = setup.settings, setup.trainer
         trainer = setup.trainer
         check_config(setup, self._warn)
@@ -99,7 +99,7 @@ class Job:
         print(f"test      {shown or 'nothing: the data have no test part'}")
         seconds = time.monotonic() - start
         kept = self._directory.weights if self._directory.weights.exists() else self._directory.model
-        print(f"results   {self._directory.path}: {kept.name}, metrics.jsonl, config.gin ({seconds:.0f} s)")
+        print(f"results   {self._directory.given}: {kept.name}, metrics.jsonl, config.gin ({seconds:.0f} s)")
         self._done = True
 
     def _train(self, setup: Setup, callbacks: list[Any], verbose: int | None = None) -> keras.callbacks.History:
@@ -152,7 +152,7 @@ class Job:
         checkpoint = self._trainer.last_checkpoint if self._trainer else None
         if checkpoint is None:
             return "nothing is saved"
-        shown = self._directory.path / checkpoint.parent.name / checkpoint.name  # as --run_dir was given
+        shown = self._directory.given / checkpoint.parent.name / checkpoint.name
         resume = self._how["resume"]
         without = "" if resume in ("auto", "must") else f" without --resume={resume}" + " --overwrite" * self._how["overwrite"]
         return f"the last checkpoint is {shown}; the same command{without} goes on from there"
@@ -167,8 +167,8 @@ def callbacks_of(setup: Setup, directory: RunDirectory, kept: compiled.Compiled 
         kept: What XLA compiles; None where nobody keeps it.
         keeps: Whether files of the run that is there are put aside.
     """
-    records = JsonLines(directory.metrics, restart=True)
-    return [_Begin(directory, setup, kept, keeps), *setup.callbacks(directory.path), records]
+    records = JsonLines(directory.here / directory.metrics.name, restart=True)
+    return [_Begin(directory, setup, kept, keeps), *setup.callbacks(directory.here), records]
 
 
 def fit_arguments(setup: Setup) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class _Begin(keras.callbacks.Callback):
             return
         self._is_begun, is_new = True, self._setup.trainer.resumed_at is None
         if (aside := self._directory.begin(self._setup.config.text(), is_new, self._keeps)) is not None:
-            print(f"earlier   {aside}: what the run before had written, beside its checkpoints", flush=True)
+            print(f"earlier   {self._directory.shown(aside)}: what the run before had written, beside its checkpoints", flush=True)
 
     def on_train_end(self, logs: Any = None) -> None:
         self.on_epoch_begin(0, logs)  # nothing was left to train

@@ -1,5 +1,6 @@
 """`trainlab sweep`: looks for good settings, a run a trial, with optuna."""
 
+import contextlib
 import json
 import math
 import os
@@ -170,7 +171,7 @@ def _study(optuna: Any, directory: Path, told: Sweeping, config: Config) -> Any:
     wanted = {b.name: repr(b.value) for b in config.bindings if b.selector != "trainlab.sweep" or b.argument not in _MAY_CHANGE}
     if (found := _held(directory)) is None:
         _write(directory, found := wanted)
-    path = os.fspath(directory / "study.log")
+    path = os.fspath(directory.absolute() / "study.log")  # a trial may change the working directory
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))
     pruner = optuna.pruners.MedianPruner() if told.prune else optuna.pruners.NopPruner()
     way = "minimize" if _sign(told) > 0 else "maximize"
@@ -217,7 +218,8 @@ def _one(optuna: Any, study: Any, told: Sweeping, space: Mapping[str, Any], wher
     said = [f"{name} = {_suggested(trial, name, range_)}" for name, range_ in space.items()]
     path, read = directory / trial.user_attrs[_RUN], list[Config]()
     try:
-        value, is_pruned = _trained(trial, told, ([*files], [*bindings, *said], path), read)
+        with contextlib.chdir("."):  # which is left again, wherever a trial goes
+            value, is_pruned = _trained(trial, told, ([*files], [*bindings, *said], path), read)
     except Exception as error:  # what is interrupted is given back, and made again; what fails would fail again
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         if debug:
