@@ -2,7 +2,7 @@
 
 from trainlab.runs import manifest, rates, workers
 from trainlab.runs.disk import boards, compiled
-from trainlab.runs.disk.checkpoint import write_atomically
+from trainlab.runs.disk.files import move, write_atomically
 from trainlab.runs.disk.lock import InUse, Lock
 from trainlab.runs.epochs import Fit, Keeper, find_out, fit_of, history_of
 from trainlab.runs.evaluating import Validator, evaluate_alone, predict_alone
@@ -40,6 +40,7 @@ __all__ = [
     "fit_of",
     "history_of",
     "manifest",
+    "move",
     "predict_alone",
     "rates",
     "refuse_unknown",

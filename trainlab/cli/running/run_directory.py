@@ -14,11 +14,13 @@ from typing import Any
 from trainlab.callbacks import json_key
 from trainlab.cli.configs.errors import one_line
 from trainlab.reports import TIMELINE, is_timeline
-from trainlab.runs import Lock, Run, RunKeeper, boards, write_atomically
+from trainlab.runs import Lock, Run, RunKeeper, boards, move, write_atomically
 
-_FILES = ("config.gin", "metrics.jsonl", "model.keras", "model.weights.h5", "result.json", "lock", TIMELINE)
+# What one training leaves, and the next one in its place would overwrite; what says most of it first.
+_RESULTS = ("model.keras", "model.weights.h5", "result.json", "config.gin", "metrics.jsonl")
+_FILES = (*_RESULTS, "lock", TIMELINE)
 # What `write_atomically` leaves of these if it is killed.
-_ASIDE = re.compile(r"\.writing-([0-9a-f]+-)?(config\.gin|model\.keras|model\.weights\.h5|result\.json)")
+_ASIDE = re.compile(rf"\.writing-([0-9a-f]+-)?({'|'.join(map(re.escape, _RESULTS))})")
 _OF_CHECKPOINTS = re.compile(r"\..*|best\.json|\d{8,}-step-\d+.*")
 _OF_CONFIGS = re.compile(r"^# Parameters for run:", re.MULTILINE)
 
@@ -52,7 +54,8 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.given, self.path = Path(path), Path(path).absolute()
         files = (self.path / name for name in _FILES)
-        self.config, self.metrics, self.model, self.weights, self.result, self._lock, self._timeline = files
+        self.model, self.weights, self.result, self.config, self.metrics, self._lock, self._timeline = files
+        self._results = [self.path / name for name in _RESULTS]
         self._checkpoints, self._board = self.path / "checkpoints", self.path / "tensorboard"
         self._created: list[Path] = []  # folders, innermost first
         self._found: set[Path] | None = None  # what was there when this process came; None as long as it has not looked
@@ -105,43 +108,47 @@ class RunDirectory:
         grow = (self.config, self.metrics, self._timeline)
         self._new = [path for path in grow if not os.path.lexists(path) and path not in (self._found or ())]
 
-    def begin(self, config: str, is_new: bool = True, keeps: bool = False) -> Path | None:
+    def free_folder(self) -> str:
+        """A name for a folder of what an earlier run has left; nothing has it yet."""
+        number = 1
+        while os.path.lexists(self.path / f"earlier-{number}"):
+            number += 1
+        return f"earlier-{number}"
+
+    def begin(self, config: str, is_new: bool = True, aside: str | None = None) -> Path | None:
         """Writes `config.gin`; a result that is there is no longer that of the run.
 
         Args:
             config: The text of the file.
             is_new: Whether the run begins, and does not go on: what an earlier one has put on its board is dropped.
-            keeps: Whether what an earlier one has left is kept, where the run begins: in a folder of its own.
+            aside: The folder where what an earlier one has left is kept, where the run begins; None drops it. What it holds
+              of it already stays: somebody stopped this before.
 
         Returns:
-            That folder, if there is one.
+            That folder, if there is anything in it.
         """
         self._tidy()
         if self._new is None:
             self.look()
         new = self._new or []
-        aside = self._put_aside() if is_new and keeps else None
+        folder = self._put_aside(self.path / aside) if is_new and aside is not None else None
         if is_new:
             boards.clear(self._board, self._old_board)
         self.result.unlink(missing_ok=True)
         write_atomically(self.config, lambda path: path.write_text(config, encoding="utf-8"))
         self._made, self._begun = new, _inode(self.config)
-        return aside
+        return folder
 
-    def _put_aside(self) -> Path | None:
+    def _put_aside(self, folder: Path) -> Path | None:
         """Moves the files of the run that is there, but for checkpoints and timeline; returns where they are then."""
-        files = [file for file in (self.config, self.metrics, self.model, self.result) if file.exists()]
-        files += [file for file in self._old_board if file.exists()]
-        if not files:
-            return None
-        number = 1
-        while os.path.lexists(aside := self.path / f"earlier-{number}"):
-            number += 1
-        for file in files:
-            place = aside / file.relative_to(self.path)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file.rename(place)
-        return aside
+        best = self.path / "best.json"  # its checkpoints say it, too, but the next best one is written over it
+        results = [*self._results, *([best] if '"checkpoint"' in _text(best) else [])]
+        for file in [*self._old_board, *results]:  # the board first, which may be on another disk, and that be full
+            place = folder / file.relative_to(self.path)
+            if file.exists() and not os.path.lexists(place):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                move(file, place)
+        return folder if folder.is_dir() else None
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
@@ -273,13 +280,14 @@ class RunDirectory:
         return is_of_a_model
 
     def _refuse_another_run(self, resume: str, overwrite: bool) -> None:
-        files = [file.name for file in (self.model, self.weights, self.config, self.metrics) if file.exists()]
+        files = [file.name for file in self._results if file.exists()]
         if self.has_checkpoints and resume != "never":
             return
         if resume == "never" and overwrite:
             return
-        # A run that was killed before its first checkpoint has no model; begin it again.
-        if self.model.exists() or self.weights.exists() or (resume == "never" and (files or self.has_checkpoints)):
+        # A run that was killed before its first checkpoint has none of these; begin it again.
+        is_complete = self.model.exists() or self.weights.exists() or self.result.exists()
+        if is_complete or (resume == "never" and (files or self.has_checkpoints)):
             found = files[0] if files else "checkpoints"
             raise FileExistsError(
                 f"{self.given}: holds a run already ({found}); write elsewhere with --run_dir {self._free()}, go on with it by "

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +199,9 @@ class _Begin(keras.callbacks.Callback):
 
     def __init__(self, directory: RunDirectory, setup: Setup, kept: compiled.Compiled | None, keeps: bool):
         super().__init__()
-        self._directory, self._setup, self._kept, self._keeps = directory, setup, kept, keeps
-        self._is_begun = False
+        self._directory, self._setup, self._kept = directory, setup, kept
+        self._aside = directory.free_folder() if keeps else None
+        self._is_begun, self._had_begun = False, True  # in this process, and in the one that it goes on for
 
     def on_train_begin(self, logs: Any = None) -> None:
         del logs
@@ -213,9 +214,15 @@ class _Begin(keras.callbacks.Callback):
         del epoch, logs
         if self._is_begun:
             return
-        self._is_begun, is_new = True, self._setup.trainer.resumed_at is None
-        if (aside := self._directory.begin(self._setup.config.text(), is_new, self._keeps)) is not None:
-            print(f"earlier   {self._directory.shown(aside)}: what the run before had written, beside its checkpoints", flush=True)
+        self._is_begun, is_new = True, self._is_new
+        if (aside := self._directory.begin(self._setup.config.text(), is_new, self._aside)) is not None:
+            print(
+                f"earlier   {self._directory.shown(aside)}: what the run before had written, beside its checkpoints", flush=True
+            )
+
+    @property
+    def _is_new(self) -> bool:
+        return self._setup.trainer.resumed_at is None or not self._had_begun
 
     def on_train_end(self, logs: Any = None) -> None:
         self.on_epoch_begin(0, logs)  # nothing was left to train
@@ -225,8 +232,11 @@ class _Begin(keras.callbacks.Callback):
         if self._kept is not None:
             self._kept.keep()
 
-    def get_state(self) -> None:
-        """Nothing."""
+    def get_state(self) -> dict[str, Any]:
+        """Whether the run has begun, and where it puts aside what was there: who stops it before leaves that to the next."""
+        return {"is_begun": self._is_begun or not self._is_new, "aside": self._aside}
 
-    def set_state(self, state: None) -> None:
-        """Nothing."""
+    def set_state(self, state: Mapping[str, Any] | None) -> None:
+        """Goes on from there; until 0.3 there was none."""
+        if state is not None:
+            self._had_begun, self._aside = state["is_begun"], state["aside"]

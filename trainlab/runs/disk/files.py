@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +29,17 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def move(path: Path, place: Path) -> None:
+    """Gives a file another path, where there is nothing, on another file system too; at no moment is it at neither, nor half."""
+    try:
+        path.rename(place)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        write_atomically(place, lambda aside: shutil.copy2(path, aside))
+        path.unlink()
 
 
 def sync(path: Path) -> None:
