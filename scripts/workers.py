@@ -34,12 +34,21 @@ def configs(number: int, host: str = "localhost") -> list[str]:
 
 
 def start(number: int, command: Sequence[str], **settings: Any) -> list[subprocess.Popen[str]]:
-    """Starts the command as so many workers; `settings` are those of `subprocess.Popen`, such as `stdout`."""
+    """Starts the command as so many workers; `settings` are those of `subprocess.Popen`, such as `stdout`.
+
+    Raises:
+        OSError: it cannot be started; none is left.
+    """
     environment = settings.pop("env", os.environ)
-    return [
-        subprocess.Popen(list(command), env={**environment, "TF_CONFIG": config}, text=True, **settings)
-        for config in configs(number)
-    ]
+    processes: list[subprocess.Popen[str]] = []
+    try:
+        for config in configs(number):
+            processes.append(subprocess.Popen(list(command), env={**environment, "TF_CONFIG": config}, text=True, **settings))
+    except OSError:
+        for process in processes:
+            process.kill()
+        raise
+    return processes
 
 
 def _copy(lines: IO[bytes], rank: int, to: IO[bytes]) -> None:
@@ -64,7 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = given.command[1:] if given.command[:1] == ["--"] else given.command
     if given.number < 1 or not command:
         parser.error("give a number of workers of at least 1 and a command: scripts/workers.py 2 -- python my_training.py")
-    processes = start(given.number, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        processes = start(given.number, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    except OSError as error:
+        parser.error(f"{command[0]!r} cannot be started: {error.strerror}")
 
     def forward(signum: int, frame: Any) -> None:
         del frame

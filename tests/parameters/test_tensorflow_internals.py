@@ -16,6 +16,7 @@ from trainlab.parameters import tensorflow_internals
 REPLACEMENTS = {
     "set_input": (tf.Operation, ["update_input", "set_input"]),
     "abort_collectives": (tf.distribute, ["abort_collectives", "abort_collective_ops"]),
+    "has_started": (tf.config, ["is_initialized", "has_started", "is_started"]),
     "may_record": (tf, ["is_recording", "may_record_gradients"]),
     "is_stateful": (tf.Operation, ["is_stateful"]),
     "run_before": (tf.Operation, ["add_control_input"]),

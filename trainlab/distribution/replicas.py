@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import tensorflow as tf
 
-from trainlab.distribution.workers import Collectives, Link, cluster_of, heed_signals, link_of
+from trainlab.distribution.workers import Collectives, Link, cluster_behind, heed_signals, link_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +113,12 @@ def _check(devices: Sequence[str]) -> None:
 
 def _of_workers(strategy: tf.distribute.MultiWorkerMirroredStrategy) -> Replicas:
     devices = tuple(strategy.extended.worker_devices)
-    cluster = cluster_of(os.environ.get("TF_CONFIG"))
+    cluster = cluster_behind(strategy)
+    if (1 if cluster is None else cluster.size) * len(devices) != strategy.num_replicas_in_sync:  # each would train by itself
+        raise ValueError(
+            f"distribute is a MultiWorkerMirroredStrategy of {strategy.num_replicas_in_sync} replicas, {len(devices)} of them "
+            "here, whose workers TF_CONFIG does not name: give what tl.join_workers() returned"
+        )
     if cluster is None:
         return Replicas(devices, len(devices))
     heed_signals()

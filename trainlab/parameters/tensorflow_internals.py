@@ -285,3 +285,8 @@ def call_python(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 def abort_collectives(reason: str) -> None:
     """Ends what this process and others wait for together, at once and for good; public is only to wait for a timeout."""
     context.context().abort_collective_ops(errors_impl.UNAVAILABLE, reason)
+
+
+def has_started() -> bool:
+    """Whether TensorFlow has made its devices in this process: no other cluster can be joined then; public is only the error."""
+    return context.context()._context_handle is not None

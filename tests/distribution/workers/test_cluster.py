@@ -6,12 +6,15 @@ import json
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import tensorflow as tf
 
 import trainlab as tl
+from trainlab.distribution import replicas_of
 from trainlab.distribution.workers import cluster as clusters
+from trainlab.distribution.workers import joining
 from trainlab.distribution.workers.cluster import Cluster, cluster_of
 
 
@@ -30,7 +33,6 @@ TWO = {"worker": ["a:1", "b:2"]}
         ("{}", None),
         (config({"worker": ["a:1"]}, type="worker", index=0), None),
         (config(TWO, type="worker", index=1), Cluster(("a:1", "b:2"), 1)),
-        (config(TWO, index=1), Cluster(("a:1", "b:2"), 1)),
         (config({"chief": ["c:3"], **TWO}, type="worker", index=1), Cluster(("c:3", "a:1", "b:2"), 2)),
         (config({"chief": ["c:3"], **TWO}, type="chief", index=0), Cluster(("c:3", "a:1", "b:2"), 0)),
         (config({"worker": ["[::1]:5", "[::1]:6"]}, type="worker", index=0), Cluster(("[::1]:5", "[::1]:6"), 0)),
@@ -53,6 +55,12 @@ def test_what_tf_config_says(given, expected):
         (config(TWO, type="worker", index="1"), "none of the 2"),
         (config(TWO, type="worker", index=True), "none of the 2"),
         (config(TWO, type="chief", index=0), "none of the 2"),
+        (config(TWO, index=1), "none of the 2"),
+        (config(TWO, type="worker"), "none of the 2"),
+        (config(TWO), "none of the 2"),
+        (config({"worker": ["a:1", "b:0"]}, type="worker", index=0), "'b:0' is no host:port, the port from 1 to 65535"),
+        (config({"worker": ["a:1", "b:65536"]}, type="worker", index=0), "'b:65536' is no host:port"),
+        (config({"worker": ["a:1", ":2"]}, type="worker", index=0), "':2' is no host:port"),
         (config({"worker": ["a:1", "a:1"]}, type="worker", index=0), "one address"),
         (config({"worker": ["a:1", "b"]}, type="worker", index=0), "'b' is no host:port"),
     ],
@@ -267,3 +275,25 @@ def test_where_there_are_no_workers_that_is_a_line(given, monkeypatch):
     with pytest.raises(ValueError, match="^TF_CONFIG names no workers to join") as raised:
         tl.join_workers()
     assert "\n" not in str(raised.value)
+
+
+def test_what_comes_too_late_is_a_line_before_anybody_is_waited_for(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config({"worker": list(free_addresses(2))}, type="worker", index=0))
+    tf.constant(0.0)
+    with pytest.raises(RuntimeError, match=r"^TensorFlow has run something in this process already: call join_workers\(\) once"):
+        tl.join_workers()
+
+
+def test_workers_whom_nobody_knows_do_not_train_each_by_itself(monkeypatch):
+    """Of a resolver of somebody's own, or of a TF_CONFIG that was taken away."""
+    of_two = tf.distribute.MultiWorkerMirroredStrategy.__new__(tf.distribute.MultiWorkerMirroredStrategy)
+    monkeypatch.setattr(type(of_two), "extended", SimpleNamespace(worker_devices=("/job:worker/task:0/device:CPU:0",)))
+    monkeypatch.setattr(type(of_two), "num_replicas_in_sync", 2)
+    for given in (None, config({"worker": ["a:1", "b:2", "c:3"]}, type="worker", index=0)):
+        monkeypatch.delenv("TF_CONFIG", raising=False)
+        if given is not None:
+            monkeypatch.setenv("TF_CONFIG", given)
+        with pytest.raises(ValueError, match="^distribute is a MultiWorkerMirroredStrategy of 2 replicas, 1 of them here"):
+            replicas_of(of_two)
+    joining._joined[of_two] = Cluster(("a:1", "b:2"), 1)  # control: as `join_workers` keeps it
+    assert (replicas_of(of_two).number, replicas_of(of_two).first) == (2, 1)

@@ -30,3 +30,12 @@ def test_where_nobody_reads_on_they_end_all_the_same():
     finally:
         process.kill()
         process.stderr.close()
+
+
+def test_what_cannot_be_started_is_a_line(tmp_path):
+    command = [sys.executable, str(SCRIPT), "2", "--", str(tmp_path / "pyhton"), "x.py"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.splitlines()[-1].endswith(
+        f"error: {str(tmp_path / 'pyhton')!r} cannot be started: No such file or directory"
+    )

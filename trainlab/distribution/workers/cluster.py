@@ -21,6 +21,7 @@ _RULE = (
     f"{_VARIABLE} must be JSON such as "
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 )
+_LAST_PORT = 2**16 - 1
 _GREETING = "trainlab"
 _GO = "go\n"
 _WAIT = "wait"
@@ -96,14 +97,16 @@ def described_by(config: str | None) -> Cluster | None:
 
 def _placed(jobs: Mapping[str, list[Any]], task: Mapping[str, Any]) -> Cluster:
     addresses = tuple(str(address) for job in ("chief", "worker") for address in jobs.get(job, []))
-    job, index = task.get("type", "worker"), task.get("index", 0)
-    if job not in jobs or isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(jobs[job]):
+    job, index = task.get("type"), task.get("index")
+    there = len(jobs.get(job, [])) if isinstance(job, str) else 0
+    if not isinstance(job, str) or isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < there:
         raise ValueError(f"{_RULE}; its task is {dict(task)}, which is none of the {len(addresses)} of the cluster")
     if len(set(addresses)) < len(addresses):
         raise ValueError(f"{_RULE}; two workers have one address: {', '.join(addresses)}")
     for address in addresses:
-        if not address.rpartition(":")[2].isdigit():
-            raise ValueError(f"{_RULE}; {address!r} is no host:port")
+        host, _, port = address.rpartition(":")
+        if not (host and port.isdecimal() and 1 <= int(port) <= _LAST_PORT):
+            raise ValueError(f"{_RULE}; {address!r} is no host:port, the port from 1 to {_LAST_PORT}")
     rank = index + (len(jobs.get("chief", [])) if job == "worker" else 0)
     return Cluster(addresses, rank)
 

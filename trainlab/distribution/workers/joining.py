@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import weakref
 
 import tensorflow as tf
 
-from trainlab.distribution.workers.cluster import described_by, join, no_workers
+from trainlab.distribution.workers.cluster import Cluster, cluster_of, described_by, join, no_workers
 from trainlab.distribution.workers.link import link_of
 from trainlab.distribution.workers.signs import Signs
+from trainlab.parameters import tensorflow_internals
+
+_joined: weakref.WeakKeyDictionary[tf.distribute.Strategy, Cluster] = weakref.WeakKeyDictionary()
 
 
 def join_workers(seconds: float = 300.0, answer_seconds: float = 60.0) -> tf.distribute.Strategy:
@@ -29,6 +33,7 @@ def join_workers(seconds: float = 300.0, answer_seconds: float = 60.0) -> tf.dis
 
     Raises:
         ValueError: TF_CONFIG is missing or names no workers.
+        RuntimeError: TensorFlow has run something in this process already.
         TimeoutError: some did not start.
         OSError: this worker's own address cannot be used, or another process has joined as this worker.
         ConnectionError: one ended while the workers joined. Where TensorFlow then waits for it without an end, which no exception
@@ -51,6 +56,21 @@ def join_workers(seconds: float = 300.0, answer_seconds: float = 60.0) -> tf.dis
             raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
     if cluster.size == 1:
         return tf.distribute.MirroredStrategy()
+    if tensorflow_internals.has_started():
+        raise RuntimeError(
+            "TensorFlow has run something in this process already: call join_workers() once and first of all, before a model, a "
+            "tensor or a data set is made"
+        )
     strategy, connections = join(cluster, seconds)
     link_of(cluster, Signs(cluster.rank, connections, float(answer_seconds)))
+    _joined[strategy] = cluster
     return strategy
+
+
+def cluster_behind(strategy: tf.distribute.Strategy) -> Cluster | None:
+    """The cluster that was joined for a strategy, or else that TF_CONFIG describes; None where there is none.
+
+    Raises:
+        ValueError: TF_CONFIG cannot be read.
+    """
+    return _joined.get(strategy) or cluster_of(os.environ.get("TF_CONFIG"))
