@@ -16,6 +16,7 @@ from trainlab.parameters import tensorflow_internals
 REPLACEMENTS = {
     "set_input": (tf.Operation, ["update_input", "set_input"]),
     "abort_collectives": (tf.distribute, ["abort_collectives", "abort_collective_ops"]),
+    "expect_heartbeats": (tf.distribute, ["heartbeat_timeout", "expect_heartbeats"]),
     "has_started": (tf.config, ["is_initialized", "has_started", "is_started"]),
     "may_record": (tf, ["is_recording", "may_record_gradients"]),
     "is_stateful": (tf.Operation, ["is_stateful"]),
@@ -188,3 +189,14 @@ class TestSumsLeftAlone:
                 pass
             raise ZeroDivisionError
         assert context.context().function_call_options is before
+
+
+def test_workers_may_be_silent_as_long_as_is_said(monkeypatch):
+    """By what TensorFlow's strategy of several workers finds configured, and then leaves alone."""
+    asked = context.Context()  # that runs nothing
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}')
+    monkeypatch.setattr(context, "context", lambda: asked)
+    tensorflow_internals.expect_heartbeats(60.5)
+    config = asked.coordination_service
+    assert (config.heartbeat_timeout_in_ms, config.service_leader) == (60500, "/job:worker/replica:0/task:0")
+    assert [(job.name, job.num_tasks) for job in config.coordinated_job_list] == [("worker", 2)]

@@ -12,8 +12,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
 from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
 from tensorflow.python.autograph.core import ag_ctx
+from tensorflow.python.distribute import multi_worker_util
 from tensorflow.python.eager import context, record, tape
 from tensorflow.python.eager.polymorphic_function import autograph_util
 from tensorflow.python.framework import errors_impl, func_graph, ops
@@ -290,3 +292,15 @@ def abort_collectives(reason: str) -> None:
 def has_started() -> bool:
     """Whether TensorFlow has made its devices in this process: no other cluster can be joined then; public is only the error."""
     return context.context()._context_handle is not None
+
+
+def expect_heartbeats(seconds: float) -> None:
+    """Lets the workers of TF_CONFIG, who are about to join, be silent so long; TensorFlow's own 10 s have no public setting."""
+    spec = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
+    jobs = [CoordinatedJob(name=job, num_tasks=spec.num_tasks(job)) for job in spec.jobs]
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader=multi_worker_util.coordination_leader(spec),
+        heartbeat_timeout_in_ms=int(1000 * seconds),
+        coordinated_jobs=jobs,
+    )

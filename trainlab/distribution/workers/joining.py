@@ -12,6 +12,7 @@ from trainlab.distribution.workers.link import link_of
 from trainlab.distribution.workers.signs import Signs
 from trainlab.parameters import tensorflow_internals
 
+_LEAST_HEARTBEATS = 10.0  # TensorFlow's own
 _joined: weakref.WeakKeyDictionary[tf.distribute.Strategy, Cluster] = weakref.WeakKeyDictionary()
 
 
@@ -61,6 +62,7 @@ def join_workers(seconds: float = 300.0, answer_seconds: float = 60.0) -> tf.dis
             "TensorFlow has run something in this process already: call join_workers() once and first of all, before a model, a "
             "tensor or a data set is made"
         )
+    tensorflow_internals.expect_heartbeats(max(float(answer_seconds), _LEAST_HEARTBEATS))
     strategy, connections = join(cluster, seconds)
     link_of(cluster, Signs(cluster.rank, connections, float(answer_seconds)))
     _joined[strategy] = cluster
