@@ -14,7 +14,7 @@ import json
 import sys
 import types
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -25,13 +25,23 @@ import tensorflow as tf
 from trainlab.loop import code
 from trainlab.objective import keras_internals
 from trainlab.parameters import Vector
-from trainlab.runs.manifest.fingerprints import OfVariable, fingerprint, of_variable
+from trainlab.runs.manifest.fingerprints import fingerprint, of_variable
+from trainlab.runs.manifest.left_out import left_out
 from trainlab.runs.manifest.operations import first_names
+from trainlab.runs.manifest.records import (
+    LEFT_OUT,
+    NOT_COMPARED,
+    WHICH,
+    comparable,
+    new_in,
+    not_compared,
+    of_variables,
+    reasons,
+    renamed,
+)
 from trainlab.strategies import StepStrategy
 
 ROUTINES, digest, is_generator, is_installed = code.ROUTINES, code.digest, code.is_generator, code.is_installed
-# The key of what no two processes can agree on; its value says why.
-NOT_COMPARED = "not compared"
 _CHANGES = {NOT_COMPARED: "set while training"}
 _MAX_DEPTH = 40  # of objects in objects, of helpers of helpers
 _MAX_LOOKED_INTO = 1000  # elements of a list that may hold code
@@ -73,6 +83,11 @@ class Reader:
 
     def __init__(self, known: Iterable[Any] = ()):
         self._known = {id(part): part for part in known}
+        ranks = Counter[type]()
+        self._which: dict[int, int] = {}  # of those of one class
+        for key, part in self._known.items():
+            self._which[key] = ranks[type(part)]
+            ranks[type(part)] += 1
         self._open: set[int] = set()  # what is being read: a cycle ends there
         self._read_already: dict[int, tuple[Any, Any]] = {}  # by id, which the object itself keeps from being given out again
         self._called: frozenset[str] = frozenset()  # attributes that the code round what is being read uses
@@ -90,18 +105,18 @@ class Reader:
             return repr(value)
         key = id(value)
         if key in self._known or isinstance(value, keras.random.SeedGenerator):  # whose state is in the checkpoint
-            return {"class": self.label(type(value))}
+            return {"class": self.label(type(value))} | ({WHICH: self._which[key]} if key in self._known else {})
         if key in self._read_already:
             return self._read_already[key][1]
         if key in self._open:
             return {"again": self.label(value if isinstance(value, (type, types.FunctionType)) else type(value))}
         if len(self._open) > _MAX_DEPTH:
-            return _not_compared("nested too deep")
+            return not_compared("nested too deep")
         self._open.add(key)
         try:
             result = self._read(value)
         except Exception:  # users' code may raise anything, and what holds the system's things cannot be taken apart
-            result = _not_compared(f"a {type(value).__name__}")
+            result = not_compared(f"a {type(value).__name__}")
         finally:
             self._open.discard(key)
         self._read_already[key] = value, result
@@ -109,7 +124,7 @@ class Reader:
 
     def _read(self, value: Any) -> Any:
         if is_generator(value) or isinstance(value, _NOT_DATA):
-            return _not_compared(f"a {type(value).__name__}")
+            return not_compared(f"a {type(value).__name__}")
         if isinstance(value, _ARRAYS):
             return self._array(value)
         if tf.is_tensor(value):  # of several tensors, as a ragged one
@@ -143,7 +158,7 @@ class Reader:
 
     def _array(self, value: Any) -> Any:
         if isinstance(value, tf.Tensor) and tf.is_symbolic_tensor(value):
-            return _not_compared("a tensor that tracing made")
+            return not_compared("a tensor that tracing made")
         if isinstance(value, _VARIABLES):
             return {"shape": list(value.shape), "dtype": tf.as_dtype(value.dtype).name, "blake2b": of_variable(value)}
         array = np.asarray(value)
@@ -159,7 +174,7 @@ class Reader:
         if hasattr(value, "get_config"):
             return {"class": label, **self._config(value), **self.held(value)}
         if label.partition(".")[0] in ("tensorflow", "keras", "trainlab"):
-            return _not_compared(f"a {type(value).__name__}")
+            return not_compared(f"a {type(value).__name__}")
         if hasattr(value, "__array__"):
             return {"class": label, **self._array(np.asarray(value))}
         reduce = copyreg.dispatch_table.get(type(value))
@@ -168,7 +183,7 @@ class Reader:
             return {"class": label, "name": taken}
         parts = self.read([list(part) if isinstance(part, Iterator) else part for part in taken[1:]])
         # What holds a lock or a file is a thing of this process.
-        return _not_compared(f"a {type(value).__name__}") if any(_reasons(parts)) else {"class": label, "parts": parts}
+        return not_compared(f"a {type(value).__name__}") if any(reasons(parts)) else {"class": label, "parts": parts}
 
     def _other_layer(self, value: keras.Layer) -> Any:
         layers = keras_internals.layers_of(value)
@@ -180,7 +195,7 @@ class Reader:
         try:
             return self._items(value.get_config())
         except Exception as error:  # whatever a `get_config` raises; of the user's classes the attributes are left
-            return {"get_config": _not_compared(f"it raises {type(error).__name__}")} if is_installed(type(value)) else {}
+            return {"get_config": not_compared(f"it raises {type(error).__name__}")} if is_installed(type(value)) else {}
 
     def attributes(self, value: Any) -> dict[str, Any]:
         """What an object of the user's holds, but for what an installed base class of it, or training, has set."""
@@ -199,7 +214,7 @@ class Reader:
                 continue  # of the checkpoint
             with self._inside(called):
                 result[name] = _CHANGES if code.is_changed(name, item, stored) else self.read(item)
-        return result
+        return result | self._left_out(value, result)
 
     def held(self, value: Any) -> dict[str, Any]:
         """The user's code in a layer or another object of Keras': all of one whose class is the user's, or what it was given.
@@ -211,7 +226,14 @@ class Reader:
             return {"class": self.label(cls), **self._members(cls), **self.attributes(value)}
         theirs = code.stored_by(keras.Model, installed=True) if isinstance(value, keras.Model) else frozenset()
         own = {name: item for name, item in sorted(getattr(value, "__dict__", {}).items()) if name not in theirs}
-        return {name: self.read(item) for name, item in own.items() if not self._is_base_class_business(cls, name, item)}
+        held = {name: self.read(item) for name, item in own.items() if not self._is_base_class_business(cls, name, item)}
+        return held | self._left_out(value, {**self._config(value), **held})
+
+    def _left_out(self, value: Any, told: Mapping[str, Any]) -> dict[str, Any]:
+        cls: Any = type(value)
+        stored = frozenset[str]() if is_installed(cls) else code.training(cls, self._called)[0]
+        held = {name: item for name, item in getattr(value, "__dict__", {}).items() if not code.is_changed(name, item, stored)}
+        return left_out(value, held, told, self.read, [v for v in self._known.values() if isinstance(v, keras.Variable)])
 
     def _is_base_class_business(self, cls: type, name: str, item: Any) -> bool:
         """Whether nothing of the user's is in it; Keras puts wrapped methods of a class on its objects."""
@@ -314,10 +336,11 @@ class Reader:
         if not isinstance(record, dict) or not ({"function", "class", "partial"} & set(record)):
             return record
         numbers = {name: item for name, item in record.items() if not isinstance(item, (dict, list)) and name != "code"}
-        notes = [_not_compared(reason) for reason in sorted(set(_reasons(record)))]
-        apart = {"parts": notes, "variables": {str(i): held for i, held in enumerate(_of_variables(record))}}
-        code = digest(json.dumps(_comparable(record), sort_keys=True))
-        return {**numbers, "code": code, **{name: found for name, found in apart.items() if found}}
+        notes = [not_compared(reason) for reason in sorted(set(reasons(record)))]
+        apart = {"parts": notes, "variables": {str(i): held for i, held in enumerate(of_variables(record))}}
+        new = {LEFT_OUT: digest(json.dumps(found, sort_keys=True))} if (found := new_in(record)) else {}
+        told = digest(json.dumps(comparable(record), sort_keys=True))
+        return {**numbers, "code": told, **new, **{name: part for name, part in apart.items() if part}}
 
     def label(self, value: Any) -> str:
         """The name of a class or function: in full, if it is installed."""
@@ -330,50 +353,6 @@ class Reader:
         if is_installed and module.partition(".")[0] not in sys.stdlib_module_names:
             self.packages.add(module.partition(".")[0])
         return is_installed
-
-
-def renamed(value: Any, names: Mapping[str, str]) -> Any:
-    """The same, with names, or parts of paths, replaced; keys stay."""
-    if isinstance(value, str):
-        return "/".join(names.get(part, part) for part in value.split("/"))
-    if isinstance(value, list):
-        return [renamed(item, names) for item in value]
-    if isinstance(value, dict):
-        return {key: renamed(item, names) for key, item in value.items()}
-    return value
-
-
-def _not_compared(why: str) -> dict[str, str]:
-    return {NOT_COMPARED: why}
-
-
-def _reasons(record: Any) -> Iterator[str]:
-    """What of a record cannot be compared, by place."""
-    for place, item in record.items() if isinstance(record, dict) else enumerate(record) if isinstance(record, list) else ():
-        if place == NOT_COMPARED:
-            yield item
-        elif isinstance(item, dict) and NOT_COMPARED in item:
-            yield f"{place}: {item[NOT_COMPARED]}"
-        else:
-            yield from _reasons(item)
-
-
-def _of_variables(record: Any) -> Iterator[str]:
-    """What variables in it hold."""
-    for item in record.values() if isinstance(record, dict) else record if isinstance(record, list) else ():
-        if isinstance(item, OfVariable):
-            yield item
-        else:
-            yield from _of_variables(item)
-
-
-def _comparable(record: Any) -> Any:
-    """The rest of it: what is set while training may be there or not, and what variables hold is told apart."""
-    if isinstance(record, OfVariable):
-        return None
-    if isinstance(record, dict):
-        return {k: _comparable(item) for k, item in record.items() if not (isinstance(item, dict) and NOT_COMPARED in item)}
-    return [_comparable(item) for item in record] if isinstance(record, list) else record
 
 
 def _slots(value: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from trainlab.runs.manifest.layers import of_layers
 from trainlab.runs.manifest.operations import first_names
 from trainlab.runs.manifest.optimizers import are_but_for_the_rate, learning_rate, of_optimizer, with_rates_apart
 from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, digest, plain, renamed
+from trainlab.runs.manifest.records import as_in_second_form
 from trainlab.strategies import StepStrategy
 
 # Every row of a manifest: what a difference in it does, and what to do about it.
@@ -66,7 +67,8 @@ RULES: dict[str, tuple[str, str]] = {
 OVERRIDABLE = ("learning_rate", "data", "micro_batch_size", "on_nonfinite")
 _MAX_LINES = 3  # of differences in one row that are shown
 
-# The entry that says how a manifest is written, since its second form, and the rows that were otherwise in the first.
+# The entry that says how a manifest is written, since its second form, and the rows that were otherwise in the first; the
+# third has more keys.
 _FORM = "form"
 _NEW_FORM = ("strategy", "layers' code", "loss and metrics", "optimizer", "learning_rate", "versions")
 
@@ -128,7 +130,7 @@ def of_fit(
     own |= {"initial_epoch": plan.initial_epoch} | settings
     rows = of_model(model, reader) | of_machine() | own | findings.known()
     rows["versions"] |= {name: _version(name) for name in sorted(reader.packages - set(rows["versions"]))}
-    return rows | {_FORM: {"manifest": 2, "code": sys.implementation.cache_tag}}
+    return rows | {_FORM: {"manifest": 3, "code": sys.implementation.cache_tag}}
 
 
 def of_model(model: keras.Model, reader: Reader | None = None) -> Manifest:
@@ -221,7 +223,9 @@ def _compared(row: str, saved: Manifest, current: Manifest) -> tuple[list[Differ
     """The differences in a row; and places that cannot be compared, with the reason."""
     a, b = (_leaves(rows.get(row, ABSENT), row == "model") for rows in (saved, current))
     is_old = _FORM in current and _FORM not in saved
-    is_other_python = not is_old and saved.get(_FORM) != current.get(_FORM)
+    if _FORM in current and saved.get(_FORM, {}).get("manifest", 1) < 3:
+        b = as_in_second_form(b)
+    is_other_python = not is_old and saved.get(_FORM, {}).get("code") != current.get(_FORM, {}).get("code")
     hidden = {p.removesuffix(NOT_COMPARED).rstrip("."): why for p, why in (b | a).items() if p.endswith(NOT_COMPARED)}
     found = []
     for place in dict.fromkeys([*a, *b]):
