@@ -75,6 +75,26 @@ def test_what_cannot_be_compared_is_named_and_makes_no_difference(tmp_path):
     a._file.close(), b._file.close()
 
 
+PROCESS = [
+    "import os\ndef value(x): return x * float(os.environ.get('RHO', '0.1'))",
+    "from os import environ\ndef value(x): return x * float(environ.get('RHO', '0.1'))",
+    "import sys\ndef value(x): return x * len(sys.argv)",
+    "from sys import path\ndef helper(x): return x * len(path)\ndef value(x): return helper(x)",
+    "import os\nclass A:\n    def __init__(self): self.env = os.environ\n    def step(self): return self.env['A']\nvalue = A()",
+]
+
+
+@pytest.mark.parametrize("source", PROCESS)
+def test_what_is_the_process_is_named_and_not_read(source, monkeypatch):
+    before = plain(made(source))
+    monkeypatch.setenv("SECRET_OF_MINE", "abc")
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "SECRET_OF_MINE"])
+    monkeypatch.syspath_prepend("/SECRET_OF_MINE")
+    assert plain(made(source)) == before and "SECRET" not in json.dumps(before)
+    assert "it is the process'" in json.dumps(before)
+    assert told_apart(made(source), made(source.replace("x * ", "x + ").replace("['A']", "['B']")))  # a control
+
+
 def test_cycles_end():
     source = """
     class Node:

@@ -11,6 +11,7 @@ import inspect
 import io
 import itertools
 import json
+import os
 import sys
 import types
 import weakref
@@ -125,6 +126,8 @@ class Reader:
     def _read(self, value: Any) -> Any:
         if is_generator(value) or isinstance(value, _NOT_DATA):
             return not_compared(f"a {type(value).__name__}")
+        if isinstance(value, (Mapping, list)) and any(value is one for module in (os, sys) for one in vars(module).values()):
+            return not_compared("it is the process'")  # its environment, arguments, paths
         if isinstance(value, _ARRAYS):
             return self._array(value)
         if tf.is_tensor(value):  # of several tensors, as a ragged one
