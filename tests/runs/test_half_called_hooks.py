@@ -4,7 +4,9 @@ import os
 import signal
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 from resuming import small
 from small import assert_same, close, differ, everything, regression
 
@@ -128,3 +130,85 @@ def test_averages_that_an_evaluation_swapped_in_are_out_again_after_an_error():
     assert differ(raw, average)
     swapping.on_test_begin()
     close([v.numpy() for v in trainer.model.trainable_variables], average)  # they are swapped by sums
+
+
+class Holds(keras.callbacks.Callback):
+    """Counts epochs in something that it changes in place, and has no copy of."""
+
+    def __init__(self, state):
+        super().__init__()
+        self.state = state
+
+    def on_epoch_end(self, epoch, logs=None):
+        held = self.state["deep"][0] if isinstance(self.state, dict) else self.state
+        held.assign_add([1.0, 0.0]) if hasattr(held, "assign_add") else held.__setitem__(0, held[0] + 1)
+
+    def get_state(self):
+        return self.state
+
+    def set_state(self, state):
+        self.state = state
+
+    @property
+    def count(self):
+        return np.asarray(self.state["deep"][0] if isinstance(self.state, dict) else self.state)[0]
+
+
+HELD = {
+    "an array": lambda: np.zeros(2),
+    "an array, deep inside": lambda: {"deep": (np.zeros(2, int),)},
+    "a variable": lambda: tf.Variable([0.0, 0.0]),
+    "a variable of Keras'": lambda: {"deep": [keras.Variable([0.0, 0.0])]},
+    "a list": lambda: [0, 0],  # a control
+}
+
+
+@pytest.mark.parametrize("make", HELD.values(), ids=HELD)
+def test_what_a_callback_changes_in_place_is_saved_as_it_was_before_the_hook(make, tmp_path):
+    def fitted(failing):
+        holds = Holds(make())
+        small(tmp_path, save_seconds=None).fit(X, Y, 8, epochs=4, verbose=0, callbacks=[holds, failing])
+        return holds
+
+    with pytest.raises(RuntimeError, match="mine"):
+        fitted(Fails("on_epoch_end", 2))
+    assert fitted(Fails("on_epoch_end")).count == 4
+
+
+class Writes(keras.callbacks.Callback):
+    """Puts something into the history that is no list."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.history.history["mine"] = self.value(epoch)
+
+
+PUT = {
+    "a number": lambda n: n,
+    "a dict": lambda n: {"a": n},
+    "text": str,
+    "an array": lambda n: np.full(2, n),
+    "none": lambda n: None,
+}
+
+
+@pytest.mark.parametrize("value", PUT.values(), ids=PUT)
+@pytest.mark.parametrize("has_run", [True, False])
+def test_what_a_callback_puts_into_the_history_is_there(value, has_run, tmp_path):
+    def fitted(epochs, *others):
+        trainer = small(tmp_path if has_run else None, save_seconds=None)
+        history = trainer.fit(X, Y, 8, epochs=epochs, verbose=0, callbacks=[Writes(value), *others], validation_data=(X, Y))
+        assert history._repr_html_()
+        return history.history
+
+    def is_that_of(epoch, history):
+        return np.array_equal(history["mine"], value(epoch)) and len(history["loss"]) == epoch + 1
+
+    assert is_that_of(2, fitted(3))
+    if has_run:
+        with pytest.raises(RuntimeError, match="mine"):
+            fitted(6, Fails("on_epoch_end", 2))
+        assert is_that_of(5, fitted(6))

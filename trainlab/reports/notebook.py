@@ -115,7 +115,8 @@ def _rate(optimizer: Any) -> str:
 def _record(history: Any) -> RunRecord:
     """A `History` as a run whose only axis is the epochs."""
     epochs = [int(epoch) + 1 for epoch in history.epoch]
-    columns = {str(name): aligned(list(values), len(epochs)) for name, values in history.history.items()}
+    lists = {str(name): values for name, values in history.history.items() if isinstance(values, (list, tuple))}
+    columns = {name: aligned(list(values), len(epochs)) for name, values in lists.items()}  # a callback may put in anything
     rows = [{name: _plain(values[i]) for name, values in columns.items() if values[i] is not ...} for i in range(len(epochs))]
     series, measured = columns_of(rows)
     return RunRecord("", Path(), {"epochs": [float(epoch) for epoch in epochs]}, epochs, series, measured)

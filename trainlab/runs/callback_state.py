@@ -18,6 +18,7 @@ from trainlab.objective import keras_internals
 from trainlab.runs.disk import boards
 from trainlab.runs.disk.encoding import encode
 from trainlab.runs.listeners.forgetting import remembers, remembers_in_methods
+from trainlab.runs.listeners.remembered import copied
 
 # What these remember, no later step depends on.
 _FORGETFUL = (
@@ -54,7 +55,7 @@ def get_states(callbacks: Sequence[keras.callbacks.Callback], has_files: bool = 
     settings: dict[str, Any] = {}
     for name, callback in _named(callbacks).items():
         if _has_own(callback):
-            states[name] = callback.get_state()  # type: ignore[attr-defined]
+            states[name] = copied(callback.get_state(), is_own=True)  # type: ignore[attr-defined]
         elif isinstance(callback, keras.callbacks.CSVLogger):
             if callback.append:
                 states[name] = _csv_file(callback).place()

@@ -101,5 +101,5 @@ def _state(trainer: Trainer) -> dict[str, np.ndarray]:
     # By their numbers: in the paths of an optimizer's Keras counts the layers of a process.
     state = {f"weight {number} ({variable.name})": np.asarray(variable) for number, variable in enumerate(model.variables)}
     state |= {f"optimizer's variable {number}": np.asarray(variable) for number, variable in enumerate(model.optimizer.variables)}
-    history = model.history.history
-    return state | {f"history[{name!r}]": np.asarray(values[-1]) for name, values in history.items()}
+    last = {name: values[-1] if isinstance(values, list) else values for name, values in model.history.history.items()}
+    return state | {f"history[{name!r}]": np.asarray(value) for name, value in last.items()}

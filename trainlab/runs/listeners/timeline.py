@@ -151,7 +151,8 @@ def _logs(fit: Fit) -> dict[str, Any]:
     for callback in fit.listener.callbacks:
         if isinstance(callback, keras.callbacks.History) and callback.epoch[-1:] == [fit.progress.epoch]:
             num = len(callback.epoch)
-            return fit.progress.logs | {name: v[-1] for name, v in callback.history.items() if len(v) == num}
+            whole = {name: v for name, v in callback.history.items() if isinstance(v, list) and len(v) == num}
+            return fit.progress.logs | {name: values[-1] for name, values in whole.items()}
     return fit.progress.logs
 
 
