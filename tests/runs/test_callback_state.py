@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 import warnings
@@ -122,7 +123,25 @@ def bests(callbacks):
     return [getattr(callback, "best", None) or getattr(callback, "count", None) for callback in callbacks]
 
 
+class Private(keras.callbacks.Callback):
+    """Was made with something that it keeps to itself."""
+
+    def __init__(self, tag):
+        super().__init__()
+        self._tag, self.count = tag, 0
+
+    def get_state(self):
+        return {"count": self.count}
+
+    def set_state(self, state):
+        self.count = state["count"]
+
+
 MAKERS = {
+    "a private attribute": [lambda n=n: Private(n) for n in "abc"],
+    "an array": [lambda n=n: Private(np.full(2, n)) for n in range(3)],
+    "a lambda": [lambda n=n: Private(lambda epoch: epoch + n) for n in range(3)],
+    "a partial": [lambda n=n: Private(functools.partial(max, n)) for n in range(3)],
     "monitor": [lambda: K.EarlyStopping("loss"), lambda: K.EarlyStopping("mae", mode="min"), lambda: K.EarlyStopping("val_loss")],
     "patience": [lambda n=n: K.EarlyStopping("loss", patience=n) for n in (3, 5, 7)],
     "min_delta": [lambda n=n: K.EarlyStopping("loss", min_delta=n) for n in (0.1, 0.2, 0.3)],
@@ -138,7 +157,7 @@ def test_states_go_to_the_callback_they_came_from_in_whatever_order(makers):
     callbacks = [make() for make in makers]
     for value, callback in enumerate(callbacks, start=1):
         callback.set_model(compiled(metrics=["mae"]))
-        if isinstance(callback, Named):
+        if isinstance(callback, (Named, Private)):
             callback.count = value
         else:
             callback._set_monitor_op()

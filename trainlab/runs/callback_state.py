@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from trainlab.runs.disk import boards
 from trainlab.runs.disk.encoding import encode
 from trainlab.runs.listeners.forgetting import remembers, remembers_in_methods
 from trainlab.runs.listeners.remembered import copied
+from trainlab.runs.manifest.plain import digest, plain
 
 # What these remember, no later step depends on.
 _FORGETFUL = (
@@ -33,6 +36,8 @@ _BY_FUNCTIONS = (keras.callbacks.LambdaCallback, keras.callbacks.LearningRateSch
 _SETTINGS = "settings"
 # In the state of a TensorBoard: how far it has written them.
 _FILES = "files"
+# By attribute: what was looked at, and what it was; a callback may write into its arrays later.
+_DIGESTS: weakref.WeakKeyDictionary[keras.callbacks.Callback, dict[str, tuple[Any, str]]] = weakref.WeakKeyDictionary()
 _CSV_FILES: weakref.WeakKeyDictionary[keras.callbacks.CSVLogger, RecordFile] = weakref.WeakKeyDictionary()
 
 
@@ -175,11 +180,25 @@ def _named(callbacks: Sequence[Any]) -> dict[str, Any]:
 
 
 def _settings(callback: Any, state: Any) -> dict[str, Any]:
-    """Public attributes that are no state: what a callback was made with, and perhaps more."""
-    known = {*keras_internals.CALLBACK_SETTINGS, *_attributes(callback), *(state if isinstance(state, Mapping) else ())}
-    names = [name for name in vars(callback) if not name.startswith("_") and name not in known]
-    plain = {name: _plain(name, getattr(callback, name)) for name in names}
-    return {name: value for name, value in plain.items() if value is not ...}
+    """Attributes that are no state: what a callback was made with, private ones by a name of its constructor's, perhaps more."""
+    own = {str(name) for name in state} if isinstance(state, Mapping) else set()
+    known = {*keras_internals.CALLBACK_SETTINGS, *_attributes(callback)}
+    given = _names_given(type(callback))
+    names = [name for name in vars(callback) if name not in known and name.strip("_") not in own]
+    names = [name for name in names if not name.startswith("_") or name.strip("_") in given]
+    found = {name: _setting(callback, name) for name in names}
+    return {name: value for name, value in found.items() if value is not ...}
+
+
+def _setting(callback: Any, name: str) -> Any:
+    """A setting as a checkpoint holds it: of arrays, and of functions without a name of their own, a hash of the first look."""
+    value = getattr(callback, name)
+    if not isinstance(value, np.ndarray) and "<" not in getattr(value, "__qualname__", "") and not isinstance(value, partial):
+        return _plain(name, value)
+    kept = _DIGESTS.setdefault(callback, {})
+    if name not in kept or kept[name][0] is not value:
+        kept[name] = value, digest(json.dumps(plain(value), sort_keys=True))
+    return kept[name][1]
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -247,8 +266,12 @@ def _likeness(saved: Mapping[str, Any], callback: Any) -> int:
 
 def _constructor_settings(callback: Any) -> dict[str, Any]:
     """Those that are arguments of its constructor, under their names: of these it is known that they are no state."""
-    names = {name for base in type(callback).__mro__ for name in _parameters(vars(base).get("__init__"))}
-    return {name: value for name, value in _settings(callback, None).items() if name in names}
+    given = _names_given(type(callback))
+    return {name: value for name, value in _settings(callback, None).items() if name.strip("_") in given}
+
+
+def _names_given(cls: type) -> set[str]:
+    return {name for base in cls.__mro__ for name in _parameters(vars(base).get("__init__"))}
 
 
 def _parameters(function: Any) -> Sequence[str]:
