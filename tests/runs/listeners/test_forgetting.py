@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import random
+import sys
 
 import keras
 import numpy as np
@@ -264,3 +265,21 @@ def test_a_callback_whose_hooks_remember(kind):
 @pytest.mark.parametrize("kind", [OnlyActs, AsItsParent, keras.callbacks.Callback, keras.callbacks.EarlyStopping])
 def test_a_callback_whose_hooks_only_act(kind):
     assert not remembers_in_methods(kind(), ("wait",))
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr", "__stderr__"])
+def test_what_prints_to_the_process_own_streams_does_not_remember(name, tmp_path):
+    stream = getattr(sys, name)
+    assert not remembers(lambda epoch, logs: print(epoch, file=getattr_of(sys, name)))
+    assert not remembers(lambda epoch, logs: print(epoch, file=stream))
+    with open(tmp_path / "a", "w") as file:
+        assert remembers(lambda epoch, logs: print(epoch, file=file))  # a control
+
+
+def test_printing_to_a_stream_of_sys_by_its_name_does_not_remember(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)  # and not pytest's
+    assert not remembers(lambda epoch, logs: print(epoch, file=sys.stderr))
+
+
+def getattr_of(module, name):
+    return getattr(module, name)

@@ -8,6 +8,7 @@ import functools
 import inspect
 import itertools
 import logging
+import sys
 import types
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -273,6 +274,8 @@ def _is_moving(value: Any) -> bool:
     owner = getattr(value, "__self__", None)
     if isinstance(value, tf.data.Dataset):
         return moves_on(value)
+    if any(value is stream for stream in (sys.stdin, sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)):
+        return False  # the process' own: what is printed is no memory
     is_drawn_from = isinstance(value, (keras.random.SeedGenerator, tf.random.Generator)) or any(value is one for one in _RANDOM)
     return is_drawn_from or isinstance(value, collections.abc.Iterator) or is_generator(value) or is_generator(owner)
 
