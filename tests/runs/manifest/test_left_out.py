@@ -247,3 +247,16 @@ def test_a_checkpoint_that_was_written_before_resumes():
     assert manifest.differences(saved, current) == []
     saved["strategy"]["of"]['{"class": "keras.src.layers.core.dense.Dense"}'] = 7
     assert rows_that_differ(saved, current) == ["strategy"]
+
+
+def test_tensor_float_32_is_a_warning():
+    was = tf.config.experimental.tensor_float_32_execution_enabled()
+    saved = manifest.of_machine()
+    tf.config.experimental.enable_tensor_float_32_execution(not was)
+    try:
+        current = manifest.of_machine()
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(was)
+    assert rows_that_differ(saved, current) == ["tensor_float_32"]
+    with pytest.warns(UserWarning, match=f"tensor_float_32: saved {was}, now {not was}"):
+        assert manifest.check("a", saved, current, ()) == set()

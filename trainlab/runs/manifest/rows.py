@@ -58,6 +58,7 @@ RULES: dict[str, tuple[str, str]] = {
     "replicas": (WARN, "the data go on in the same order, but dropout masks differ, and the result in the last digits"),
     "run_eagerly": (WARN, "the result may differ in the last bits"),
     "determinism": (WARN, "the result may differ in the last bits"),
+    "tensor_float_32": (WARN, "products of float32 differ, on GPUs that have it"),
     "threads": (WARN, "the result may differ in the last bits"),
     "device": (WARN, "the result may differ in the last bits"),
     "processor": (WARN, "the result may differ in the last bits"),
@@ -175,6 +176,7 @@ def of_machine() -> Manifest:
     gpus = tf.config.list_physical_devices("GPU")
     return {
         "determinism": tensorflow_internals.is_op_determinism_enabled(),
+        "tensor_float_32": tf.config.experimental.tensor_float_32_execution_enabled(),
         "threads": {
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "intra_op": tf.config.threading.get_intra_op_parallelism_threads(),
