@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from by_hand import flatten, parameters, relative
 from own_step_cases import EXACT, OWN_STEPS
-from small import assert_same, everything
+from replicating import mirrored
+from small import assert_same, everything, regression
 from tables import Sam
 
 import trainlab as tl
@@ -218,3 +219,22 @@ def test_xla_and_eager_are_the_graph(name, strategy, how):
     assert relative(other_way, way) < 1e-5
     np.testing.assert_allclose(others, everywhere, rtol=1e-4, atol=1e-6)
     relate(other_history, history, rtol=1e-4)
+
+
+class CallsSuper(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+@pytest.mark.parametrize("replicas", [None, 2])
+def test_the_losses_of_several_outputs_are_means_over_examples(replicas):
+    """Keras takes means over batches: it knows the size of none. Where full ones are known, the last must be so, too."""
+    x, y = regression()
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input([3])
+    model = CallsSuper(inputs, [keras.layers.Dense(1, name=name)(inputs) for name in "ab"])
+    model.compile(keras.optimizers.SGD(0.0), ["mse", "mse"])
+    trainer = tl.Trainer(model, distribute=mirrored(replicas), jit_compile=False)
+    history = trainer.fit(x, [y, 2 * y], batch_size=8, shuffle=False, verbose=0).history
+    for name, prediction, target in zip("ab", model.predict(x, verbose=0), (y, 2 * y), strict=True):
+        np.testing.assert_allclose(history[f"{name}_loss"], [np.mean((prediction - target) ** 2)], rtol=1e-5)

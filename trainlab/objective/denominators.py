@@ -57,12 +57,16 @@ def counted(model: keras.Model, examples: tf.Tensor, totals: tf.Tensor | None) -
         yield denominators
 
 
-def trackers_told(model: keras.Model, x: Any) -> contextlib.AbstractContextManager[None]:
-    """While open, the trackers of several outputs' losses know the batch's size, where shapes alone do not tell."""
-    if len(flat_losses(model)) < 2:
+def trackers_told(model: keras.Model, x: Any, always: bool = False) -> contextlib.AbstractContextManager[None]:
+    """While open, the trackers of several outputs' losses know the batch's size, where shapes alone do not tell, or `always`.
+
+    A step may hand its losses other examples than the batch has, as many in each; always the same then weighs.
+    """
+    first = next((leaf for leaf in tf.nest.flatten(x) if leaf is not None), None)
+    if len(flat_losses(model)) < 2 or first is None or first.shape.rank == 0:
         return contextlib.nullcontext()
     examples = num_examples(x)
-    is_known = tf.get_static_value(examples) is not None
+    is_known = not always and tf.get_static_value(examples) is not None
     return losses_replaced(model, lambda _, loss: loss, lambda tracker: _Weighted(tracker, examples, is_known))
 
 
@@ -77,6 +81,9 @@ class _Weighted:
 
     def __init__(self, tracker: keras.Metric, examples: tf.Tensor, believes: bool = False):
         self._tracker, self._examples, self._believes = tracker, examples, believes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tracker, name)  # a step asks for its result, too
 
     def update_state(self, value: tf.Tensor, sample_weight: Any = None) -> None:
         is_told = self._believes and sample_weight is not None

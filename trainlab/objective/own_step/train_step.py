@@ -186,7 +186,8 @@ class TrainStepFunction(ModelFunction):
         return [*self.variables, *self.model.optimizer.variables]
 
     def _step(self, batch: Batch) -> Any:
-        return values_of(_call(self.model, batch))
+        with denominators.trackers_told(self.model, batch[0], always=True):
+            return values_of(_call(self.model, batch))
 
     def _find_late(self, batch: Batch) -> set[Any]:
         """What depends on the weights after the update, by a trace of which nothing is run; and what else is assigned.
