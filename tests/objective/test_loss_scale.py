@@ -67,6 +67,18 @@ class OwnCheck(LossScaleOptimizer):
         return super().check_finite(grads)
 
 
+class OwnShrinking(LossScaleOptimizer):
+    """Says how the scale falls, in what Keras' apply is made of."""
+
+    def _stateful_handle_non_finite_grads(self):
+        super()._stateful_handle_non_finite_grads()
+
+
+class OwnShrinkingElsewhere(LossScaleOptimizer):
+    def _stateless_handle_non_finite_grads(self, optimizer_variables, trainable_variables):
+        return super()._stateless_handle_non_finite_grads(optimizer_variables, trainable_variables)
+
+
 class OwnScaling(SGD):
     """Scales by a number of its own."""
 
@@ -139,6 +151,11 @@ REFUSED = {
         "OwnCheck defines its own check_finite, which nothing would call, one decision an update being made outside it: use "
         "keras.optimizers.LossScaleOptimizer with its initial_scale and dynamic_growth_steps",
     ),
+    "a part of its own": (
+        lambda: OwnShrinking(SGD(0.1)),
+        "OwnShrinking defines its own _stateful_handle_non_finite_grads, which nothing would call, one decision an update being "
+        "made outside it: use keras.optimizers.LossScaleOptimizer with its initial_scale and dynamic_growth_steps",
+    ),
     "a scale of its own": (
         lambda: OwnScaling(0.1),
         "OwnScaling scales the loss by a scale_loss of its own, which says not how gradients are divided again: use "
@@ -176,7 +193,10 @@ def test_one_inside_several_that_is_known_only_when_it_is_built(policy, run_eage
     assert str(error.value).startswith("a LossScaleOptimizer cannot be inside a MultiOptimizer: the loss is scaled once")
 
 
-@pytest.mark.parametrize("optimizer", [Delegating, lambda rate: LossScaleOptimizer(Delegating(rate))])
+@pytest.mark.parametrize(
+    "optimizer",
+    [Delegating, lambda rate: LossScaleOptimizer(Delegating(rate)), lambda rate: OwnShrinkingElsewhere(SGD(rate))],
+)
 def test_what_passes(optimizer):
     assert Trainer(compiled(optimizer=optimizer(0.1))).fit(*regression(), verbose=0).history["loss"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import keras
@@ -10,8 +11,10 @@ import keras
 from trainlab.objective.scaling.loss_scale import SMALLEST_SCALE, inner_of
 
 _SCALING = keras.optimizers.LossScaleOptimizer
-# What of a LossScaleOptimizer's is done here in its place, once an update; its apply comes to the optimizer inside.
-_DONE_HERE = ("apply", "apply_gradients", "check_finite", "scale_loss")
+# What of a LossScaleOptimizer's is done here in its place, once an update; its apply comes to the optimizer inside. Of Keras'
+# own also what its apply is made of, whatever the parts are called; the stateless ones are another backend's.
+_PARTS = [name for name, value in vars(_SCALING).items() if re.match("_[^_]", name) and callable(value)]
+_DONE_HERE = ("apply", "apply_gradients", "check_finite", "scale_loss", *(name for name in _PARTS if "stateless" not in name))
 
 
 def check_scaling(optimizer: Any) -> None:
