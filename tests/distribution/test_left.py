@@ -192,3 +192,37 @@ def test_a_loss_that_is_a_sum_and_a_frozen_layer():
     one, several = (fit(make, number, x, y) for number in (None, 4))
     assert_same_training(one, several, 1e-6)
     assert tf.config.list_logical_devices("CPU")  # several of them: nothing is proven otherwise
+
+
+class ReadsASum(keras.Model):
+    """Its loss grows with the examples that a metric has counted, and a layer's own count scales its outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.seen = keras.layers.Dense(1), keras.metrics.Sum(name="seen")
+        self.count = self.add_weight(shape=(), dtype="int64", initializer="zeros", aggregation="sum", trainable=False)
+
+    def call(self, x):
+        outputs = self.out(x) * (1 + ops.cast(self.count, "float32") / 50)
+        self.count.assign_add(ops.cast(ops.shape(x)[0], "int64"))
+        return outputs
+
+    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+        return ops.minimum(1.0, self.seen.result() / 30) * ops.mean((y - y_pred) ** 2)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        self.seen.update_state(ops.ones_like(y))
+        return self.get_metrics_result()
+
+
+def test_a_sum_that_the_loss_reads_is_the_same_for_all():
+    x, y = regression(26)
+    one, several = (fit(lambda: compiled(ReadsASum()), number, x, y) for number in (None, 2))
+    assert int(several[0].count) == 52 and several[1]["seen"] == [26, 26]
+    assert_same_training(one, several, 2e-6)
+
+
+def test_a_sum_that_the_loss_reads_in_the_middle_of_an_update_is_told():
+    x, y = regression(12)
+    with pytest.warns(UserWarning, match="the loss reads 'seen/total', .* after examples of the same update were added"):
+        fit(lambda: compiled(ReadsASum()), 2, x, y, tl.Accumulate(2), {"epochs": 1})

@@ -12,8 +12,8 @@ import tensorflow as tf
 from trainlab.distribution import means
 from trainlab.distribution.addends import OTHER, OnceABatch, addends_of, kind_of, once_a_batch
 from trainlab.distribution.left import sums_of
-from trainlab.objective import ModelFunction, cutting, keras_internals, traced_aside
-from trainlab.parameters import Vector
+from trainlab.objective import ModelFunction, cutting, depends, keras_internals, traced_aside
+from trainlab.parameters import Rows, Vector
 
 
 class Character(NamedTuple):
@@ -24,12 +24,16 @@ class Character(NamedTuple):
         no_sums: the variables of metrics that it changes otherwise than by adding to them, by id.
         no_means: the names of metrics that are told, or add up, one number a batch that is no mean over its examples.
         once: the variables of metrics to which one number a batch is added.
+        read: the sums, of metrics or layers, that the loss depends on, by id.
+        read_after: those of them that it reads with this batch in them.
     """
 
     reaches_across: bool = False
     no_sums: frozenset[int] = frozenset()
     no_means: tuple[str, ...] = ()
     once: OnceABatch = OnceABatch()
+    read: frozenset[int] = frozenset()
+    read_after: frozenset[int] = frozenset()
 
 
 _known: weakref.WeakKeyDictionary[ModelFunction, Character] = weakref.WeakKeyDictionary()
@@ -82,11 +86,31 @@ class _Noticing(tf.distribute.ReplicaContext):
         return value
 
 
+def check_read(function: ModelFunction, found: Character, are_several: bool) -> None:
+    """Warns, in one line, of a loss that reads what the others add in the same update, which no replica knows.
+
+    Args:
+        function: of the model.
+        found: its character.
+        are_several: whether an update takes several batches, one after the other.
+    """
+    unknown = found.read if are_several else found.read_after
+    paths = [v.path for v in sums_of(function) if id(v) in unknown]
+    if paths:
+        warnings.warn(
+            f"several replicas: the loss reads {', '.join(map(repr, paths))} after examples of the same update were added: each "
+            "replica knows its own examples only, so that the loss is another than on one device: read it before it is updated, "
+            "with one batch an update",
+            stacklevel=2,
+        )
+
+
 def _found(function: ModelFunction, fetch: Callable[[], Any], parameters: Vector, state: Mapping[int, tf.Tensor]) -> Character:
     context, no_sums, no_means = _Noticing(), set[int](), dict[str, None]()
     sums = {id(v): v for v in sums_of(function)}
     groups = [(metric.name, {id(v) for v in metric.variables}) for metric in _metrics_of(function.model)]
     kinds: dict[int, list[str | None]] = {}
+    read, read_after = set[int](), set[int]()
 
     def evaluate() -> tf.Tensor:
         marks = {key: tf.identity(value) for key, value in state.items()}
@@ -98,7 +122,7 @@ def _found(function: ModelFunction, fetch: Callable[[], Any], parameters: Vector
         totals = tf.ones([function.num_losses + 1])
         noticing = means.shared(share), means.noticed()
         with context, keras_internals.masked_moments_synchronized(), noticing[0], noticing[1] as (found, numbers):
-            loss, _, after = function(parameters, marks, batch, totals)
+            loss, gradient, after = function(parameters, marks, batch, totals)
         found += [name for name, number in numbers if kind_of(number, sources, size) == OTHER]
         no_means.update(dict.fromkeys(found))
         for key in sums.keys() & after.keys() & marks.keys():
@@ -106,12 +130,17 @@ def _found(function: ModelFunction, fetch: Callable[[], Any], parameters: Vector
             if added is None:
                 no_sums.add(key)
             kinds[key] = [kind_of(addend, sources, size) for addend in added or ()]
+        parts = [leaf.values if isinstance(leaf, Rows) else leaf for leaf in gradient.leaves]
+        for key in sums.keys() & marks.keys():
+            read.update({key} if any(depends(part, [marks[key]]) for part in (loss, *parts)) else ())
+            is_new = key in after and after[key] is not marks[key]
+            read_after.update({key} if is_new and any(depends(part, [after[key]]) for part in parts) else ())
         return loss
 
     traced_aside(evaluate)
     once = once_a_batch([group for _, group in groups], kinds)
     no_means.update(dict.fromkeys(name for name, group in groups if group & once.no_means))
-    return Character(context.is_asked, frozenset(no_sums), tuple(no_means), once)
+    return Character(context.is_asked, frozenset(no_sums), tuple(no_means), once, frozenset(read), frozenset(read_after))
 
 
 def _metrics_of(model: Any) -> list[Any]:

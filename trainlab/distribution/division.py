@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from trainlab.distribution.character import character_of
+from trainlab.distribution.character import character_of, check_read
 from trainlab.distribution.left import Left, sums_of
 from trainlab.distribution.lockstep import Lockstep, NotForXla
 from trainlab.distribution.replicas import Replicas
@@ -53,9 +53,11 @@ def divided(
         ValueError, NotForXla: the model cannot be divided so; one line.
     """
     character = character_of(function, lambda: batches[0].fetch(0), function.read_parameters(), start)
-    left, once = Left(function, character.no_sums, character.once.constants), character.once.others
+    left = Left(function, character.no_sums, character.once.constants, character.read)
+    once = character.once.others
     if function.changing.keys() - start.keys():  # seen only now; nothing has been assigned since
         start = {**function.read_state(), **start}
+    check_read(function, character, not character.reaches_across and (len(batches) > 1 or not batches[0].is_one))
     if not character.reaches_across:
         return Division(replicas, function, batches, start, left, jit, once)
     if replicas.collectives is not None:
@@ -164,8 +166,9 @@ class Division:
         return loss, Vector([leaves[i] for i in range(len(parameters.parts))]), left
 
     def _addend(self, key: int, tower: _Tower, left: Mapping[int, tf.Tensor]) -> tf.Tensor | None:
-        value = left[key] if key in left else self._left.start(tower.replica, self._function.read_state())[key]
-        return self._left.addend(key, value, tower.replica, self._weight(tower))
+        state = self._start if key in self._start else self._function.read_state()
+        value = left[key] if key in left else self._left.start(tower.replica, state)[key]
+        return self._left.addend(key, state[key], value, tower.replica, self._weight(tower))
 
     def _or_zeros(self, like: Any, found: list[tf.Tensor]) -> list[tf.Tensor]:
         return found or [tf.zeros(like.shape, like.dtype)]

@@ -18,16 +18,24 @@ class Left:
 
     What a variable's `aggregation` says is done. Where it says nothing, seeds differ by replica and end as those of the first,
     other numbers, such as BatchNorm's statistics, are averaged by examples, and what is no floating number is the first
-    replica's. Metrics say "sum": those of other replicas than the first begin at zero, and all are added.
+    replica's. Metrics say "sum": those of other replicas than the first begin at zero, and all are added. Where the loss reads
+    one, all begin with its value, and what each has added counts.
 
     Args:
         function: of the model.
         no_sums: metrics' variables that are no sums whatever they say, by id: they are averaged.
         of_first: those to which only the first replica adds, by id.
+        read: sums that the loss depends on, by id.
     """
 
-    def __init__(self, function: ModelFunction, no_sums: Collection[int] = (), of_first: Collection[int] = ()):
-        self._function, self._no_sums, self._of_first = function, no_sums, of_first
+    def __init__(
+        self,
+        function: ModelFunction,
+        no_sums: Collection[int] = (),
+        of_first: Collection[int] = (),
+        read: Collection[int] = (),
+    ):
+        self._function, self._no_sums, self._of_first, self._read = function, no_sums, of_first, read
 
     def start(self, replica: Any, state: Mapping[int, tf.Tensor]) -> Mapping[int, tf.Tensor]:
         """The state that a replica begins with, by the variable's id.
@@ -42,7 +50,7 @@ class Left:
         sums = self._sums
         begun = {}
         for key, value in state.items():
-            if key in sums:
+            if key in sums and key not in self._read:
                 value = tf.where(tf.equal(replica, 0), value, tf.zeros_like(value))
             elif key in variables and is_seed(variables[key]):
                 shift = tf.cast(tf.cast(replica, tf.int64) * _STRIDE % 2**32, value.dtype)
@@ -50,17 +58,20 @@ class Left:
             begun[key] = value
         return begun
 
-    def addend(self, key: int, value: tf.Tensor, replica: int, share: tf.Tensor) -> tf.Tensor | None:
+    def addend(self, key: int, before: tf.Tensor, value: tf.Tensor, replica: int, share: tf.Tensor) -> tf.Tensor | None:
         """What a replica adds to the value that is left; None for nothing.
 
         Args:
             key: the variable's id.
+            before: what the variable held before the update.
             value: what the replica left in it.
             replica: which.
             share: its part of the examples, a scalar.
         """
         if key in self._sums:
-            return None if replica and key in self._of_first else value
+            if replica and key in self._of_first:
+                return None
+            return value - before if replica and key in self._read else value
         is_first = _aggregation(self._function.changing.get(key)) == "only_first_replica"
         if value.dtype.is_floating and not is_first:
             return tf.math.multiply_no_nan(value, tf.cast(share, value.dtype))

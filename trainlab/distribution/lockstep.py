@@ -79,7 +79,8 @@ class Lockstep:
             gradient = Vector([_added(leaves) for leaves in zip(*(gradient.leaves for *_, gradient, _ in found), strict=True)])
             left: dict[int, tf.Tensor] = {}
             for key in found[0][-1]:
-                addends = [self._left.addend(key, after[key], replica, share) for replica, share, _, _, after in found]
+                pairs = ((replica, share, after[key]) for replica, share, _, _, after in found)
+                addends = [self._left.addend(key, state[key], value, replica, share) for replica, share, value in pairs]
                 left[key] = tf.add_n([addend for addend in addends if addend is not None])
             return loss, gradient, left
 
