@@ -130,6 +130,26 @@ def test_a_layer_of_ones_own(precision):
     assert_same_training(one, several, 1e-12)
 
 
+class Mean(layers.Layer):
+    """Takes the mean of the replicas' means off."""
+
+    def call(self, x):
+        return x - tf.distribute.get_replica_context().all_reduce("mean", ops.mean(x, axis=0))
+
+
+@pytest.mark.parametrize("of_open_size", [False, True])
+def test_a_mean_is_over_the_replicas_that_have_examples(of_open_size):
+    def make():
+        keras.utils.set_random_seed(1)
+        return compiled(keras.Sequential([keras.Input([3]), layers.Dense(4), Mean(), layers.Dense(1)]))
+
+    x, y = data(3)
+    if of_open_size:
+        x, y = tf.data.Dataset.from_tensor_slices((x, y)).batch(3), None
+    one, several = (fit(make, number, x, y) for number in (None, 4))
+    assert_same_training(one, several, 2e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 def test_in_a_train_step_of_ones_own(precision):

@@ -67,8 +67,10 @@ class Lockstep:
         self, parameters: Vector, state: Mapping[int, tf.Tensor], batch: Batch, totals: tf.Tensor | None
     ) -> tuple[tf.Tensor, Vector, dict[int, tf.Tensor]]:
         contexts, found = [], []
-        for replica, device, shard in self._shards(batch):
-            contexts.append(_Meeting(replica, self._replicas.number, shard.is_there))
+        shards = self._shards(batch)
+        there = [1 if shard.is_there is None else tf.cast(shard.is_there, tf.int32) for _, _, shard in shards]
+        for replica, device, shard in shards:
+            contexts.append(_Meeting(replica, self._replicas.number, shard.is_there, sum(there)))
             begun = self._left.start(replica, state)
             with tf.device(device), contexts[-1], keras_internals.masked_moments_synchronized():
                 loss, gradient, after = self._shard_function(parameters, begun, shard, totals)
@@ -103,14 +105,15 @@ class _Meeting(tf.distribute.ReplicaContext):
         replica: whose.
         number: of replicas.
         is_there: whether its shard is; None if that is known.
+        present: of how many replicas the shard is there, an int or a scalar int32: a mean is over these.
 
     Attributes:
         places: what it gives to each sum, and what stands for that, in their order.
     """
 
-    def __init__(self, replica: int, number: int, is_there: tf.Tensor | None):
+    def __init__(self, replica: int, number: int, is_there: tf.Tensor | None, present: int | tf.Tensor):
         super().__init__(tf.distribute.get_strategy(), replica)
-        self._number, self._is_there = number, is_there
+        self._number, self._is_there, self._present = number, is_there, present
         self._graph = tf.compat.v1.get_default_graph()
         self.places: list[tuple[tf.Tensor, tf.Tensor]] = []
 
@@ -140,7 +143,7 @@ class _Meeting(tf.distribute.ReplicaContext):
         given = value if self._is_there is None else tf.where(self._is_there, value, tf.zeros_like(value))
         stand_in = tf.identity(given)
         self.places.append((given, stand_in))
-        return stand_in / self._number if is_mean else stand_in
+        return stand_in / tf.cast(self._present, stand_in.dtype) if is_mean else stand_in
 
 
 def _meet(contexts: list[_Meeting]) -> None:
