@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 from replicating import mirrored
 from small import compiled, dense_model, regression
@@ -157,6 +158,143 @@ def test_a_number_of_a_batch_that_is_no_mean_is_told(number):
     line = LINE.replace("root_error", "of_batches")
     assert fit(2, [OfBatches(number)])[1] == [line]
     assert fit(None, [OfBatches(number)])[1] == []
+
+
+class Told(keras.metrics.Mean):
+    """A mean, or a sum, of what a function makes of a batch."""
+
+    def __init__(self, values, name="told"):
+        super().__init__(name=name)
+        self.values = values
+
+    def update_state(self, y, y_pred, sample_weight=None):
+        super().update_state(self.values(y, y_pred))
+
+
+class Added(Told, keras.metrics.Sum):
+    """Adds up what a function makes of a batch."""
+
+    def update_state(self, y, y_pred, sample_weight=None):
+        keras.metrics.Sum.update_state(self, self.values(y, y_pred))
+
+
+class PerClass(keras.metrics.Metric):
+    """The mean over batches of something of each class."""
+
+    def __init__(self, values, is_each=True, name="per_class"):
+        super().__init__(name=name)
+        self.values, self.total = values, None if is_each else self.add_variable((), "zeros", name="total")
+        self.count = self.add_variable((), "zeros", name="count")
+
+    def update_state(self, y, y_pred, sample_weight=None):
+        if self.total is None:
+            self.total = self.add_variable(y.shape[1:], "zeros", name="total")
+        self.total.assign_add(self.values(y, y_pred))
+        self.count.assign_add(1)
+
+    def result(self):
+        return ops.sum(self.total) / self.count
+
+
+def errors(y, y_pred):
+    return ops.abs(y - y_pred)
+
+
+def by_class(y, y_pred):
+    return ops.mean(errors(y, y_pred), axis=0)
+
+
+def two_means(y, y_pred):
+    return ops.mean(errors(y, y_pred)) + ops.mean(y)
+
+
+def exact():
+    """Metrics that are those of one device."""
+    return [
+        keras.metrics.MeanMetricWrapper(by_class, name="function_of_an_axis"),
+        Told(by_class, "mean_of_classes"),
+        Told(two_means, "mean_of_two_means"),
+        Told(errors, "mean_of_examples"),
+        Added(two_means, "sum_of_two_means"),
+        Added(lambda y, y_pred: errors(y, y_pred)[:, 0], "sum_of_examples"),
+        Added(lambda y, y_pred: ops.sum(errors(y, y_pred)), "sum_of_a_sum"),
+        PerClass(by_class, name="mean_each_class"),
+        PerClass(lambda y, y_pred: ops.sum(by_class(y, y_pred)), False, "classes_added_up"),
+        PerClass(two_means, False, "two_means_added_up"),
+        PerClass(lambda y, y_pred: ops.sum(errors(y, y_pred), axis=0), name="sum_each_class"),
+        keras.metrics.R2Score(name="numbers_of_examples"),
+        keras.metrics.MeanAbsoluteError(name="by_element"),
+    ]
+
+
+def not_exact():
+    """Metrics that compare examples."""
+    return [
+        keras.metrics.PearsonCorrelation(axis=0, name="correlations"),
+        keras.metrics.CosineSimilarity(axis=0, name="cosines"),
+        Told(lambda y, y_pred: ops.mean(ops.std(y, axis=0)), "deviations"),
+        Told(lambda y, y_pred: ops.var(y), "variance"),
+        Told(lambda y, y_pred: ops.abs(y - ops.mean(y, axis=0)), "distances"),
+        Told(lambda y, y_pred: ops.abs(y[1:] - y_pred[:-1]), "pairs"),
+        PerClass(lambda y, y_pred: ops.mean(ops.std(y, axis=0)), False, "deviations_added_up"),
+    ]
+
+
+def of_classes(metrics, replicas, first=None, as_data=False, classes=3):
+    """What `fit` says of one batch of eight examples; what Keras says of some of them; and what was told of several replicas.
+
+    Args:
+        metrics: makes them.
+        replicas: how many.
+        first: the size of the batches of an epoch before.
+        as_data: whether the data tell how many examples a batch has.
+        classes: how many.
+    """
+    model = keras.Sequential([keras.Input([classes]), keras.layers.Dense(classes)])
+    model.compile(keras.optimizers.SGD(0.0), "mse", metrics=metrics())
+    x, y = np.random.default_rng(3).normal(size=(2, 8, classes)).astype("float32")
+    trainer = tl.Trainer(model, distribute=mirrored(replicas), jit_compile=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if first is not None:
+            trainer.fit(x[:4], y[:4], batch_size=first, verbose=0)
+        data = (tf.data.Dataset.from_tensor_slices((x, y)).batch(8),) if as_data else (x, y)
+        logs = trainer.fit(*data, **({} if as_data else {"batch_size": 8}), shuffle=False, verbose=0).history
+
+    def wanted(part):
+        return model.evaluate(x[part], y[part], batch_size=8, verbose=0, return_dict=True)
+
+    return logs, wanted, [str(warning.message) for warning in caught if "replicas" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "settings"),
+    [
+        (2, {"first": 1}),
+        pytest.param(3, {"as_data": True}, marks=pytest.mark.slow),
+        pytest.param(3, {"classes": 8}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_what_is_a_sum_or_a_mean_over_examples_is_that_of_one_device(replicas, settings):
+    """Of shards of one size, and of two; after a batch of one example; of as many classes as examples."""
+    found, wanted, told = of_classes(exact, replicas, **settings)
+    assert told == []
+    for name, value in wanted(slice(None)).items():
+        np.testing.assert_allclose(found[name][0], value, rtol=5e-6, err_msg=name)
+
+
+def test_what_is_none_is_told_and_averaged():
+    """Not as many times as large as there are replicas."""
+    found, wanted, told = of_classes(not_exact, 2)
+    assert len(told) == 1 and "is no sum over elements" in told[0]
+    halves, whole = [wanted(part) for part in (slice(0, 4), slice(4, 8))], wanted(slice(None))
+    for metric in not_exact():
+        assert repr(metric.name) in told[0]
+        np.testing.assert_allclose(
+            found[metric.name][0], np.mean([half[metric.name] for half in halves]), rtol=1e-5, err_msg=metric.name
+        )
+        assert abs(found[metric.name][0] / whole[metric.name] - 1) > 1e-3
 
 
 @pytest.mark.parametrize(("number", "is_told"), [(root_error, True), (mean_error, False)])

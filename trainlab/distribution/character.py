@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from trainlab.distribution import means
-from trainlab.distribution.addends import OTHER, OnceABatch, addends_of, kind_of, once_a_batch
+from trainlab.distribution.addends import MIXED, OTHER, Addends, OnceABatch, addends_of, once_a_batch
 from trainlab.distribution.left import sums_of
 from trainlab.objective import ModelFunction, cutting, depends, keras_internals, traced_aside
 from trainlab.parameters import Rows, Vector
@@ -73,17 +74,22 @@ def check_divisible(model: Any) -> None:
 
 
 class _Noticing(tf.distribute.ReplicaContext):
-    """Notices that what other replicas find is asked for."""
+    """Notices that what other replicas find is asked for, and of what.
+
+    Attributes:
+        asked: what stands for it, the same at all of them.
+    """
 
     def __init__(self) -> None:
         super().__init__(tf.distribute.get_strategy(), 0)
-        self.is_asked = False
+        self.asked: list[tf.Tensor] = []
 
     def all_reduce(self, reduce_op: Any, value: Any, options: Any = None) -> Any:
         """See `tf.distribute.ReplicaContext`."""
         del reduce_op, options
-        self.is_asked = True
-        return value
+        known = tf.nest.map_structure(tf.identity, value)
+        self.asked += tf.nest.flatten(known)
+        return known
 
 
 def check_read(function: ModelFunction, found: Character, are_several: bool) -> None:
@@ -106,6 +112,16 @@ def check_read(function: ModelFunction, found: Character, are_several: bool) -> 
 
 
 def _found(function: ModelFunction, fetch: Callable[[], Any], parameters: Vector, state: Mapping[int, tf.Tensor]) -> Character:
+    """By a trace of any number of examples: what is added for each cannot be told from what is added for as many classes."""
+    if not any(_has_batch_size(layer) for layer in keras_internals.layers_of(function.model)):
+        with contextlib.suppress(Exception):  # a step of one's own may want batches whose size is known
+            return _traced(function, fetch, parameters, state, is_open=True)
+    return _traced(function, fetch, parameters, state, is_open=False)
+
+
+def _traced(
+    function: ModelFunction, fetch: Callable[[], Any], parameters: Vector, state: Mapping[int, tf.Tensor], is_open: bool
+) -> Character:
     context, no_sums, no_means = _Noticing(), set[int](), dict[str, None]()
     sums = {id(v): v for v in sums_of(function)}
     groups = [(metric.name, {id(v) for v in metric.variables}) for metric in _metrics_of(function.model)]
@@ -114,22 +130,25 @@ def _found(function: ModelFunction, fetch: Callable[[], Any], parameters: Vector
 
     def evaluate() -> tf.Tensor:
         marks = {key: tf.identity(value) for key, value in state.items()}
-        batch = tf.nest.map_structure(lambda leaf: tf.identity(leaf) if tf.is_tensor(leaf) else leaf, fetch())
+        whole = fetch()
+        size = cutting.size_of(whole)
+        is_dense = all(leaf is None or isinstance(leaf, tf.Tensor) for leaf in tf.nest.flatten(whole))
+        batch = tf.nest.map_structure(lambda leaf: _marked(leaf, is_open and is_dense) if tf.is_tensor(leaf) else leaf, whole)
         share = tf.identity(tf.ones([], tf.float64))
-        sources = [*(leaf for leaf in tf.nest.flatten(batch, expand_composites=True) if tf.is_tensor(leaf)), share]
-        size = cutting.size_of(batch)
-        size = size if isinstance(size, int) else None
+        leaves = [leaf for leaf in tf.nest.flatten(batch, expand_composites=True) if tf.is_tensor(leaf)]
         totals = tf.ones([function.num_losses + 1])
         noticing = means.shared(share), means.noticed()
         with context, keras_internals.masked_moments_synchronized(), noticing[0], noticing[1] as (found, numbers):
             loss, gradient, after = function(parameters, marks, batch, totals)
-        found += [name for name, number in numbers if kind_of(number, sources, size) == OTHER]
+        known_size = size if isinstance(size, int) and not (is_open and is_dense) else None
+        added = Addends(leaves, share, context.asked, known_size, is_open and is_dense)
+        found += [name for name, number in numbers if added.kind_of(number) in (OTHER, MIXED)]
         no_means.update(dict.fromkeys(found))
         for key in sums.keys() & after.keys() & marks.keys():
-            added = addends_of(after[key], marks[key])
-            if added is None:
+            addends = addends_of(after[key], marks[key])
+            if addends is None:
                 no_sums.add(key)
-            kinds[key] = [kind_of(addend, sources, size) for addend in added or ()]
+            kinds[key] = [added.kind_of(addend) for addend in addends or ()]
         parts = [leaf.values if isinstance(leaf, Rows) else leaf for leaf in gradient.leaves]
         for key in sums.keys() & marks.keys():
             read.update({key} if any(depends(part, [marks[key]]) for part in (loss, *parts)) else ())
@@ -140,7 +159,18 @@ def _found(function: ModelFunction, fetch: Callable[[], Any], parameters: Vector
     traced_aside(evaluate)
     once = once_a_batch([group for _, group in groups], kinds)
     no_means.update(dict.fromkeys(name for name, group in groups if group & once.no_means))
-    return Character(context.is_asked, frozenset(no_sums), tuple(no_means), once, frozenset(read), frozenset(read_after))
+    return Character(bool(context.asked), frozenset(no_sums), tuple(no_means), once, frozenset(read), frozenset(read_after))
+
+
+def _marked(leaf: tf.Tensor, is_open: bool) -> tf.Tensor:
+    """A tensor of a batch as one of its own, with an open axis of examples where that is asked for."""
+    marked = tf.identity(leaf)
+    return tf.compat.v1.placeholder_with_default(marked, [None, *leaf.shape[1:]]) if is_open and leaf.shape.rank else marked
+
+
+def _has_batch_size(layer: Any) -> bool:
+    shape = getattr(layer, "batch_shape", None)  # of a keras.layers.InputLayer
+    return isinstance(shape, tuple) and bool(shape) and shape[0] is not None
 
 
 def _metrics_of(model: Any) -> list[Any]:

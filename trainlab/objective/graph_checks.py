@@ -97,6 +97,18 @@ def depends(tensor: Any, sources: Iterable[Any]) -> bool:
     return False
 
 
+def computed_from(marks: Iterable[tf.Tensor]) -> set[Any]:
+    """The operations of the graph being built that make one of the marks, use one, or use what was computed from one."""
+    pending = list(marks)
+    found = {mark.op for mark in pending}
+    while pending:
+        for operation in pending.pop().consumers():
+            if operation not in found:
+                found.add(operation)
+                pending += operation.outputs
+    return found
+
+
 def _written(graph: Any, operations: list[Any]) -> Iterator[Any]:
     """The resources that some operations of a graph write to, as tensors of it."""
     for operation in operations:
@@ -141,22 +153,22 @@ def _place(operation_name: str, model: keras.Model) -> str:
     return f"layer {inside[-1]!r}" if inside else f"model {model.name!r} (or a loss or metric of it)"
 
 
-_UNARY = frozenset(
+UNARY = frozenset(
     """Abs Acos Acosh Asin Asinh Atan Atanh BitCast Cast Ceil CheckNumerics ClipByValue Cos Cosh Digamma Elu EnsureShape Erf Erfc
     Exp Expm1 Floor Identity Inv IsFinite IsInf IsNan LeakyRelu Lgamma Log Log1p LogicalNot Neg OnesLike PreventGradient
     Reciprocal Relu Relu6 Rint Round Rsqrt Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Square StopGradient Tan Tanh
     ZerosLike""".split()
 )
-_BINARY = frozenset(
-    """Add AddN AddV2 Atan2 Div DivNoNan Equal FloorDiv FloorMod Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr Maximum
-    Minimum Mod Mul MulNoNan NotEqual Pow RealDiv Select SelectV2 SquaredDifference Sub Xdivy Xlog1py Xlogy""".split()
+BINARY = frozenset(
+    """Add AddN AddV2 Atan2 Div DivNoNan Equal FloorDiv FloorMod Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr
+    Maximum Minimum Mod Mul MulNoNan NotEqual Pow RealDiv Select SelectV2 SquaredDifference Sub Xdivy Xlog1py Xlogy""".split()
 )
-_LINEAR = frozenset("AddN Add AddV2 Sub Neg Identity Cast StopGradient Reshape Squeeze ExpandDims Mean Sum".split())
-_REDUCTIONS = frozenset("All Any Max Mean Min Prod Sum".split())
-_BY_ROW = frozenset("LogSoftmax Softmax SoftmaxCrossEntropyWithLogits SparseSoftmaxCrossEntropyWithLogits".split())
+LINEAR = frozenset("AddN Add AddV2 Sub Neg Identity Cast StopGradient Reshape Squeeze ExpandDims Mean Sum".split())
+REDUCTIONS = frozenset("All Any Max Mean Min Prod Sum".split())
+BY_ROW = frozenset("LogSoftmax Softmax SoftmaxCrossEntropyWithLogits SparseSoftmaxCrossEntropyWithLogits".split())
 # What a tensor is of a batch: nothing of it; a row for each example, of that example alone; the sum or the mean of such rows over
 # the examples, or what is linear in it; their number, times a constant; a shape.
-_CONSTANT, _ROWS, _SUM, _MEAN, _NUMBER, _SHAPE = "constant", "rows", "sum", "mean", "number", "shape"
+CONSTANT, ROWS, SUM, MEAN, NUMBER, SHAPE = "constant", "rows", "sum", "mean", "number", "shape"
 _MOST_OPERATIONS = 300
 
 
@@ -165,7 +177,7 @@ def is_mean_over_examples(function: Callable[..., Any], batch: Sequence[tf.Tenso
 
     Then such means of several batches, weighted by their examples, are the mean of all.
     """
-    return made_of_examples(function, batch) == _MEAN
+    return made_of_examples(function, batch) == MEAN
 
 
 def made_of_examples(function: Callable[..., Any], batch: Sequence[tf.Tensor]) -> str | None:
@@ -184,10 +196,10 @@ def made_of_examples(function: Callable[..., Any], batch: Sequence[tf.Tensor]) -
 
     def traced(*tensors: tf.Tensor) -> tf.Tensor:
         made = tf.convert_to_tensor(function(*tensors))
-        kind = _Kinds(tensors).of(made)
+        kind = Kinds(tensors).of(made)
         if kind is None and made.shape.rank and made.shape[0] is None and not _pairs_examples(made.graph, tensors):
-            kind = _ROWS
-        found.append(_MEAN if kind == _CONSTANT else kind)
+            kind = ROWS
+        found.append(MEAN if kind == CONSTANT else kind)
         return tf.zeros([])
 
     try:
@@ -195,8 +207,8 @@ def made_of_examples(function: Callable[..., Any], batch: Sequence[tf.Tensor]) -
         with keras.StatelessScope():
             tf.function(traced, autograph=False).get_concrete_function(*specs)
     except Exception:  # a user's function may raise anything, and a warning is not worth failing for
-        return _ROWS
-    return found[-1] if found and found[-1] in (_ROWS, _MEAN, _SUM) else None
+        return ROWS
+    return found[-1] if found and found[-1] in (ROWS, MEAN, SUM) else None
 
 
 def _pairs_examples(graph: Any, batch: Sequence[tf.Tensor]) -> bool:
@@ -207,16 +219,18 @@ def _pairs_examples(graph: Any, batch: Sequence[tf.Tensor]) -> bool:
     return any(None in shape[1:].as_list() for shape in shapes if shape.rank)
 
 
-class _Kinds:
+class Kinds:
     """What tensors are of a batch; None where that cannot be told."""
 
     def __init__(self, batch: Sequence[tf.Tensor]):
-        self._known: dict[int, str | None] = {id(tensor): _ROWS for tensor in batch if tensor.shape.rank}
+        self._known: dict[int, str | None] = {id(tensor): ROWS for tensor in batch if tensor.shape.rank}
         self._kept = [*batch]  # so that no other tensor gets the identity of one
+        self._most = _MOST_OPERATIONS
 
     def of(self, tensor: tf.Tensor) -> str | None:
+        """What a tensor of the graph is; see the constants above."""
         if id(tensor) not in self._known:
-            if len(self._known) > _MOST_OPERATIONS:
+            if len(self._known) > self._most:
                 return None
             self._kept.append(tensor)
             self._known[id(tensor)] = None  # while it is looked at
@@ -226,15 +240,15 @@ class _Kinds:
     def _found(self, operation: Any, tensor: tf.Tensor) -> str | None:
         kind, inputs = operation.type, list(operation.inputs)
         if kind in ("Const", "ReadVariableOp"):
-            return _CONSTANT
+            return CONSTANT
         kinds = [self.of(each) for each in inputs]
         if None in kinds or not kinds:
             return None
-        if set(kinds) == {_CONSTANT}:
-            return _CONSTANT if not operation.outputs[0].dtype == tf.resource else None
-        if kind in ("Size", "Shape") or (_ROWS not in kinds and (_SHAPE in kinds or _NUMBER in kinds)):
+        if set(kinds) == {CONSTANT}:
+            return CONSTANT if not operation.outputs[0].dtype == tf.resource else None
+        if kind in ("Size", "Shape") or (ROWS not in kinds and (SHAPE in kinds or NUMBER in kinds)):
             return _number(operation, inputs, kinds, tensor)
-        if _ROWS in kinds:
+        if ROWS in kinds:
             return self._of_rows(operation, inputs, kinds, tensor)
         return _of_sums(operation, kinds)
 
@@ -242,22 +256,22 @@ class _Kinds:
     def _of_rows(operation: Any, inputs: list[tf.Tensor], kinds: list[str | None], tensor: tf.Tensor) -> str | None:
         """Of an operation on rows, and on nothing else but constants."""
         rank, kind = tensor.shape.rank, operation.type
-        is_reshape = kind == "Reshape" and kinds == [_ROWS, _SHAPE]
-        if (set(kinds) - {_ROWS, _CONSTANT} and not is_reshape) or inputs[0].shape.rank is None:
+        is_reshape = kind == "Reshape" and kinds == [ROWS, SHAPE]
+        if (set(kinds) - {ROWS, CONSTANT} and not is_reshape) or inputs[0].shape.rank is None:
             return None
-        if kind in _UNARY or kind in _BINARY:
+        if kind in UNARY or kind in BINARY:
             for each, its in zip(inputs, kinds, strict=True):
                 has = each.shape.rank
-                if has is None or (has != rank if its == _ROWS else has > rank or (has == rank and each.shape[0] != 1 and rank)):
+                if has is None or (has != rank if its == ROWS else has > rank or (has == rank and each.shape[0] != 1 and rank)):
                     return None
-            return _ROWS
-        if kind in _REDUCTIONS and kinds == [_ROWS, _CONSTANT]:
+            return ROWS
+        if kind in REDUCTIONS and kinds == [ROWS, CONSTANT]:
             return _reduced(operation, inputs)
-        if kind in _BY_ROW:
+        if kind in BY_ROW:
             least = 2 if kind.endswith("Softmax") else 1  # of a vector it is one over the examples
             ranks = [each.shape.rank or 0 for each in inputs]
-            return _ROWS if set(kinds) == {_ROWS} and min(ranks) >= least else None
-        return _ROWS if _keeps_rows(operation, inputs, kinds) else None
+            return ROWS if set(kinds) == {ROWS} and min(ranks) >= least else None
+        return ROWS if _keeps_rows(operation, inputs, kinds) else None
 
 
 def _reduced(operation: Any, inputs: list[tf.Tensor]) -> str | None:
@@ -266,10 +280,10 @@ def _reduced(operation: Any, inputs: list[tf.Tensor]) -> str | None:
         return None
     reduced = {int(axis) % shape.rank for axis in axes.reshape(-1)}
     if 0 not in reduced:
-        return _ROWS
+        return ROWS
     if any(shape[axis] is None for axis in reduced - {0}):  # another number of them in each batch
         return None
-    return {"Mean": _MEAN, "Sum": _SUM}.get(operation.type)
+    return {"Mean": MEAN, "Sum": SUM}.get(operation.type)
 
 
 def _keeps_rows(operation: Any, inputs: list[tf.Tensor], kinds: list[str | None]) -> bool:
@@ -279,21 +293,21 @@ def _keeps_rows(operation: Any, inputs: list[tf.Tensor], kinds: list[str | None]
         axes = operation.get_attr("squeeze_dims")
         return bool(axes) and all(axis % rank for axis in axes)
     if kind == "OneHot":
-        return kinds[0] == _ROWS and _ROWS not in kinds[1:] and operation.get_attr("axis") == -1
+        return kinds[0] == ROWS and ROWS not in kinds[1:] and operation.get_attr("axis") == -1
     if kind == "MatMul":
-        return kinds == [_ROWS, _CONSTANT] and not operation.get_attr("transpose_a")
+        return kinds == [ROWS, CONSTANT] and not operation.get_attr("transpose_a")
     if kind == "Pack":
-        return set(kinds) == {_ROWS} and operation.get_attr("axis") % (rank + 1) != 0
+        return set(kinds) == {ROWS} and operation.get_attr("axis") % (rank + 1) != 0
     if kind == "ConcatV2":
         axis = tf.get_static_value(inputs[-1])
-        return set(kinds[:-1]) == {_ROWS} and axis is not None and int(axis) % rank != 0
+        return set(kinds[:-1]) == {ROWS} and axis is not None and int(axis) % rank != 0
     if kind == "GatherV2":
-        return kinds == [_CONSTANT, _ROWS, _CONSTANT] and tf.get_static_value(inputs[2]) == 0
+        return kinds == [CONSTANT, ROWS, CONSTANT] and tf.get_static_value(inputs[2]) == 0
     if kind == "Einsum":
         operands, _, result = operation.get_attr("equation").decode().partition("->")
         first = result[:1]
         return first.isalpha() and all(
-            letters[:1] == first and letters.count(first) == 1 if its == _ROWS else first not in letters
+            letters[:1] == first and letters.count(first) == 1 if its == ROWS else first not in letters
             for letters, its in zip(operands.split(","), kinds, strict=True)
         )
     if kind == "Reshape":
@@ -302,7 +316,7 @@ def _keeps_rows(operation: Any, inputs: list[tf.Tensor], kinds: list[str | None]
             return False
         rest = math.prod(shape[1:])
         return shape[0] == "n" or (shape[0] == -1 and inner % rest == 0)
-    if kinds[0] != _ROWS or len(inputs) < 2 or (how := tf.get_static_value(inputs[1])) is None:
+    if kinds[0] != ROWS or len(inputs) < 2 or (how := tf.get_static_value(inputs[1])) is None:
         return False
     if kind == "ExpandDims":
         return int(how) % (rank + 1) != 0
@@ -365,28 +379,28 @@ def _number(operation: Any, inputs: list[tf.Tensor], kinds: list[str | None], te
     """Of an operation on the shape of rows, or on what is their number."""
     kind = operation.type
     if kind == "Size":
-        return _NUMBER if kinds == [_ROWS] and inputs[0].shape[1:].is_fully_defined() else None
+        return NUMBER if kinds == [ROWS] and inputs[0].shape[1:].is_fully_defined() else None
     if kind in ("Shape", "Slice", "StridedSlice", "ConcatV2", "Pack") and (entries := _entries(tensor)):
-        return _SHAPE if tensor.shape.rank else {"n": _NUMBER, None: None}.get(entries[0], _CONSTANT)
+        return SHAPE if tensor.shape.rank else {"n": NUMBER, None: None}.get(entries[0], CONSTANT)
     if kind in ("Cast", "Identity"):
         return kinds[0]
-    if kind == "Prod" and kinds[0] == _SHAPE and (entries := _entries(inputs[0])):
+    if kind == "Prod" and kinds[0] == SHAPE and (entries := _entries(inputs[0])):
         others = [entry for entry in entries if entry != "n"]
-        return _NUMBER if len(others) == len(entries) - 1 and None not in others else None
-    if kind == "Mul" and sorted(map(str, kinds)) == [_CONSTANT, _NUMBER]:
-        return _NUMBER
-    return _MEAN if kind in ("RealDiv", "DivNoNan") and kinds == [_SUM, _NUMBER] else None
+        return NUMBER if len(others) == len(entries) - 1 and None not in others else None
+    if kind == "Mul" and sorted(map(str, kinds)) == [CONSTANT, NUMBER]:
+        return NUMBER
+    return MEAN if kind in ("RealDiv", "DivNoNan") and kinds == [SUM, NUMBER] else None
 
 
 def _of_sums(operation: Any, kinds: list[str | None]) -> str | None:
     """Of an operation on sums or means over the examples: what is linear in them stays what it is."""
-    (which, *others) = {kind for kind in kinds if kind != _CONSTANT}
+    (which, *others) = {kind for kind in kinds if kind != CONSTANT}
     if others:
         return None
     if operation.type in ("Mul", "RealDiv", "Div", "DivNoNan"):
-        is_scaled = kinds.count(_CONSTANT) == 1 and (operation.type == "Mul" or kinds[1] == _CONSTANT)
+        is_scaled = kinds.count(CONSTANT) == 1 and (operation.type == "Mul" or kinds[1] == CONSTANT)
         return which if is_scaled else None
-    if operation.type not in _LINEAR:
+    if operation.type not in LINEAR:
         return None
-    is_with_constant = operation.type in ("AddN", "Add", "AddV2", "Sub") and _CONSTANT in kinds
-    return None if which == _SUM and is_with_constant else which
+    is_with_constant = operation.type in ("AddN", "Add", "AddV2", "Sub") and CONSTANT in kinds
+    return None if which == SUM and is_with_constant else which

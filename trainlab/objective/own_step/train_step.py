@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from trainlab.objective import cutting, denominators, keras_internals
 from trainlab.objective.backward_order import filters_first
-from trainlab.objective.graph_checks import check_operations
+from trainlab.objective.graph_checks import check_operations, computed_from
 from trainlab.objective.model_function import Batch, ModelFunction, flat_logs, native, num_operations, values_of, wide
 from trainlab.objective.own_step.recording import Recorder
 from trainlab.objective.pure import Scope, functions_inlined, opened
@@ -215,7 +215,7 @@ class TrainStepFunction(ModelFunction):
             self._check_step(recorder, scope, logs)
             self._check_scaled(recorder, scale)
             check_operations(tf.compat.v1.get_default_graph(), 0, self.model)  # an eager step would not be looked at
-            assigned, dependent = [(key, scope.state_mapping[key]) for key in scope.updated], _computed_from(marks)
+            assigned, dependent = [(key, scope.state_mapping[key]) for key in scope.updated], computed_from(marks)
             late.update(key for key, value in (*assigned, *flat_logs(logs).items()) if _depends(value, dependent))
             for metric in self.model.metrics:  # what is told once an update is counted once, of several batches too
                 keys = {id(v) for v in metric.variables}
@@ -237,7 +237,7 @@ class TrainStepFunction(ModelFunction):
 
     def _check_scaled(self, recorder: Recorder, scale: list[tf.Tensor]) -> None:
         """Raises ValueError, in one line, where gradients are to be divided by a loss scale that is not in them."""
-        if self.loss_scale is None or recorder.has_scaled or _depends(recorder.gradients, _computed_from(scale)):
+        if self.loss_scale is None or recorder.has_scaled or _depends(recorder.gradients, computed_from(scale)):
             return
         raise ValueError(
             f"{type(self.model).__name__}.train_step does not scale its loss, and {type(self.model.optimizer).__name__} divides "
@@ -322,17 +322,6 @@ def _made_at_once(creator: Callable[..., Any], **kwargs: Any) -> Any:
         return creator(**kwargs)
     with tf.init_scope():
         return tensorflow_internals.new_variable(**kwargs)
-
-
-def _computed_from(marks: list[tf.Tensor]) -> set[Any]:
-    """The operations of the graph being built that use one of the marks, or what was computed from one."""
-    pending, found = list(marks), {mark.op for mark in marks}
-    while pending:
-        for operation in pending.pop().consumers():
-            if operation not in found:
-                found.add(operation)
-                pending += operation.outputs
-    return found
 
 
 def _depends(value: Any, operations: set[Any]) -> bool:
