@@ -67,6 +67,30 @@ def test_metrics_that_are_sums_are_not(change):
     assert told([Changing(SUMS[change])]) == []
 
 
+class Wide(keras.metrics.Metric):
+    """Adds something of each column to a state of two axes, which Keras does by `BiasAdd`."""
+
+    def __init__(self, name="wide"):
+        super().__init__(name=name)
+        self.total = self.add_variable((1, 3), "zeros", name="total")
+
+    def update_state(self, y, y_pred, sample_weight=None):
+        self.total.assign_add(ops.sum(ops.abs(y - y_pred), axis=0, keepdims=True))
+
+    def result(self):
+        return ops.sum(self.total)
+
+
+def test_a_state_of_two_axes_is_added_up():
+    x, y = np.random.default_rng(1).normal(size=(2, 8, 3)).astype("float32")
+    model = keras.Sequential([keras.Input([3]), keras.layers.Dense(3)])
+    model.compile(keras.optimizers.SGD(0.0), "mse", metrics=[Wide()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        logs = tl.Trainer(model, distribute=mirrored(2), jit_compile=False).fit(x, y, batch_size=4, verbose=0).history
+    np.testing.assert_allclose(logs["wide"], np.abs(y - model.predict(x, verbose=0)).sum(), rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_metrics_of_keras_are_not():
     names = "mae mse mape msle cosine_similarity poisson".split()

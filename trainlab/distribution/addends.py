@@ -12,7 +12,7 @@ from trainlab.objective import depends, graph_checks
 from trainlab.objective.graph_checks import CONSTANT, MEAN, NUMBER, ROWS, SHAPE, SUM
 
 PASSED_ON = ("Cast", "EnsureShape", "Identity", "Reshape", "StopGradient")
-_ADDED = ("Add", "AddN", "AddV2")
+_ADDED = ("Add", "AddN", "AddV2", "BiasAdd")  # the last is what Keras makes of a sum with a row
 _INSIDE = ("Case", "If", "PartitionedCall", "StatefulPartitionedCall", "StatelessCase", "StatelessIf", "StatelessWhile", "While")
 # Operations that leave what each number is of the examples, and move it about.
 _MOVED = frozenset(

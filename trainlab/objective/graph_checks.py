@@ -160,10 +160,10 @@ UNARY = frozenset(
     ZerosLike""".split()
 )
 BINARY = frozenset(
-    """Add AddN AddV2 Atan2 Div DivNoNan Equal FloorDiv FloorMod Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr
+    """Add AddN AddV2 Atan2 BiasAdd Div DivNoNan Equal FloorDiv FloorMod Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr
     Maximum Minimum Mod Mul MulNoNan NotEqual Pow RealDiv Select SelectV2 SquaredDifference Sub Xdivy Xlog1py Xlogy""".split()
 )
-LINEAR = frozenset("AddN Add AddV2 Sub Neg Identity Cast StopGradient Reshape Squeeze ExpandDims Mean Sum".split())
+LINEAR = frozenset("AddN Add AddV2 BiasAdd Sub Neg Identity Cast StopGradient Reshape Squeeze ExpandDims Mean Sum".split())
 REDUCTIONS = frozenset("All Any Max Mean Min Prod Sum".split())
 BY_ROW = frozenset("LogSoftmax Softmax SoftmaxCrossEntropyWithLogits SparseSoftmaxCrossEntropyWithLogits".split())
 # What a tensor is of a batch: nothing of it; a row for each example, of that example alone; the sum or the mean of such rows over
@@ -402,5 +402,5 @@ def _of_sums(operation: Any, kinds: list[str | None]) -> str | None:
         return which if is_scaled else None
     if operation.type not in LINEAR:
         return None
-    is_with_constant = operation.type in ("AddN", "Add", "AddV2", "Sub") and CONSTANT in kinds
+    is_with_constant = operation.type in ("AddN", "Add", "AddV2", "BiasAdd", "Sub") and CONSTANT in kinds
     return None if which == SUM and is_with_constant else which
