@@ -1,5 +1,7 @@
 """State that is not trained: what becomes of what replicas leave."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -161,6 +163,113 @@ def test_what_own_metrics_report(settings, synchronized):
     assert {"extra", "root", "batch", "mae", "loss"} <= set(one[1])
     np.testing.assert_allclose(several[1]["perplexity"], np.exp(several[1]["loss"]), rtol=1e-5)
     assert_same_training(one, several, 2e-6)
+
+
+class Reports(keras.Model):
+    """Reports what it finds in a batch itself."""
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return {
+            "right": ops.sum(ops.cast(y_pred > 0, "int32")),
+            "total": ops.sum(ops.abs(y_pred)),
+            "size": ops.shape(x)[0],
+            "mean": ops.mean(ops.abs(y - y_pred)),
+            "two": ops.convert_to_tensor(2),
+        }
+
+
+class Others(Reports):
+    """The same, and what is none of a sum and a mean."""
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        found = super().compute_metrics(x, y, y_pred, sample_weight)
+        most = ops.argmax(y_pred[:, 0])
+        return {**found, "root": ops.sqrt(found["mean"]), "largest": ops.max(y_pred), "most": most}
+
+
+class Steps(keras.Model):
+    """Its step reports the norm of the gradient, and how many examples there were."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = ops.mean(ops.square(self(x, training=True) - y))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        size = tf.shape(x)[0]
+        return {"loss": loss, "norm": tf.linalg.global_norm(gradients), "size": size, "even": tf.cast(size, "float32")}
+
+
+def reported(make, replicas, **settings):
+    """The logs of one batch of seven, and what was told of several replicas."""
+    x, y = regression(7)
+
+    def model():
+        inputs = keras.Input([3])
+        return compiled(make(inputs, keras.layers.Dense(1)(inputs)), keras.optimizers.SGD(0.0))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _, logs = fit(model, replicas, x, y, fit={"batch_size": 7, "epochs": 1, "shuffle": False}, **settings)
+    return logs, [str(warning.message) for warning in caught if "replicas" in str(warning.message)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
+def test_reports_that_are_sums_or_means_are_those_of_one_device(settings):
+    (one, _), (several, told) = (reported(Reports, number, **settings) for number in (None, 3))
+    assert told == [] and several["size"] == [7] and several["two"] == [2] and several["right"] == one["right"] != [0]
+    for name in one:
+        np.testing.assert_allclose(several[name], one[name], rtol=1e-5, err_msg=name)
+
+
+def test_other_reports_are_told():
+    logs, (floating, whole) = reported(Others, 2)
+    assert "metric 'largest', 'root' is no sum over elements" in floating
+    assert "'most' is reported as a whole number that is no sum" in whole and "\n" not in floating + whole
+    assert logs["size"] == [7] and reported(Others, None)[1] == []
+
+
+def test_reports_of_a_train_step():
+    (one, _), (several, told) = (reported(Steps, number) for number in (None, 2))
+    assert len(told) == 1 and "metric 'norm' is no sum over elements" in told[0]
+    for name in ("loss", "size", "even"):
+        np.testing.assert_allclose(several[name], one[name], rtol=1e-5, err_msg=name)
+
+
+class Seen(keras.layers.Layer):
+    """Counts examples, and says of it what is asked for."""
+
+    def __init__(self, **said):
+        super().__init__()
+        said = {"shape": (), "initializer": "zeros", "trainable": False, **said}
+        self.seen, self.whole = self.add_weight(name="seen", **said), self.add_weight(name="whole", dtype="int32", **said)
+        self.last, self.steps = self.add_weight(name="last", **said), self.add_weight(name="steps", **said)
+
+    def call(self, x):
+        self.seen.assign_add(ops.cast(ops.shape(x)[0], "float32"))
+        self.whole.assign_add(ops.shape(x)[0])
+        self.last.assign(0.5 * self.last + ops.mean(x))
+        self.steps.assign_add(1.0)
+        return x
+
+
+@pytest.mark.parametrize("aggregation", [None, "sum", "mean"])
+def test_a_sum_of_a_layer_that_does_not_say_so_is_told(aggregation):
+    x, y = regression(8)
+    said = {} if aggregation is None else {"aggregation": aggregation}
+
+    def make():
+        return compiled(keras.Sequential([keras.Input([3]), Seen(**said), keras.layers.Dense(1)]))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model, _ = fit(make, 2, x, y, fit={"batch_size": 8, "epochs": 2})
+    told = [str(warning.message) for warning in caught if "replicas" in str(warning.message)]
+    assert len(told) == (aggregation is None)
+    if told:
+        assert "/seen', " in told[0] and "/whole'," in told[0] and "aggregation='sum'" in told[0] and "\n" not in told[0]
+        assert "last" not in told[0] and "steps" not in told[0]
+    assert float(model.layers[0].seen) == {None: 8, "sum": 16, "mean": 8}[aggregation]
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from trainlab.distribution import means
-from trainlab.distribution.addends import MIXED, OTHER, Addends, OnceABatch, addends_of, once_a_batch
-from trainlab.distribution.left import sums_of
+from trainlab.distribution.addends import CONSTANT, MIXED, OTHER, SUM, Addends, OnceABatch, addends_of, once_a_batch
+from trainlab.distribution.left import is_seed, says_nothing, sums_of
 from trainlab.objective import ModelFunction, cutting, depends, keras_internals, traced_aside
 from trainlab.parameters import Rows, Vector
 
@@ -23,10 +23,14 @@ class Character(NamedTuple):
     Attributes:
         reaches_across: whether it asks for what other replicas find, in the middle, as a synchronized BatchNormalization does.
         no_sums: the variables of metrics that it changes otherwise than by adding to them, by id.
-        no_means: the names of metrics that are told, or add up, one number a batch that is no mean over its examples.
+        no_means: the names of metrics that are told, or add up, one number a batch that is no mean over its examples, and of
+            reports that are none.
         once: the variables of metrics to which one number a batch is added.
         read: the sums, of metrics or layers, that the loss depends on, by id.
         read_after: those of them that it reads with this batch in them.
+        sums: those that hold a report which is a sum over examples, by id.
+        of_first: the names of reports that are whole numbers, and neither a sum over examples nor the same whatever these are.
+        unsaid: the paths of variables of layers to which a sum over examples is added, and that do not say that they are sums.
     """
 
     reaches_across: bool = False
@@ -35,6 +39,9 @@ class Character(NamedTuple):
     once: OnceABatch = OnceABatch()
     read: frozenset[int] = frozenset()
     read_after: frozenset[int] = frozenset()
+    sums: frozenset[int] = frozenset()
+    of_first: tuple[str, ...] = ()
+    unsaid: tuple[str, ...] = ()
 
 
 _known: weakref.WeakKeyDictionary[ModelFunction, Character] = weakref.WeakKeyDictionary()
@@ -127,6 +134,8 @@ def _traced(
     groups = [(metric.name, {id(v) for v in metric.variables}) for metric in _metrics_of(function.model)]
     kinds: dict[int, list[str | None]] = {}
     read, read_after = set[int](), set[int]()
+    reports: dict[str, tuple[str | None, bool]] = {}
+    unsaid: list[str] = []
 
     def evaluate() -> tf.Tensor:
         marks = {key: tf.identity(value) for key, value in state.items()}
@@ -154,12 +163,50 @@ def _traced(
             read.update({key} if any(depends(part, [marks[key]]) for part in (loss, *parts)) else ())
             is_new = key in after and after[key] is not marks[key]
             read_after.update({key} if is_new and any(depends(part, [after[key]]) for part in parts) else ())
+        kept = [marks[key] for key in sums.keys() & marks.keys()]
+        for name, variable in function.reports.items():
+            value = after.get(id(variable))
+            if value is not None and not depends(value, kept):  # what does is made of what all replicas have found
+                kind = added.kind_of(value)
+                if kind == SUM or depends(value, leaves):
+                    reports[name] = kind, value.dtype.is_floating
+        unsaid[:] = _unsaid(function, marks, after, added)
         return loss
 
     traced_aside(evaluate)
     once = once_a_batch([group for _, group in groups], kinds)
     no_means.update(dict.fromkeys(name for name, group in groups if group & once.no_means))
-    return Character(bool(context.asked), frozenset(no_sums), tuple(no_means), once, frozenset(read), frozenset(read_after))
+    no_means.update(
+        dict.fromkeys(name for name, (kind, is_floating) in reports.items() if kind in (OTHER, MIXED) and is_floating)
+    )
+    return Character(
+        reaches_across=bool(context.asked),
+        no_sums=frozenset(no_sums),
+        no_means=tuple(no_means),
+        once=once,
+        sums=frozenset(id(function.reports[name]) for name, (kind, _) in reports.items() if kind in (SUM, MIXED)),
+        of_first=tuple(
+            name for name, (kind, is_floating) in reports.items() if kind not in (SUM, MIXED, CONSTANT) and not is_floating
+        ),
+        unsaid=tuple(unsaid),
+        read=frozenset(read),
+        read_after=frozenset(read_after),
+    )
+
+
+def _unsaid(
+    function: ModelFunction, before: Mapping[int, tf.Tensor], after: Mapping[int, tf.Tensor], added: Addends
+) -> list[str]:
+    """The paths of variables that are no metrics', say nothing, and to which sums over examples are added."""
+    others = {id(v) for v in (*sums_of(function), *function.reports.values())}
+    found = []
+    for key in (before.keys() & after.keys()) - others:
+        variable = function.changing[key]
+        if says_nothing(variable) and not is_seed(variable):
+            addends = addends_of(after[key], before[key])
+            if addends and all(added.kind_of(addend) == SUM for addend in addends):
+                found.append(variable.path)
+    return sorted(found)
 
 
 def _marked(leaf: tf.Tensor, is_open: bool) -> tf.Tensor:
@@ -194,5 +241,18 @@ def _tell(function: ModelFunction, found: Character) -> None:
             f"several replicas: metric {', '.join(map(repr, found.no_means))} is no sum over elements (it returns one number a "
             "batch): it is averaged over the replicas' shards by their examples, which is another number than that of the whole "
             "batch (evaluate, and validation, are not divided)",
+            stacklevel=2,
+        )
+    if found.of_first:
+        warnings.warn(
+            f"several replicas: {', '.join(map(repr, found.of_first))} is reported as a whole number that is no sum over "
+            "examples: it is that of the first replica's shard, which need not be that of the whole batch",
+            stacklevel=2,
+        )
+    if found.unsaid:
+        warnings.warn(
+            f"several replicas: a layer adds something of each example to {', '.join(map(repr, found.unsaid))}, of which the "
+            "replicas' values are averaged by examples (of whole numbers the first is taken): where it is a sum, write "
+            "add_weight(..., aggregation='sum'), and where it is not 'mean'",
             stacklevel=2,
         )

@@ -53,7 +53,7 @@ def divided(
         ValueError, NotForXla: the model cannot be divided so; one line.
     """
     character = character_of(function, lambda: batches[0].fetch(0), function.read_parameters(), start)
-    left = Left(function, character.no_sums, character.once.constants, character.read)
+    left = Left(function, character.no_sums, character.once.constants, character.read, character.sums)
     once = character.once.others
     if function.changing.keys() - start.keys():  # seen only now; nothing has been assigned since
         start = {**function.read_state(), **start}

@@ -26,6 +26,7 @@ class Left:
         no_sums: metrics' variables that are no sums whatever they say, by id: they are averaged.
         of_first: those to which only the first replica adds, by id.
         read: sums that the loss depends on, by id.
+        reports: variables that hold a report which is a sum over examples, by id: they are added.
     """
 
     def __init__(
@@ -34,8 +35,10 @@ class Left:
         no_sums: Collection[int] = (),
         of_first: Collection[int] = (),
         read: Collection[int] = (),
+        reports: Collection[int] = (),
     ):
-        self._function, self._no_sums, self._of_first, self._read = function, no_sums, of_first, read
+        self._function, self._no_sums, self._of_first = function, no_sums, of_first
+        self._read, self._reports = read, reports
 
     def start(self, replica: Any, state: Mapping[int, tf.Tensor]) -> Mapping[int, tf.Tensor]:
         """The state that a replica begins with, by the variable's id.
@@ -79,7 +82,7 @@ class Left:
 
     @property
     def _sums(self) -> set[int]:
-        return {id(v) for v in sums_of(self._function)} - set(self._no_sums)
+        return ({id(v) for v in sums_of(self._function)} - set(self._no_sums)) | set(self._reports)
 
 
 def sums_of(function: ModelFunction) -> list[Any]:
@@ -98,6 +101,11 @@ def sums_of(function: ModelFunction) -> list[Any]:
 def is_seed(variable: Any) -> bool:
     """Whether a variable is the state of a `keras.random.SeedGenerator`."""
     return bool(variable.name == "seed_generator_state")
+
+
+def says_nothing(variable: Any) -> bool:
+    """Whether a variable does not say what becomes of the values of several replicas."""
+    return _aggregation(variable) in ("none", None)
 
 
 def _aggregation(variable: Any) -> Any:
