@@ -241,9 +241,10 @@ class Seen(keras.layers.Layer):
 
     def __init__(self, **said):
         super().__init__()
-        said = {"shape": (), "initializer": "zeros", "trainable": False, **said}
-        self.seen, self.whole = self.add_weight(name="seen", **said), self.add_weight(name="whole", dtype="int32", **said)
-        self.last, self.steps = self.add_weight(name="last", **said), self.add_weight(name="steps", **said)
+        silent = {"shape": (), "initializer": "zeros", "trainable": False}
+        self.seen = self.add_weight(name="seen", **silent, **said)
+        self.whole = self.add_weight(name="whole", dtype="int32", **silent, **said)
+        self.last, self.steps = self.add_weight(name="last", **silent), self.add_weight(name="steps", **silent)
 
     def call(self, x):
         self.seen.assign_add(ops.cast(ops.shape(x)[0], "float32"))
