@@ -69,6 +69,15 @@ def test_of_whom_it_is_not(make):
     assert told(make()) == []
 
 
+@pytest.mark.parametrize(("of_table", "of_others"), [("SGD", "Adam"), ("Adam", "SGD")])
+def test_of_several_optimizers_that_of_the_table_is_asked(of_table, of_others):
+    table, others = (getattr(optimizers, name)(0.01) for name in (of_table, of_others))
+    several = optimizers.MultiOptimizer(lambda variable: table if "table" in variable.path else others)
+    lines = told(text(several), fits=2)
+    assert len(lines) == (of_table == "Adam")
+    assert all("before Adam squares them" in line and "'sequential/table/embeddings'" in line for line in lines)
+
+
 @pytest.mark.parametrize("choice", [True, False])
 def test_who_has_chosen_knows(choice):
     assert told(text(optimizers.Adam(0.01)), sum_duplicate_rows=choice) == []

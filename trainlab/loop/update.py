@@ -262,7 +262,7 @@ class Update:
             idle = [v.path for i, v in enumerate(function.variables) if i not in function.connected]
             warnings.warn(f"the loss does not depend on {', '.join(idle)}: not trained", stacklevel=2)
         if self._sum_duplicate_rows is None:
-            rows = [function.variables[i].path for i in connected if isinstance(step.gradient.leaves[i], Rows)]
+            rows = [function.variables[i] for i in connected if isinstance(step.gradient.leaves[i], Rows)]
             duplicates.tell(self._inner, rows)
         summed = self._sum_duplicate_rows is not False and not duplicates.are_summed_by(self._inner)
         gradients = [_as_gradient(step.gradient.leaves[i], function.variables[i], summed) for i in connected]
