@@ -1,10 +1,12 @@
 import ast
 import re
+import sys
 
 import pytest
 from sources import PACKAGE
 
 from trainlab.cli.configs.errors import in_flags, one_line
+from trainlab.cli.running.failing import attempted
 
 # How Python's words are written, none of which the command line has. `--resume=never` is one of its own.
 PYTHONS = re.compile(
@@ -98,3 +100,18 @@ def test_one_line():
     assert one_line(ValueError("")) == "ValueError"
     assert one_line(ValueError("\n a\n  b \n\n details")) == "a b"
     assert one_line(ValueError("a\n  In call to configurable 'mlp' (<function>)")) == "a"
+
+
+@pytest.mark.parametrize(
+    "code, line, status",
+    [
+        ("my disk\nis away", "my disk is away; all is saved", 1),
+        (None, "terminated; all is saved", 0),
+        (143, "terminated; all is saved", 143),
+    ],
+)
+def test_who_leaves_by_sys_exit_is_told_why_with_the_status_that_python_gives(code, line, status):
+    def work():
+        sys.exit(code)
+
+    assert attempted(work, lambda: None, lambda: "all is saved", debug=False) == (line, status)

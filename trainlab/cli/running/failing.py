@@ -45,7 +45,7 @@ def attempted(
     except (KeyboardInterrupt, SystemExit) as error:
         if debug:
             raise
-        what, status = ("terminated", _status(error.code)) if isinstance(error, SystemExit) else ("interrupted", 130)
+        what, status = _ended(error.code) if isinstance(error, SystemExit) else ("interrupted", 130)
         return f"{what}; {left()}", status
     except Exception as error:
         if debug:
@@ -64,8 +64,11 @@ def explained(error: Exception, config: Config | None) -> str:
     return line if expected else f"{type(error).__name__}: {line} (--debug shows where)"
 
 
-def _status(code: Any) -> int:
-    return code if isinstance(code, int) else 1
+def _ended(code: Any) -> tuple[str, int]:
+    """Why a program ends by `sys.exit(code)`, and the status that Python gives it."""
+    if code is None or isinstance(code, int):
+        return "terminated", code or 0
+    return " ".join(str(code).split()), 1
 
 
 def show_warning(message: Warning | str, *_: Any) -> None:

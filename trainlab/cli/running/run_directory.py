@@ -293,8 +293,8 @@ class RunDirectory:
                 f"{self.given}: holds a run already ({found}); write elsewhere with --run_dir {self._free()}, go on with it by "
                 "--resume=auto, or begin it anew with --resume=never --overwrite"
                 if self.has_checkpoints
-                else f"{self.given}: holds a run without checkpoints ({found}); write elsewhere with --run_dir {self._free()}, or "
-                "begin it anew with --resume=never --overwrite"
+                else f"{self.given}: holds a run without checkpoints ({found}); write elsewhere with --run_dir {self._free()}, "
+                "or begin it anew with --resume=never --overwrite"
             )
 
     def _instead(self) -> str:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainlab.runs.disk.files import free, sha256, sync, without_patterns, write_atomically
+from trainlab.runs.disk.files import NoWay, free, remove_unfinished, sha256, sync, without_patterns, write_atomically
 
 _NAME = re.compile(r"(\d{8,})-step-(\d+)")
 _SUMS = "SHA256SUMS"
@@ -35,6 +35,8 @@ _STATE = "state.json"
 FORMAT = 2
 _ASIDE = re.compile(rf"\.(writing|removing)-{_NAME.pattern}")
 _OVERWRITTEN = ".overwritten"
+# The files of a checkpoint; what TensorFlow was writing when somebody killed it has another end.
+_OWN = re.compile(r"(tensors|iterators)\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?|state\.json|SHA256SUMS")
 
 
 class Damaged(ValueError):
@@ -168,6 +170,8 @@ class Checkpoints:
             for name in self._overwritten():
                 self._remove(self._directory / name)
             (self._directory / _OVERWRITTEN).unlink(missing_ok=True)
+            for file in (self._directory / _OVERWRITTEN, self._directory.with_name("best.json")):
+                remove_unfinished(file)
 
     def clear(self) -> None:
         """Removes them all, and nothing else that is there."""
@@ -277,6 +281,7 @@ def read(path: Path) -> Loaded:
 
     Raises:
         Damaged: it is not what was written.
+        Newer, NoWay: it is of a later version; TensorFlow cannot be told where it is.
     """
     try:
         text = (path / _SUMS).read_bytes().decode("utf-8", errors="replace")
@@ -291,7 +296,7 @@ def read(path: Path) -> Loaded:
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
         _check_state(path, state)
         return Loaded(path, _tensors(path, state["tensors"]) if state["tensors"] else {}, state)
-    except (Damaged, Newer):
+    except (Damaged, Newer, NoWay):
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError, tf.errors.OpError) as error:
         raise Damaged(f"{type(error).__name__}: {_first_line(error)}") from error
@@ -370,7 +375,7 @@ def _empty(hidden: Path, path: Path) -> None:
     """
     with suppress(OSError):  # what cannot be removed now is seen to by the next `tidy`
         for file in list(hidden.iterdir()):
-            if _is_own_file(file) and (file.is_symlink() or not file.is_dir()):
+            if _OWN.fullmatch(file.name) and (file.is_symlink() or not file.is_dir()):
                 file.unlink(missing_ok=True)
         if not any(hidden.iterdir()):
             hidden.rmdir()
@@ -378,16 +383,12 @@ def _empty(hidden: Path, path: Path) -> None:
         os.rename(hidden, free(path.with_name(f"{path.name}.kept")))
 
 
-def _is_own_file(file: Path) -> bool:
-    return file.name in (_STATE, _SUMS) or file.name.startswith(("tensors.", "iterators."))
-
-
 def _is_checkpoint(path: Path) -> bool:
     """Whether this is a directory that we have written, as far as that can be told of one that may be damaged."""
     if not path.is_dir():
         return False
     files = list(path.iterdir())
-    return not files or any(map(_is_own_file, files))
+    return not files or any(_OWN.fullmatch(file.name) for file in files)
 
 
 def _reason(problem: BaseException) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_DESCRIPTORS = Path("/proc/self/fd")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -42,11 +45,22 @@ def move(path: Path, place: Path) -> None:
         path.unlink()
 
 
+def remove_unfinished(path: Path) -> None:
+    """Removes what `write_atomically` has left of a file, where somebody killed it."""
+    name = re.compile(rf"\.writing-[0-9a-f]{{16}}-{re.escape(path.name)}")
+    for aside in list(path.parent.iterdir()) if path.parent.is_dir() else []:
+        if name.fullmatch(aside.name):
+            aside.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
-    """Brings a file, or the names in a directory, to the disk."""
+    """Brings a file, or the names in a directory, to the disk; of a directory only where the file system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
@@ -59,14 +73,46 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def without_patterns(path: Path) -> Iterator[Path]:
-    """A way to the same directory that TensorFlow's readers, which take `[` and the like for patterns, take as it is."""
-    if not set(str(path)) & set("*?[]\\"):
+    """A way to the same directory that TensorFlow's readers, which take `[` and the like for patterns, take as it is.
+
+    Raises:
+        NoWay: there is none.
+        OSError: the directory cannot be opened.
+    """
+    if _is_plain(path):
         yield path
         return
-    with tempfile.TemporaryDirectory() as folder:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        opened = _DESCRIPTORS / str(descriptor)
+        if opened.is_dir():  # on Linux: nothing need be written anywhere
+            yield opened
+            return
+    finally:
+        os.close(descriptor)
+    with _folder_for_links(path) as folder:
         link = Path(folder) / "checkpoint"
         link.symlink_to(path.absolute(), target_is_directory=True)
         yield link
+
+
+class NoWay(OSError):
+    """A directory that is there cannot be named to TensorFlow; the line says what to do."""
+
+
+def _folder_for_links(path: Path) -> tempfile.TemporaryDirectory[str]:
+    for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        with suppress(OSError):
+            if _is_plain(Path(place)):
+                return tempfile.TemporaryDirectory(dir=place)
+    raise NoWay(
+        f"{path}: TensorFlow's readers take the brackets, stars, question marks or backslashes in this path for patterns, and "
+        "there is no directory for a link to it: set TMPDIR to one that can be written, without such signs in its name"
+    )
+
+
+def _is_plain(path: Path) -> bool:
+    return not set(str(path)) & set("*?[]\\")
 
 
 def free(path: Path) -> Path:
