@@ -263,12 +263,16 @@ class Ordered(keras.utils.PyDataset):
         """Tells the data."""
         self._data.on_epoch_end()
 
-    def shuffle(self, number: int) -> None:
-        """Takes the order of the pass of this number."""
+    def drawn(self) -> int:
+        """The number, drawn if it is needed for the first time."""
         if self.root is None:
             self.root = random.getrandbits(63)
+        return self.root
+
+    def shuffle(self, number: int) -> None:
+        """Takes the order of the pass of this number."""
         self._order = list(range(self._data.num_batches or 0))
-        random.Random(f"{self.root} {number}").shuffle(self._order)
+        random.Random(f"{self.drawn()} {number}").shuffle(self._order)
 
 
 def ordered_of(data: Any) -> Ordered | None:

@@ -206,13 +206,13 @@ class StreamSource:
         For data that keep account of their own state, that is in it: as this pass began, since they may have been read ahead.
         """
         state: dict[str, Any] = {"passes": self._passes, "batches": self._used, "is_open": self._stream.is_open}
+        if self._ordered is not None:  # before any pass: other processes are told of it once, then
+            state["order"] = self._ordered.drawn()
         if self._passes:
             if self._last is not None:
                 state["last_batch"] = iterators.checksum(self._last())
             state["opened_at"] = self._opened_at
             state["before"], state["is_any_cut_short"] = self._before.begun, arrays.passes_of(self._data).is_any_cut_short
-            if self._ordered is not None:
-                state["order"] = self._ordered.root
             if self._feed is not None:
                 state |= self._feed.state()
             if self.is_to_be_saved:
@@ -258,11 +258,11 @@ class StreamSource:
         Raises:
             ValueError: it cannot be put there.
         """
+        if self._ordered is not None and ("order" in state or state["passes"]):
+            self._ordered.root = state.get("order")
         if state["passes"] == 0:
             return
         arrays.take_owed(self._data)  # what fits before had read counts in this state
-        if self._ordered is not None:
-            self._ordered.root = state.get("order")
         with iterators.explained():
             if state.get("own") is not None and (own := arrays.own_state(self._data)) is not None:
                 own[1](from_json(state["own"]))

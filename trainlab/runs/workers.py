@@ -177,7 +177,9 @@ class _Calls:
         if command == SYNC:
             self._link.share()
         elif command == STATE:
-            self._source.restore(json.loads(self._link.message()), {})
+            state = json.loads(self._link.message())
+            with self._link.reading(may_last=True):
+                self._source.restore(state, {})
             self._loop.guard.start(Progress())
         elif command == RUN:
             self._loop.follow(self._source, numbers)

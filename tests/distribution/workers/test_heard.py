@@ -1,6 +1,7 @@
 """What workers say of a signal to another, of one that is lost at the very end, and of errors of their own."""
 
 import datetime
+import json
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import tensorflow as tf
 from resuming import small
 from small import compiled, regression
 
+from trainlab.data import checksum_of
 from trainlab.data.stream import waited_for
 from trainlab.data.stream_source import StreamSource
 from trainlab.distribution import END, FOUND, RUN, STATE, SYNC, Cluster, Link, StopAsked, WorkerLost
@@ -286,3 +288,41 @@ def test_what_no_message_holds_ends_the_others_too():
     with pytest.raises((TypeError, ValueError)):
         list(ended({"mood": [Sulking()]}, told.append))
     assert len(told) == 1 and b"ended_by" in told[0]
+
+
+class Numbers(keras.utils.PyDataset):
+    """Ten batches that are numbered."""
+
+    num_batches = 10
+
+    def __len__(self):
+        return self.num_batches
+
+    def __getitem__(self, index):
+        return np.full([2, 1], index, "float32"), np.zeros([2, 1], "float32")
+
+
+def test_the_order_of_a_shuffled_sequence_is_the_chiefs():
+    """Whatever each process has drawn of Python's random numbers, and before any pass has begun."""
+    chief, other, stranger = (StreamSource(Numbers(), None, True) for _ in range(3))
+    other.restore(json.loads(json.dumps(chief.state())), {})
+    first, second, third = (checksum_of(source.block(10, 1)) for source in (chief, other, stranger))
+    assert first == second != third
+    for source in (chief, other, stranger):
+        source.close()
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_who_reads_again_up_to_where_the_chief_is_hears_of_signals_and_losses(is_lost):
+    """All passes that were, however long they take; before any call."""
+    link = Link(Cluster(("a:1", "b:2"), 1), None)
+    link.message = lambda: b"{}"
+    source = SimpleNamespace(restore=lambda *_: waited_for(threading.Event().wait))
+    calls = workers._Calls(link, None, None, SimpleNamespace(source=source))
+    calls._loop = SimpleNamespace()
+    if is_lost:
+        link.lost = WorkerLost("worker 0 (a:1) was lost")
+    else:
+        link.signal = lambda: signal.SIGTERM
+    with pytest.raises(WorkerLost if is_lost else StopAsked):
+        calls.make(STATE, [])

@@ -279,8 +279,11 @@ class Link:
             self._signs.heed_silence(is_on)
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self, may_last: bool = False) -> Iterator[None]:
         """Round the reading of data that others wait for: if they hang, a signal ends that, or else this worker is lost.
+
+        Args:
+            may_last: whether the others wait however long it takes, such as for all passes that were: then only a signal ends it.
 
         Raises:
             StopAsked: one was sent a signal.
@@ -291,7 +294,7 @@ class Link:
             return self.signal() or self._heard
 
         is_over = lambda: self.lost is not None or signum() != 0  # noqa: E731
-        with stoppable(is_over), nullcontext() if self._signs is None else self._signs.reading():
+        with stoppable(is_over), nullcontext() if self._signs is None or may_last else self._signs.reading():
             try:
                 yield
             except StopRequested:
