@@ -350,12 +350,7 @@ def test_grain_validates_and_tests_too():
             TypeError,
             "^grain: train: a .*Iterator is an iterator, .* not iter.. of it$",
         ),
-        (lambda: Data("d", iter(loader(Source()))), TypeError, "Iterator is an iterator, .* not iter.. of it$"),
-        (
-            lambda: StreamSource(iter(map_dataset(Source())), None, True),
-            TypeError,
-            "^a .*Iterator is an iterator, which gives its batches once",
-        ),
+        (lambda: StreamSource(iter(loader(Source())), None, True), TypeError, "^a .*Iterator is an iterator, which gives"),
         (lambda: grain(map_dataset(Source()), test=3), TypeError, "^grain: test must be .* not a int$"),
         (lambda: grain(None), TypeError, "^grain: train must be .* not a NoneType$"),
         (lambda: grain(map_dataset(Source(X[:0], Y[:0]))), ValueError, "^grain: train is a .* of no batches"),
