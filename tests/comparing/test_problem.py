@@ -1,5 +1,7 @@
 """What is compared: data of any kind, told apart and known again, and settings."""
 
+import json
+
 import keras
 import numpy as np
 import pandas
@@ -10,6 +12,7 @@ from comparisons import TRAIN, VALIDATION, model, problem
 from trainlab.comparing import Executor, plan_of, problem_of
 from trainlab.comparing.problem import _digest_of_data
 from trainlab.comparing.racing import Racer
+from trainlab.comparing.schedules import optimizer_like
 from trainlab.strategies import SGD
 
 
@@ -37,6 +40,94 @@ def test_settings_are_written_without_addresses():
     one, other = (described(distribute=tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])) for _ in (0, 1))
     assert one == other and " at 0x" not in str(one)
     assert described(jit_compile=True) != described(jit_compile=False)
+
+
+class Far(keras.losses.Loss):
+    """Has no `get_config` of its own."""
+
+    def __init__(self, factor=2.0, **given):
+        super().__init__(**given)
+        self.factor = factor
+
+    def call(self, y_true, y_pred):
+        return self.factor * keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
+
+
+class FarMetric(keras.metrics.Mean):
+    """Neither has it."""
+
+    def __init__(self, factor=2.0, **given):
+        super().__init__(**given)
+        self._factor = factor
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        super().update_state(self._factor * keras.ops.square(y_true - y_pred), sample_weight)
+
+
+class Halved(keras.optimizers.SGD):
+    """Neither has it."""
+
+    def __init__(self, learning_rate=0.1, factor=0.5, **given):
+        super().__init__(learning_rate, **given)
+        self.factor = factor
+
+
+def without_bias(*names):
+    optimizer = keras.optimizers.AdamW(0.1)
+    optimizer.exclude_from_weight_decay(var_names=list(names))
+    return optimizer
+
+
+def test_what_get_config_does_not_tell_is_trained_with_all_the_same():
+    x, y = np.ones([4, 2], "float32"), np.zeros([4, 1], "float32")
+
+    def ones():
+        return keras.Sequential([keras.Input([2]), keras.layers.Dense(1, kernel_initializer="ones")])
+
+    judged = {"metric": "far_metric", "metrics": [FarMetric(3.0, name="far_metric")]}
+    of = problem_of(ones, (x, y, None), (x, y), loss=Far(5.0), optimizer=without_bias("bias"), **judged)
+    all_runs = plan_of(of, [SGD()], 0.1, 1, 1)
+    racer = Racer(of, all_runs, SGD())
+    trainer = racer._begin(all_runs.trials(all_runs.entries[0])[0], None)
+    found = trainer.evaluate(x, y, verbose=0, return_dict=True)
+    assert found == {"loss": 5 * 2.0**2, "far_metric": 3 * 2.0**2}  # with the defaults both are 2 * 2 ** 2
+    decay = {variable.name: trainer.model.optimizer._use_weight_decay(variable) for variable in trainer.model.variables}
+    assert decay == {"kernel": True, "bias": False}
+    scaled = optimizer_like(keras.optimizers.LossScaleOptimizer(without_bias("bias"))).inner_optimizer
+    assert [scaled._use_weight_decay(variable) for variable in trainer.model.variables] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "given, other",
+    [
+        ({"loss": Far(5.0)}, {"loss": Far(2.0)}),
+        ({"loss": keras.losses.Huber(3.0)}, {"loss": keras.losses.Huber()}),
+        ({"metrics": [FarMetric(5.0)]}, {"metrics": [FarMetric()]}),
+        ({"optimizer": without_bias("bias")}, {"optimizer": without_bias("kernel")}),
+    ],
+    ids=["loss", "loss of Keras", "metric", "optimizer"],
+)
+def test_what_get_config_does_not_tell_is_told_apart(given, other):
+    first, again, second = (json.loads(json.dumps(problem(**each).described())) for each in (given, given, other))
+    assert first == again
+    [name] = given
+    assert first[name] != second[name]
+
+
+def test_names_that_keras_counts_up_make_no_other_comparison():
+    one, other = (problem(loss=Far(), metrics=[keras.metrics.AUC()]) for _ in range(2))
+    assert one.loss.name != other.loss.name and one.metrics[0].name != other.metrics[0].name
+    assert one.described() == other.described()
+
+
+def test_an_optimizer_that_its_configuration_makes_another_is_refused():
+    problem(optimizer=Halved(factor=0.5))
+    with pytest.raises(ValueError, match=r"^optimizer: Halved made again from its get_config\(\) is another one in factor: let "):
+        problem(optimizer=Halved(factor=0.25))
+    built = keras.optimizers.AdamW()
+    built.exclude_from_weight_decay(var_list=[keras.Variable([1.0])])
+    with pytest.raises(ValueError, match=r"^optimizer: exclude_from_weight_decay\(var_list=...\) names variables of one model"):
+        problem(optimizer=built)
 
 
 class Batches(keras.utils.PyDataset):

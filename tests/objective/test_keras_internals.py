@@ -37,6 +37,7 @@ REPLACEMENTS = {
     "count_batches": (keras.callbacks.Callback, ["on_train_batches_end", "on_train_batches", "count_batches"]),
     "count_test_batches": (keras.callbacks.Callback, ["on_test_batches_end", "on_test_batches", "count_test_batches"]),
     "held_learning_rate": (keras.Optimizer, ["given_learning_rate", "learning_rate_or_schedule", "learning_rate_schedule"]),
+    "excluded_from_decay": (keras.Optimizer, ["excluded_from_weight_decay", "weight_decay_exclusions"]),
     "take_initial_epoch": (keras.Model, ["take_initial_epoch"]),
     "dtype_by_default": (keras.config, ["dtype_scope", "dtype_policy_scope", "floatx_scope", "reset_dtype_policy"]),
     "build": (keras.Model, ["symbolic_build"]),

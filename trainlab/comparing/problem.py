@@ -9,13 +9,14 @@ import random
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.comparing.schedules import optimizer_like
+from trainlab.comparing.schedules import decay_exclusions, optimizer_like
 from trainlab.data import as_arrays, nature_of
 from trainlab.data import copied as begun_anew
 from trainlab.runs import manifest
@@ -90,7 +91,7 @@ class Problem:
         random.seed(0)
         model = self.build()
         shapes = [(v.path.rpartition("/")[2], list(v.shape), str(v.dtype)) for v in model.variables]
-        model.compile(optimizer_like(self.optimizer), loss=copied(self.loss), metrics=copied(self.metrics))
+        model.compile(optimizer_like(self.optimizer), loss=self.loss, metrics=self.metrics)
         rows = manifest.of_model(model)
         code = [rows["layers' code"], rows["loss and metrics"], *([inner] if (inner := rows["inner layers"]) else [])]
         return {
@@ -98,9 +99,10 @@ class Problem:
             "variables": _digest_of(json.dumps(shapes)),
             "data": {name: _digest_of_data(getattr(self, name)) for name in ("train", "validation", "test")},
             "batch_size": self.batch_size,
-            "optimizer": json.loads(_without_names(json.dumps(self.optimizer.get_config(), default=_written))),
-            "loss": keras.tree.map_structure(_described, self.loss),
-            "metrics": keras.tree.map_structure(_described, self.metrics),
+            "optimizer": json.loads(_without_names(json.dumps(self.optimizer.get_config(), default=_written)))
+            | {"without weight decay": decay_exclusions(self.optimizer)},
+            "loss": _described(self.loss),
+            "metrics": _described(self.metrics),
             "metric": [self.metric, "up" if self.is_up else "down"],
             "settings": {name: _written(value) for name, value in self.settings.items()},
             "python": sys.implementation.cache_tag,
@@ -139,27 +141,52 @@ def code_of(thing: Any) -> str:
     return _digest_of(json.dumps(manifest.of_object(thing), sort_keys=True))
 
 
-def copied(given: Any) -> Any:
-    """Losses or metrics as `compile` takes them, each another one like that which was given; anything else as it is."""
-    return keras.tree.map_structure(_copied, given)
+def copied(metrics: Any) -> Any:
+    """Metrics as `compile` takes them, each another one like that which was given; anything else as it is.
+
+    One of which no other can be made that is like it, as its `get_config` does not say all, is used by all, one after the other.
+    """
+    return keras.tree.map_structure(_copied, metrics)
 
 
 def _copied(thing: Any) -> Any:
-    if isinstance(thing, (keras.Loss, keras.Metric)):
-        try:
-            return type(thing).from_config(thing.get_config())
-        except Exception:  # somebody's own, which may be used by several, one after the other
-            return thing
-    return thing
+    if not isinstance(thing, keras.Metric):
+        return thing
+    try:
+        other = type(thing).from_config(thing.get_config())
+    except Exception:  # somebody's own
+        return thing
+    return other if _told(other) == _told(thing) else thing
 
 
-def _described(thing: Any) -> str:
-    if isinstance(thing, (keras.Loss, keras.Metric)):
-        try:
-            return f"{type(thing).__name__}{json.dumps(thing.get_config(), default=_written, sort_keys=True)}"
-        except Exception:
-            return type(thing).__name__
-    return getattr(thing, "__name__", _written(thing))
+def _described(given: Any) -> Any:
+    """Losses or metrics as plain data; of their names, which Keras counts up in a process, their ranks."""
+    names = [thing.name for thing in keras.tree.flatten(given) if isinstance(thing, (keras.Loss, keras.Metric))]
+    return manifest.renumbered(keras.tree.map_structure(_settings_of, given), names)
+
+
+def _settings_of(thing: Any) -> Any:
+    if not isinstance(thing, (keras.Loss, keras.Metric)):
+        return getattr(thing, "__name__", _written(thing))
+    found = {"class": type(thing).__name__}
+    with suppress(Exception):  # a configuration of somebody's own
+        found |= thing.get_config()
+    for name, value in _held(thing).items():  # a configuration need not say all, as that of `keras.losses.Huber` does not
+        with suppress(TypeError, ValueError):
+            found[name] = json.loads(json.dumps(value))
+    return json.loads(json.dumps(found, default=_written, sort_keys=True))
+
+
+def _told(thing: keras.Metric) -> Any:
+    """All that is set of a metric."""
+    return [manifest.of_object(thing), manifest.of_object(_held(thing))]
+
+
+def _held(thing: keras.Loss | keras.Metric) -> dict[str, Any]:
+    """The attributes of a loss or a metric, but for its state."""
+    leaves = {name: tf.nest.flatten(value) for name, value in vars(thing).items()}
+    is_state = {name: any(isinstance(leaf, (tf.Variable, keras.Variable)) for leaf in leaves[name]) for name in leaves}
+    return {name: value for name, value in vars(thing).items() if not is_state[name]}
 
 
 def _written(thing: Any) -> str:

@@ -139,7 +139,7 @@ class Racer:
             model,
             self._strategy,
             optimizer=optimizer,
-            loss=copied(problem.loss),
+            loss=problem.loss,
             metrics=copied(problem.metrics),
             **problem.settings,
         )

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from trainlab.objective import inner_of, keras_internals
+from trainlab.runs import manifest
 
 
 @keras.saving.register_keras_serializable(package="trainlab")
@@ -47,14 +48,41 @@ def optimizer_like(optimizer: keras.Optimizer) -> keras.Optimizer:
     """Another one of the same settings, with nothing of what this one has learned.
 
     Raises:
-        ValueError: there is no making another, or it has several learning rates.
+        ValueError: there is no making another, its `get_config` does not say all that it does, or it has several learning rates.
     """
     if isinstance(inner_of(optimizer), keras.optimizers.MultiOptimizer):
         raise ValueError("optimizer: a MultiOptimizer has several learning rates, and a comparison sets one: give one optimizer")
+    name = type(optimizer).__name__
     try:
-        return type(optimizer).from_config(optimizer.get_config())
+        other = type(optimizer).from_config(optimizer.get_config())
     except Exception as error:  # somebody's own, which may raise anything
-        raise ValueError(f"optimizer: {type(optimizer).__name__} cannot be made again from its get_config(): {error}") from None
+        raise ValueError(f"optimizer: {name} cannot be made again from its get_config(): {error}") from None
+    was, made = (manifest.of_object(inner_of(one)) for one in (optimizer, other))
+    lost = [key for key in was.keys() & made.keys() if was[key] != made[key] and key not in ("name", "_name")]
+    if lost:
+        raise ValueError(
+            f"optimizer: {name} made again from its get_config() is another one in {', '.join(sorted(lost))}: "
+            "let its get_config() return that too"
+        )
+    pattern = decay_exclusions(optimizer)
+    if pattern is not None:
+        inner_of(other).exclude_from_weight_decay(var_names=[pattern])
+    return other
+
+
+def decay_exclusions(optimizer: keras.Optimizer) -> str | None:
+    """The pattern of the names of variables that do not decay, of which a configuration says nothing; None without one.
+
+    Raises:
+        ValueError: single variables are excluded, which another model has not.
+    """
+    pattern, keys = keras_internals.excluded_from_decay(inner_of(optimizer))
+    if keys:
+        raise ValueError(
+            "optimizer: exclude_from_weight_decay(var_list=...) names variables of one model, and every run of a comparison has "
+            "its own: name them by var_names"
+        )
+    return None if pattern is None else pattern.pattern
 
 
 def schedule_of(optimizer: keras.Optimizer) -> Any:

@@ -355,6 +355,11 @@ def held_learning_rate(optimizer: keras.Optimizer) -> Any:
     return optimizer._learning_rate
 
 
+def excluded_from_decay(optimizer: keras.Optimizer) -> tuple[Any, Any]:
+    """Which variables do not decay: the pattern of their names, if there is one, and the keys of others."""
+    return getattr(optimizer, "_exclude_from_weight_decay_pattern", None), getattr(optimizer, "_exclude_from_weight_decay", None)
+
+
 @contextmanager
 def applying_replaced(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """While open, `make` of what every optimizer's `apply` ends in is done in its place.
