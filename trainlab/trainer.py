@@ -252,7 +252,7 @@ class Trainer:
         with workers.led(link, self.model, self._keeper), self._keeper.opened():
             found = self._keeper.find(asked, plan, lambda: self._manifest(inputs, plan))
             with closing(inputs):
-                return notebook.shown(self._train(inputs, (x, y), plan, found, callbacks, verbose))
+                return notebook.shown(self._train(inputs, (x, y), plan, found, callbacks, verbose), inputs.is_validated)
 
     def evaluate(
         self,

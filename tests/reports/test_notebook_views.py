@@ -56,6 +56,20 @@ def test_a_trainer_before_and_after(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "epochs, freq, measured",
+    [(5, 2, [2, 4]), (5, [1, 4], [1, 4]), (3, 1, [1, 2, 3])],
+    ids=["every second", "named", "every"],
+)
+def test_validation_is_shown_at_the_epochs_after_which_it_was(epochs, freq, measured):
+    trainer, history = trained(epochs=epochs, validation_data=labelled(), validation_freq=freq)
+    assert len(history.history["val_loss"]) == len(measured)
+    training, validation = trainer.plot().axes[0].lines[:2]
+    assert list(training.get_xdata()) == list(range(1, epochs + 1)) and list(validation.get_xdata()) == measured
+    best = min(zip(history.history["val_loss"], measured, strict=True))[1]
+    assert f"in epoch {best}" in text_of(history._repr_html_()).partition("val_loss")[2]
+
+
+@pytest.mark.parametrize(
     "optimizer",
     [
         lambda: keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.5, 4, 0.5)),

@@ -203,7 +203,8 @@ def test_settings_of_runs_from_python_are_those_of_their_beginning(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("num_values", "num", "places"), [(3, 6, [1, 3, 5]), (2, 4, [1, 3]), (4, 4, [0, 1, 2, 3]), (1, 3, [2]), (0, 2, [])]
+    ("num_values", "num", "places"),
+    [(3, 6, [1, 3, 5]), (2, 4, [1, 3]), (4, 4, [0, 1, 2, 3]), (1, 3, [2]), (0, 2, []), (2, 5, [1, 3]), (3, 10, [2, 5, 8])],
 )
 def test_shorter_columns_are_spread(num_values, num, places):
     values = aligned([float(i) for i in range(num_values)], num)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -136,6 +136,11 @@ class Inputs(NamedTuple):
 
     source: Source
     validation: Validation | None
+
+    @property
+    def is_validated(self) -> Callable[[int], bool] | None:
+        """Whether to validate after the epoch of a number, from 1; None if there is nothing to validate on."""
+        return None if self.validation is None else self.validation.is_due
 
     def close(self) -> None:
         """Lets go of what was read ahead."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,16 @@ _MOST_SHOWN = 12  # metrics of a history
 _STYLE = "text-align:left;vertical-align:top;padding:2px 12px 2px 0;font-variant-numeric:tabular-nums"
 
 
-def shown(history: Any) -> Any:
-    """The same `History`, which a notebook shows as a table from now on: Keras' own object, of Keras' own class."""
+def shown(history: Any, is_validated: Callable[[int], bool] | None = None) -> Any:
+    """The same `History`, which a notebook shows as a table from now on: Keras' own object, of Keras' own class.
+
+    Args:
+        history: of a `fit`.
+        is_validated: whether there was a validation after the epoch of a number, from 1; a `History` does not say. None for none.
+    """
     history._repr_html_ = functools.partial(history_html, history)
+    if is_validated is not None:
+        history.validated = [i for i, epoch in enumerate(history.epoch) if is_validated(epoch + 1)]
     return history
 
 
@@ -115,8 +122,9 @@ def _rate(optimizer: Any) -> str:
 def _record(history: Any) -> RunRecord:
     """A `History` as a run whose only axis is the epochs."""
     epochs = [int(epoch) + 1 for epoch in history.epoch]
+    validated = getattr(history, "validated", ())
     lists = {str(name): values for name, values in history.history.items() if isinstance(values, (list, tuple))}
-    columns = {name: aligned(list(values), len(epochs)) for name, values in lists.items()}  # a callback may put in anything
+    columns = {name: aligned(list(values), len(epochs), validated) for name, values in lists.items()}  # anything may be put in
     rows = [{name: _plain(values[i]) for name, values in columns.items() if values[i] is not ...} for i in range(len(epochs))]
     series, measured = columns_of(rows)
     return RunRecord("", Path(), {"epochs": [float(epoch) for epoch in epochs]}, epochs, series, measured)

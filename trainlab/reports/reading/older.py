@@ -53,17 +53,27 @@ def epochs_of_state(state: dict[str, Any]) -> list[dict[str, Any]]:
     return epochs
 
 
-def aligned(values: Sequence[Any], num: int) -> list[Any]:
-    """Of a column that is shorter than there are epochs: its values spread evenly, as `validation_freq` leaves them, and `...`.
+def aligned(values: Sequence[Any], num: int, places: Sequence[int] = ()) -> list[Any]:
+    """Of a column that is shorter than there are epochs: its values where they were measured, elsewhere `...`.
+
+    Args:
+        values: of the column.
+        num: epochs.
+        places: at which there was a validation, if that is known; otherwise it is taken as every so many epochs.
 
     Example:
-        >>> aligned([0.5, 0.25], num=4)
-        [Ellipsis, 0.5, Ellipsis, 0.25]
+        >>> aligned([0.5, 0.25], num=5)
+        [Ellipsis, 0.5, Ellipsis, 0.25, Ellipsis]
+        >>> aligned([0.5, 0.25], num=4, places=[0, 3])
+        [0.5, Ellipsis, Ellipsis, 0.25]
     """
     if len(values) >= num:
         return list(values[:num])
-    places = {-(-(i + 1) * num // len(values)) - 1: value for i, value in enumerate(values)}
-    return [places.get(i, ...) for i in range(num)]
+    if len(places) != len(values):
+        every = num // max(len(values), 1)
+        places = range(every - 1, num, every)
+    found = dict(zip(places, values, strict=False))
+    return [found.get(i, ...) for i in range(num)]
 
 
 def newest_state(directory: Path) -> dict[str, Any]:
