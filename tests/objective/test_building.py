@@ -8,6 +8,7 @@ from by_keras import seeded
 from keras import layers, ops
 from small import assert_same, weights
 
+import trainlab as tl
 from trainlab.objective import build_model
 
 WORDS = tf.RaggedTensorSpec([None, None], tf.int32, 1)
@@ -44,9 +45,41 @@ class Ensured(keras.Model):
         return self.dense(tf.reshape(x, [-1, 5]))
 
 
+class Fixed(keras.Model):
+    """Asks for the number of examples as a Python number."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(1)
+
+    def call(self, x):
+        return self.dense(ops.reshape(x, [x.shape[0] * 1, 5]))
+
+
+def fixed_loss(y_true, y_pred):
+    return ops.sum(ops.square(y_true - y_pred)) / int(y_true.shape[0])
+
+
 def is_finished(model):
     parts = [model._compile_loss, model._compile_metrics, model.optimizer]
     return all(part is None or part.built for part in parts)
+
+
+@pytest.mark.parametrize(
+    "build, loss",
+    [(Fixed, "mse"), (Ensured, fixed_loss), (Fixed, fixed_loss)],
+    ids=["a model", "a loss", "both"],
+)
+def test_for_the_number_of_examples_that_is_needed(build, loss):
+    """As Keras' `fit` builds them, whose batches have their sizes."""
+    x, y = np.ones([8, 5], "float32"), np.zeros([8, 1], "float32")
+    model, by_keras = (seeded(build, loss=loss)() for _ in range(2))
+    history = tl.Trainer(model).fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    expected = by_keras.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    np.testing.assert_allclose(history.history["loss"], expected.history["loss"], rtol=1e-6)
+    unknown = (tf.TensorSpec([None, 5], tf.float32), COLUMN, None)
+    with pytest.raises(ValueError, match="^(model, losses or metrics do|loss does) not fit batches of x"):
+        build_model(seeded(build, loss=loss)(), unknown, None)
 
 
 @pytest.mark.parametrize("spec, build", [(WORDS, Words), (WORDS, lambda: Words(unused=True)), (THIN, Thin)])

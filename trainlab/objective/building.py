@@ -143,20 +143,25 @@ def _misfit(model: keras.Model, y: Any) -> str | None:
 
 
 def _build_symbolically(model: keras.Model, specs: Batch) -> None:
-    """Builds for batches of this kind without any."""
+    """Builds for batches of this kind without any: for those of any size, and for these if it needs theirs."""
     is_built = all(layer.built for layer in keras_internals.layers_of(model))
-    specs = specs if is_built else tf.nest.map_structure(any_size, specs)
-    if any(isinstance(spec, (tf.RaggedTensorSpec, tf.SparseTensorSpec)) for spec in tf.nest.flatten(specs)):
-        _build_by_a_trace(model, specs)  # which Keras takes for dense ones here
-        return
+    of_any_size = specs if is_built else tf.nest.map_structure(any_size, specs)
+    are_dense = not any(isinstance(spec, (tf.RaggedTensorSpec, tf.SparseTensorSpec)) for spec in tf.nest.flatten(specs))
+    error: Exception | None = None
+    if are_dense:  # Keras takes others for dense ones here
+        try:
+            keras_internals.build(model, of_any_size)
+            return
+        except (ValueError, TypeError, RuntimeError, LookupError) as refused:
+            error = refused
     try:
-        keras_internals.build(model, specs)
-    except (ValueError, TypeError, RuntimeError, LookupError) as error:
+        _build_by_a_trace(model, of_any_size)
+    except Exception as another:  # users' code may raise anything
+        # Of a RuntimeError it is Keras' advice to build it, where the reason is another.
+        error = another if error is None or isinstance(error, RuntimeError) else error
         try:
             _build_by_a_trace(model, specs)
-        except Exception as another:
-            if isinstance(error, RuntimeError):  # Keras' advice to build it, where the reason is another
-                raise another from error
+        except Exception:
             raise error from None
 
 
