@@ -393,3 +393,19 @@ class TestCheckData:
     def test_values_that_nobody_masks_are_named_when_they_spoil_an_update(self):
         with pytest.raises(NonFiniteError, match="y holds NaN in example"):
             fitted(compiled, {"x": self.X, "y": self.spoilt(self.Y), "check_data": False})
+
+
+def nested_inputs():
+    inputs = [{"b": keras.Input([2], name="b"), "a": keras.Input([5], name="a")}, keras.Input([3], name="c")]
+    joined = keras.layers.Concatenate()([inputs[0]["b"], inputs[0]["a"], inputs[1]])
+    model = keras.Model(inputs, keras.layers.Dense(1)(joined))
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_nested_inputs_are_compared_with_their_own():
+    x = [{"b": np.ones([8, 2]), "a": np.ones([8, 5])}, np.ones([8, 3])]
+    Trainer(nested_inputs()).fit(x, np.ones([8, 1]), verbose=0)
+    x[0]["b"] = np.ones([8, 4])
+    with pytest.raises(ValueError, match=r"^x\[0\]\['b'\] has examples of shape \(4,\) but the model's input 'b' takes \(2,\)"):
+        Trainer(nested_inputs()).fit(x, np.ones([8, 1]), verbose=0)

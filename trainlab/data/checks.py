@@ -60,7 +60,9 @@ def check_shapes(model: keras.Model, x: Any) -> None:
         ValueError: a shape does not fit.
     """
     inputs = None if has_own_step(model) else getattr(model, "inputs", None)
-    leaves = list(_named(("x", x)))
+    # In the order of the model's inputs, which is that of the sorted keys of dictionaries.
+    paths = [(path, leaf) for path, leaf in keras.tree.flatten_with_path(x) if leaf is not None]
+    leaves = [("x" + "".join(f"[{key!r}]" for key in path), leaf) for path, leaf in paths]
     if not inputs or len(inputs) != len(leaves):
         return  # another structure: Keras knows more about those than we do
     if isinstance(x, dict):
