@@ -139,12 +139,13 @@ def check_labels(model: keras.Model, x: Any, y: Any) -> None:
     if not sparse or is_own:
         return
     outputs = _outputs(model, x)
+    y, places = _packed(model, y)
     names = list(getattr(model, "output_names", []))
     for entry in sparse:
         leaf, output = _at(entry.path, y, names), _at(entry.path, outputs, names)
         if leaf is None or output is None or output.shape[-1] is None:
             continue
-        name = "y" + "".join(f"[{key!r}]" for key in entry.path)
+        name = "y" + "".join(f"[{places.get(key, key)!r}]" for key in entry.path)
         num_classes = int(output.shape[-1])
         if tf.as_dtype(leaf.dtype) == tf.string:
             raise ValueError(f"{name} holds strings: map them to labels from 0 to {num_classes - 1}")
@@ -221,6 +222,22 @@ def _ignored_class(loss: Any) -> int | None:
 def _is_no_label(values: np.ndarray, num_classes: int, ignored: int | None) -> np.ndarray:
     is_bad = (values < 0) | (values >= num_classes) | (values != np.floor(values))
     return is_bad if ignored is None else is_bad & (values != ignored)
+
+
+def _packed(model: keras.Model, y: Any) -> tuple[Any, dict[Any, int]]:
+    """Targets for some outputs only, in a list, in the places of those that have a loss, as Keras packs them.
+
+    Returns:
+        The targets, and by the new place of each the one that it was given at; none where they are as they were.
+    """
+    loss = keras_internals.compile_arguments(model).get("loss")
+    if isinstance(y, dict) or not isinstance(loss, (list, tuple)):
+        return y, {}
+    targets, places = keras.tree.flatten(y), [i for i, each in enumerate(loss) if each is not None]
+    if len(places) == len(loss) or len(targets) != len(places):
+        return y, {}
+    given = dict(zip(places, targets, strict=True))
+    return [given.get(i) for i in range(len(loss))], {place: i for i, place in enumerate(places)}
 
 
 def _at(path: Sequence[Any], structure: Any, names: list[str]) -> Any:
