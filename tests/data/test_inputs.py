@@ -104,3 +104,25 @@ class TestSizeOfBatches:
             assert Trainer(model).predict(self.X, verbose=0).shape == model.predict(self.X, verbose=0).shape == (90, 4)
         finally:
             keras.config.set_max_steps_per_epoch(before)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["SparseCategoricalCrossentropy", "crossentropy", "ce", keras.losses.SparseCategoricalCrossentropy()],
+    ids=["class by name", "short", "shortest", "class"],
+)
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "arrays"])
+def test_classes_of_elements_are_weighed_however_the_loss_is_spelled(loss, is_stream):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=[8, 3, 2]).astype("float32"), rng.integers(0, 2, [8, 3])
+
+    def lost(loss, y):
+        model = keras.Sequential([keras.Input([3, 2]), keras.layers.Dense(2, "softmax", kernel_initializer="ones")])
+        model.compile("sgd", loss)
+        data = {"x": tf.data.Dataset.from_tensor_slices((x, y)).batch(8)} if is_stream else {"x": x, "y": y, "batch_size": 8}
+        return Trainer(model).fit(**data, class_weight={0: 1, 1: 10}, verbose=0).history["loss"]
+
+    assert lost(loss, y) == lost("sparse_categorical_crossentropy", y)
+    one_hot = np.eye(2, dtype="float32")[y]
+    if loss in ("crossentropy", "ce"):  # which takes these too
+        np.testing.assert_allclose(lost(loss, one_hot), lost("categorical_crossentropy", one_hot), rtol=1e-6)

@@ -157,12 +157,24 @@ def check_labels(model: keras.Model, x: Any, y: Any) -> None:
             )
 
 
-def takes_labels(model: keras.Model) -> bool:
-    """Whether a compiled model's only loss takes integer labels; it need not be built."""
-    loss = tf.nest.flatten(keras_internals.compile_arguments(model).get("loss"))
-    return len(loss) == 1 and (
-        loss[0] == "sparse_categorical_crossentropy" or loss[0] in _SPARSE_FUNCTIONS or isinstance(loss[0], _SPARSE_LOSSES)
-    )
+def takes_labels(model: keras.Model, rank: int | None = None) -> bool:
+    """Whether a compiled model's only loss takes integer labels, however it is spelled; the model need not be built.
+
+    Args:
+        model: compiled.
+        rank: of y; "crossentropy" means labels where y has fewer axes than the model's output.
+    """
+    losses = tf.nest.flatten(keras_internals.compile_arguments(model).get("loss"))
+    if len(losses) != 1:
+        return False
+    loss = losses[0]
+    if loss in ("crossentropy", "ce"):
+        outputs = getattr(model, "outputs", None) or [None]
+        return rank is not None and outputs[0] is not None and rank < len(outputs[0].shape)
+    if isinstance(loss, (str, dict)):
+        with suppress(Exception):  # a name that Keras does not know is told when the model is built
+            loss = keras.losses.get(loss)
+    return loss in _SPARSE_FUNCTIONS or isinstance(loss, _SPARSE_LOSSES)
 
 
 def check_count(name: str, value: Any, minimum: int) -> None:

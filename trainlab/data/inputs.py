@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -286,7 +287,7 @@ def _source(model: keras.Model, given: Given, seed: int, steps_per_epoch: int | 
                 raise ValueError(f"{name} must not be given when x is a {kind}, whose batches hold everything")
         if given.batch_size is not None:
             warnings.warn(f"batch_size={given.batch_size} is ignored: x is a {kind}, which makes its own batches", stacklevel=4)
-        are_labels, may_be_whole = checks.takes_labels(model), has_own_step(model)
+        are_labels, may_be_whole = functools.partial(checks.takes_labels, model), has_own_step(model)
         return StreamSource(given.x, given.class_weight, given.shuffle, are_labels, may_be_whole)
     if given.class_weight is not None and given.sample_weight is not None:
         raise ValueError("give class_weight or sample_weight, not both")
@@ -296,7 +297,7 @@ def _source(model: keras.Model, given: Given, seed: int, steps_per_epoch: int | 
         labels = [leaf for leaf in tf.nest.flatten(y) if leaf is not None]
         if len(labels) != 1:
             raise ValueError(f"class_weight needs one y, not {len(labels)}: for several outputs give sample_weight")
-        sample_weight = class_weights(labels[0], given.class_weight, checks.takes_labels(model))
+        sample_weight = class_weights(labels[0], given.class_weight, checks.takes_labels(model, len(labels[0].shape)))
     if given.check_data:
         checks.check_values(x, y, sample_weight)
     size = size_of_batches(length, given.batch_size, steps_per_epoch, batches)

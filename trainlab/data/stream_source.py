@@ -30,7 +30,7 @@ class StreamSource:
         data: any of these; its batches are `x`, `(x, y)` or `(x, y, sample_weight)`.
         class_weight: weights by class, as in Keras.
         shuffle: for a `PyDataset`, whether its order of batches changes.
-        are_labels: whether class weights are looked up by each element of `y`, which are labels; see `kinds.class_weights`.
+        are_labels: whether, by the number of axes of `y`, class weights are looked up by each element of `y`, which are labels; see `kinds.class_weights`.
         may_be_whole: whether batches may be anything (see `unpack`).
         keeps_place: whether a generator goes on where the last pass ended; otherwise each pass begins with its first two batches
           and then goes on, as in Keras.
@@ -52,7 +52,7 @@ class StreamSource:
         data: Any,
         class_weight: Mapping[int, float] | None,
         shuffle: bool,
-        are_labels: bool = False,
+        are_labels: Callable[[int | None], bool] = lambda rank: False,
         may_be_whole: bool = False,
         keeps_place: bool = True,
     ):

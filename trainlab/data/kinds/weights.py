@@ -65,8 +65,10 @@ def class_weights(y: Any, class_weight: Mapping[int, float], are_labels: bool = 
     return weights
 
 
-def weighing(class_weight: Mapping[int, float], are_labels: bool) -> Callable[..., Batch]:
+def weighing(class_weight: Mapping[int, float], are_labels: Callable[[int | None], bool]) -> Callable[..., Batch]:
     """A function of a stream's elements, to be traced, that gives each batch the weights that `class_weights` would.
+
+    `are_labels` says by the number of axes of `y`.
 
     Raises, when it is traced:
         ValueError: a batch has weights already, or not one `y`.
@@ -85,7 +87,7 @@ def weighing(class_weight: Mapping[int, float], are_labels: bool) -> Callable[..
             size, dropped = y.shape[-1], functools.partial(tf.squeeze, labels, axis=-1)
             if size == 1:
                 labels = dropped()
-            elif not are_labels:
+            elif not are_labels(y.shape.rank):
                 found = functools.partial(tf.argmax, y, axis=-1)
                 labels = found() if size is not None else tf.cond(tf.equal(tf.shape(y)[-1], 1), dropped, found)
         inside = (labels >= first) & (labels <= last)
