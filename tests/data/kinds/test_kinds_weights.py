@@ -158,7 +158,7 @@ class TestWeighing:
     )
     @pytest.mark.parametrize("class_weight", [WEIGHT, {2: 3.0}, {0: 1.0, 1: 2.0, 2: 4.0, 7: 9.0}], ids=str)
     def test_equals_that_of_arrays(self, y, are_labels, class_weight):
-        data = batches(X, y).map(weighing(class_weight, are_labels))
+        data = batches(X, y).map(weighing(class_weight, lambda rank: are_labels))
         found = np.concatenate([weights.numpy() for _, _, weights in data])
         np.testing.assert_array_equal(found, class_weights(y, class_weight, are_labels))
 
@@ -166,7 +166,7 @@ class TestWeighing:
     def test_of_a_last_axis_that_is_not_known(self, is_one_hot):
         y = np.eye(3)[LABELS[:, 0]] if is_one_hot else LABELS[:, :1].astype("float64")
         data = batches(X, y).map(lambda x, y: (x, tf.ensure_shape(tf.numpy_function(lambda a: a, [y], tf.float64), [None, None])))
-        found = np.concatenate([weights.numpy() for _, _, weights in data.map(weighing(WEIGHT, False))])
+        found = np.concatenate([weights.numpy() for _, _, weights in data.map(weighing(WEIGHT, lambda rank: False))])
         np.testing.assert_array_equal(found, class_weights(LABELS[:, 0], WEIGHT))
 
     def test_a_generator_too(self):
