@@ -8,7 +8,7 @@ from trainlab.runs.epochs import Fit, Keeper, find_out, fit_of, history_of
 from trainlab.runs.evaluating import Validator, evaluate_alone, predict_alone
 from trainlab.runs.keeping import RunKeeper
 from trainlab.runs.listeners.describing import Described, describe_loop
-from trainlab.runs.listeners.listing import callback_list, verbosity
+from trainlab.runs.listeners.listing import callback_list, is_terminal, verbosity
 from trainlab.runs.manifest import OVERRIDABLE, OtherRun
 from trainlab.runs.resuming import RESUME, Asked, Found
 from trainlab.runs.run import Run, refuse_unknown
@@ -44,6 +44,7 @@ __all__ = [
     "predict_alone",
     "rates",
     "refuse_unknown",
+    "is_terminal",
     "verbosity",
     "workers",
     "write_atomically",

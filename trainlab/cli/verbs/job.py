@@ -22,7 +22,7 @@ from trainlab.cli.running.workers import joined, place_of
 from trainlab.data import device
 from trainlab.distribution import Cluster
 from trainlab.reports import numbers_of
-from trainlab.runs import compiled, write_atomically
+from trainlab.runs import compiled, is_terminal, write_atomically
 from trainlab.trainer import Trainer
 
 
@@ -106,7 +106,7 @@ class Job:
         return setup.trainer.fit(
             callbacks=callbacks,
             # A bar that redraws itself, or a line an epoch.
-            verbose=(1 if sys.stdout.isatty() else 2) if verbose is None else verbose,
+            verbose=(1 if is_terminal(sys.stdout) else 2) if verbose is None else verbose,
             **fit_arguments(setup),
             **self._how,
         )

@@ -25,6 +25,11 @@ def callback_list(callbacks: Any, model: keras.Model | None, plan: Plan, verbose
     )
 
 
+def is_terminal(stream: Any) -> bool:
+    """Whether somebody looks at a stream, who sees a bar move; no stream at all, or one that cannot say, is none."""
+    return bool(getattr(stream, "isatty", bool)())
+
+
 def verbosity(verbose: str | int) -> int:
     """`verbose` of `fit` as a number.
 
@@ -32,7 +37,9 @@ def verbosity(verbose: str | int) -> int:
         ValueError: it is none of those that Keras knows.
     """
     if verbose == "auto":
-        return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
+        if sys.stdout is None:  # of a process without a console
+            return 0
+        return 1 if is_terminal(sys.stdout) or "ipykernel" in sys.modules else 2
     if verbose not in (0, 1, 2):
         raise ValueError(f'verbose must be 0, 1, 2 or "auto", not {verbose!r}')
     return int(verbose)
