@@ -183,3 +183,10 @@ class TestOwnStates:
                 return 1
 
         assert arrays.own_state(Half()) is None and arrays.own_state(np.ones(3)) is None
+
+
+@pytest.mark.parametrize("dtype", [">i2", ">u2", ">i4", ">f4", ">U2"])
+def test_foreign_byte_order_is_made_this_machines(dtype):
+    given = np.array([1, 2, 300]).astype(dtype)
+    found = arrays.as_arrays(given)
+    assert found.dtype.isnative and not given.dtype.isnative and found.tolist() == given.tolist()

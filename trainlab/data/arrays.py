@@ -339,6 +339,8 @@ def _as_array(leaf: Any) -> Any:
         leaf = from_objects(leaf) if dtype.kind == "O" else leaf
         if leaf is None or (leaf.dtype.kind not in "biufcUSO" and leaf.dtype != tf.bfloat16.as_numpy_dtype):
             raise TypeError(f"an array of dtype {dtype} holds no batch of numbers or strings; convert it with astype")
+    if not is_tensor and not leaf.dtype.isnative:  # the device keeps bytes as they are
+        leaf = leaf.astype(leaf.dtype.newbyteorder("="))
     if len(leaf.shape) == 0:
         value = leaf.item() if isinstance(leaf, np.ndarray) else leaf
         raise TypeError(f"{value!r} is a single value, not an array of examples; a list of numbers needs np.array")
