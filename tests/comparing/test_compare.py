@@ -179,10 +179,11 @@ def test_what_is_wrong_is_one_line_before_anything_is_made(tmp_path, changes, sa
 @pytest.mark.parametrize(
     "changes, said",
     [
+        ({"metric": "accuracy"}, """metric = 'accuracy': more of it is better: say so by .."max", 'accuracy'"""),
         ({"metric": "acuracy"}, "metric = 'acuracy': .* which are accuracy, loss; did you mean 'accuracy'"),
         ({"jit_compil": True}, "did you mean jit_compile"),
     ],
-    ids=["metric", "setting"],
+    ids=["direction", "metric", "setting"],
 )
 def test_whoever_called_wrongly_calls_again(tmp_path, changes, said):
     """What only the Trainer finds is said before any run, and the directory is then nobody's."""

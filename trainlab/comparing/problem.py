@@ -38,6 +38,7 @@ class Problem:
         optimizer, loss, metrics: as in `model.compile`; each run has an optimizer of its own like this one.
         metric: the name that runs are judged by, without `val_`.
         is_up: whether more of it is better.
+        is_said: whether somebody has said so.
         settings: other arguments of the `Trainer`.
     """
 
@@ -51,6 +52,7 @@ class Problem:
     metrics: Any
     metric: str = "loss"
     is_up: bool = False
+    is_said: bool = True
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     _initial: dict[int, list[np.ndarray]] = dataclasses.field(default_factory=dict)
 

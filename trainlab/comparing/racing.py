@@ -19,6 +19,7 @@ from trainlab.comparing.plan import Plan, Trial, batches_of
 from trainlab.comparing.problem import Problem, copied, from_the_beginning
 from trainlab.comparing.schedules import give_rate, optimizer_like, schedule_of
 from trainlab.loop import NonFiniteError
+from trainlab.objective import keras_internals
 from trainlab.reports import numbers_of
 from trainlab.runs import Run
 from trainlab.strategies import StepStrategy
@@ -85,6 +86,8 @@ class Racer:
             raise ValueError(
                 f"metric = {wanted!r}: is several numbers, and runs are judged by one: name one of {', '.join(parts)}"
             )
+        if not self._problem.is_said and keras_internals.metric_directions(trainer.model).get(wanted) == "up":
+            raise ValueError(f'metric = {wanted!r}: more of it is better: say so by ("max", {wanted!r})')
         if wanted not in names:
             close = difflib.get_close_matches(wanted, names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "name it in metrics too"

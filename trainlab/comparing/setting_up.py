@@ -174,6 +174,7 @@ def problem_of(
         metrics=metrics,
         metric=name.removeprefix("val_"),
         is_up=direction == "max",
+        is_said=not isinstance(metric, str),
         settings={"jit_compile": False} | dict(settings or {}),
     )
 
