@@ -36,3 +36,17 @@ def test_labels_of_some_outputs_are_those_of_the_outputs_with_a_loss():
         Trainer(model()).fit(x, [np.full([8], 57), few], verbose=0)
     with pytest.raises(ValueError, match=r"^y\[1\] holds the label 100 .* from 0 to 99"):
         Trainer(model()).fit(x, [few, np.full([8], 100)], verbose=0)
+
+
+def test_one_array_of_weights_of_elements_is_not_for_several_outputs():
+    x = keras.Input([3, 2])
+    model = keras.Model(x, [keras.layers.Dense(1)(x), keras.layers.Dense(1)(x)])
+    model.compile("sgd", ["mse", "mse"])
+    data = np.ones([4, 3, 2], "float32"), [np.ones([4, 3, 1], "float32")] * 2
+    for weights in (np.ones([4, 3]), np.ones([4, 3, 1])):
+        with pytest.raises(
+            ValueError, match=r"^sample_weight of shape \(4, 3.*\) for 2 outputs: one array for all has one weight"
+        ):
+            Trainer(model).fit(*data, sample_weight=weights, verbose=0)
+    for good in (np.ones([4]), np.ones([4, 1]), [np.ones([4, 3])] * 2):
+        Trainer(model).fit(*data, sample_weight=good, verbose=0)

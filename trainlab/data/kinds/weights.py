@@ -115,6 +115,13 @@ def matched(y: Any, sample_weight: Any, outputs: Any = None, output_names: Seque
         >>> matched([0, 0], {"b": 1.0}, output_names=["a", "b"])
         ([0, 0], [None, 1.0])
     """
+    if not _is_nested(sample_weight) and sample_weight is not None and _is_nested(y) and len(y) > 1:
+        shape = tuple(getattr(sample_weight, "shape", ()))
+        if len(shape) > 1 and shape[1:] != (1,):
+            raise ValueError(
+                f"sample_weight of shape {shape} for {len(y)} outputs: one array for all has one weight an example; for weights of "
+                "elements give one for each output"
+            )
     if not _is_nested(sample_weight) or any(map(_is_nested, _values(sample_weight))):
         return y, sample_weight
     is_by_name = isinstance(sample_weight, Mapping)
