@@ -193,6 +193,11 @@ BAD_FITS = {
         {"x": XL, "y": {"a": YL, "b": YL % 2}, "sample_weight": {"c": np.ones(20)}},
         "sample_weight is for 'c', which is none of the outputs: 'a', 'b'",
     ),
+    "shuffle as a word": (
+        compiled,
+        {"x": X, "y": Y, "shuffle": "batch"},
+        "shuffle must be True or False, not 'batch': to keep neighbours together give a tf.data.Dataset that shuffles its batches",
+    ),
     "validation_freq 0": (
         compiled,
         {"x": X, "y": Y, "validation_data": (X, Y), "validation_freq": 0},
@@ -243,7 +248,7 @@ GOOD_FITS = {
     "integers": (compiled, {"x": np.ones([20, 3], int), "y": Y}),
     "flat targets": (compiled, {"x": X, "y": Y[:, 0]}),
     "verbose as a bool": (compiled, {"x": X, "y": Y, "verbose": False}),
-    "shuffle as a word": (compiled, {"x": X, "y": Y, "shuffle": "batch"}),
+    "shuffle as a number": (compiled, {"x": X, "y": Y, "shuffle": 1}),
 }
 
 

@@ -198,6 +198,11 @@ def split(given: Given) -> Given:
     Raises:
         TypeError, ValueError: a count is wrong, or there is nothing to hold out, or nothing left.
     """
+    if given.shuffle is not None and not isinstance(given.shuffle, (bool, np.bool_)) and given.shuffle not in (0, 1):
+        raise ValueError(
+            f"shuffle must be True or False, not {given.shuffle!r}: to keep neighbours together give a tf.data.Dataset that "
+            "shuffles its batches"
+        )
     for name in ("batch_size", "validation_batch_size", "validation_steps"):
         if getattr(given, name) is not None:
             checks.check_count(name, getattr(given, name), 1)
