@@ -196,7 +196,7 @@ BAD_FITS = {
     "shuffle as a word": (
         compiled,
         {"x": X, "y": Y, "shuffle": "batch"},
-        "shuffle must be True or False, not 'batch': to keep neighbours together give a tf.data.Dataset that shuffles its batches",
+        "shuffle must be True or False, not 'batch': for shuffled batches give a tf.data.Dataset that shuffles them",
     ),
     "validation_freq 0": (
         compiled,

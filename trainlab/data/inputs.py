@@ -200,8 +200,8 @@ def split(given: Given) -> Given:
     """
     if given.shuffle is not None and not isinstance(given.shuffle, (bool, np.bool_)) and given.shuffle not in (0, 1):
         raise ValueError(
-            f"shuffle must be True or False, not {given.shuffle!r}: to keep neighbours together give a tf.data.Dataset that "
-            "shuffles its batches"
+            f"shuffle must be True or False, not {given.shuffle!r}: for shuffled batches give a tf.data.Dataset that "
+            "shuffles them"
         )
     for name in ("batch_size", "validation_batch_size", "validation_steps"):
         if getattr(given, name) is not None:

@@ -30,7 +30,7 @@ class StreamSource:
         data: any of these; its batches are `x`, `(x, y)` or `(x, y, sample_weight)`.
         class_weight: weights by class, as in Keras.
         shuffle: for a `PyDataset`, whether its order of batches changes.
-        are_labels: whether a `y` of so many axes holds a label in each element, to look class weights up by; see `kinds.class_weights`.
+        are_labels: whether a `y` of so many axes holds a label in each element, to look class weights up by.
         may_be_whole: whether batches may be anything (see `unpack`).
         keeps_place: whether a generator goes on where the last pass ended; otherwise each pass begins with its first two batches
           and then goes on, as in Keras.

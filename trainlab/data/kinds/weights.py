@@ -119,8 +119,8 @@ def matched(y: Any, sample_weight: Any, outputs: Any = None, output_names: Seque
         shape = tuple(getattr(sample_weight, "shape", ()))
         if len(shape) > 1 and shape[1:] != (1,):
             raise ValueError(
-                f"sample_weight of shape {shape} for {len(y)} outputs: one array for all has one weight an example; for weights of "
-                "elements give one for each output"
+                f"sample_weight of shape {shape} for {len(y)} outputs: one array for all has one weight an example; for "
+                "weights of elements give one for each output"
             )
     if not _is_nested(sample_weight) or any(map(_is_nested, _values(sample_weight))):
         return y, sample_weight
