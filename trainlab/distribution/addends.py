@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainlab.objective import depends, graph_checks
-from trainlab.objective.graph_checks import CONSTANT, MEAN, NUMBER, ROWS, SHAPE, SUM
+from trainlab.objective import depends, graphs
 
 PASSED_ON = ("Cast", "EnsureShape", "Identity", "Reshape", "StopGradient")
+CONSTANT, MEAN, NUMBER, ROWS, SHAPE, SUM = graphs.CONSTANT, graphs.MEAN, graphs.NUMBER, graphs.ROWS, graphs.SHAPE, graphs.SUM
 _ADDED = ("Add", "AddN", "AddV2", "BiasAdd")  # the last is what Keras makes of a sum with a row
 _INSIDE = ("Case", "If", "PartitionedCall", "StatefulPartitionedCall", "StatelessCase", "StatelessIf", "StatelessWhile", "While")
 # Operations that leave what each number is of the examples, and move it about.
@@ -21,7 +21,7 @@ _MOVED = frozenset(
 )
 _NONLINEAR = ("Exp", "L2Loss", "Log", "Log1p", "Rsqrt", "Sqrt", "Square")
 # Of what is made by these of rows, and of nothing but rows, each row is made of the same row.
-_LOOKED_THROUGH = graph_checks.UNARY | graph_checks.BINARY | graph_checks.BY_ROW | graph_checks.REDUCTIONS | _MOVED
+_LOOKED_THROUGH = graphs.UNARY | graphs.BINARY | graphs.BY_ROW | graphs.REDUCTIONS | _MOVED
 _MOST_OPERATIONS, _DEEPEST = 300, 50
 # What is added: the sum over the batch's examples of something; a mean over them; the same whatever they are; OTHER, something
 # else that is made of all of them, such as the root of a mean; MIXED, a sum of rows that are each made of several of them, as
@@ -50,7 +50,7 @@ def addends_of(after: Any, before: tf.Tensor) -> list[tf.Tensor] | None:
     return None
 
 
-class Addends(graph_checks.Kinds):
+class Addends(graphs.Kinds):
     """What tensors of a traced graph are of a batch, where what has a row for each example is known by its shape.
 
     Of the forward pass nothing need be understood so: what is asked about begins behind it.
@@ -66,7 +66,7 @@ class Addends(graph_checks.Kinds):
     def __init__(self, batch: Sequence[tf.Tensor], share: tf.Tensor, same: Sequence[tf.Tensor], size: int | None, is_open: bool):
         super().__init__(batch)
         self._size, self._is_open = size, is_open
-        self._reached = graph_checks.computed_from([*batch, share])
+        self._reached = graphs.computed_from([*batch, share])
         self._are_alike = all(tensor.shape[1:].is_fully_defined() for tensor in batch)
         self._known |= {id(share): NUMBER, **{id(tensor): CONSTANT for tensor in same}}
         self._kept += [share, *same]
@@ -132,7 +132,7 @@ class Addends(graph_checks.Kinds):
     def _found(self, operation: Any, tensor: tf.Tensor) -> str | None:
         """See `Kinds`; of a tensor that has no rows."""
         kind, inputs = operation.type, list(operation.inputs)
-        if kind in graph_checks.REDUCTIONS and inputs[0].shape.rank == 0:
+        if kind in graphs.REDUCTIONS and inputs[0].shape.rank == 0:
             return self.of(inputs[0])
         if kind in _NONLINEAR and tensor.shape.rank == 0:
             return OTHER
@@ -154,7 +154,7 @@ class Addends(graph_checks.Kinds):
             return None
         if kind in _MOVED:
             return next(iter(has)) if len(has) == 1 else None
-        if kind in graph_checks.LINEAR or kind in ("Max", "Min"):
+        if kind in graphs.LINEAR or kind in ("Max", "Min"):
             return None if has == {SUM} else SUM if has == {SUM, NUMBER} else MIXED if has <= {MIXED, SUM} else OTHER
         return OTHER
 
@@ -168,7 +168,7 @@ def _cuts(operation: Any) -> bool:
 
 def _over_examples(operation: Any, inputs: Sequence[tf.Tensor]) -> str | None:
     """Of an operation on rows that keeps none, where shards have inner axes as long as those of the batch."""
-    if operation.type not in graph_checks.REDUCTIONS or (axes := tf.get_static_value(inputs[1])) is None:
+    if operation.type not in graphs.REDUCTIONS or (axes := tf.get_static_value(inputs[1])) is None:
         return None
     if inputs[0].shape.rank is None or 0 not in {int(axis) % inputs[0].shape.rank for axis in np.reshape(axes, -1)}:
         return None

@@ -1,10 +1,10 @@
 """The objective: loss and gradient of an effective batch, as a pure function of the parameters."""
 
-from trainlab.objective import cutting, graph_checks, keras_internals
+from trainlab.objective import cutting, graphs, keras_internals
 from trainlab.objective.accumulation import Accumulation, Batches, reports_of, traced_aside
 from trainlab.objective.building import build_model, compile_model, num_parameters
 from trainlab.objective.evaluation import Divide, Evaluate, Evaluation, KerasObjective
-from trainlab.objective.graph_checks import (
+from trainlab.objective.graphs import (
     CALLS,
     depends,
     graphs_within,
@@ -42,7 +42,7 @@ __all__ = [
     "flat_logs",
     "forget_gradients",
     "functions_inlined",
-    "graph_checks",
+    "graphs",
     "graphs_within",
     "has_own_step",
     "inner_of",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from trainlab.objective.graph_checks import depends
+from trainlab.objective.graphs import depends
 from trainlab.objective.leftovers import forget_gradients
 from trainlab.objective.model_function import Batch, ModelFunction, wide
 from trainlab.parameters import Rows, Vector, dense

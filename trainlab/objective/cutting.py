@@ -97,7 +97,7 @@ def check(batch: Batch, setting: str) -> None:
         tf.raw_ops.Assert(
             condition=tf.reduce_all(tf.equal(tf.stack(sizes), sizes[0])),
             data=sizes,
-            name=f"{setting}_needs_first_axes_of_one_size",
+            name="_".join((setting, "needs_first_axes_of_one_size")),
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from trainlab.objective.graph_checks import made_of_examples
+from trainlab.objective.graphs import made_of_examples
 from trainlab.objective.keras_internals import flat_losses, losses_replaced, mask_of
 
 

@@ -341,10 +341,7 @@ def trained_by(optimizer: keras.Optimizer) -> Sequence[Any] | None:
 
 
 def inner_optimizers(optimizer: keras.Optimizer) -> dict[int, keras.Optimizer] | None:
-    """By a variable's id, the optimizer that a `keras.optimizers.MultiOptimizer` hands it to; None of any other optimizer.
-
-    Its `optimizers` are public, which variables are whose is not.
-    """
+    """By a variable's id, the optimizer that a `keras.optimizers.MultiOptimizer` hands it to, which is not public; None of others."""
     if not isinstance(optimizer, keras.optimizers.MultiOptimizer):
         return None
     return {id(v): inner for inner in optimizer.optimizers for v in trained_by(inner) or ()}
@@ -396,8 +393,8 @@ def metric_directions(model: keras.Model) -> dict[str, str | None]:
         finally:
             for metric in metrics:
                 del metric.result
-    containers = (container, model._compile_loss)
-    found |= {metric.name: metric for metric in model.metrics if metric not in containers and metric.name not in found}
+    own = [metric for metric in model.metrics if metric not in (container, model._compile_loss)]
+    found |= {metric.name: metric for metric in own if metric.name not in found}
     trackers = model._compile_loss.metrics if model._compile_loss is not None else []
     down = {tracker.name: "down" for tracker in (model._loss_tracker, *trackers)}
     return {**{name: getattr(metric, "_direction", None) for name, metric in found.items()}, **down}

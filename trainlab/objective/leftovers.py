@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from trainlab.objective.graph_checks import CALLS, called_graphs
+from trainlab.objective.graphs import CALLS, called_graphs
 from trainlab.parameters import tensorflow_internals
 
 _BRANCHES = frozenset(kind for kind in CALLS if "Call" not in kind)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from trainlab.objective import denominators
 from trainlab.objective.backward_order import filters_first
-from trainlab.objective.graph_checks import check_operations
+from trainlab.objective.graphs import check_operations
 from trainlab.objective.keras_internals import compile_loss, compile_metrics, flat_losses, layers_of, loss_tracker
 from trainlab.objective.pure import Lookups, Scope, StandIn, is_reachable, opened
 from trainlab.objective.scaling import LossScale, loss_scale_of

@@ -43,6 +43,7 @@ class Run:
     save_steps: int | None = None
     keep: int = 3
     keep_best: str | tuple[str, str] | None = None
+    path: Path = dataclasses.field(init=False, repr=False, compare=False)  # the directory, wherever the process goes
 
     def __post_init__(self) -> None:
         if not isinstance(self.directory, (str, os.PathLike)):
@@ -60,13 +61,7 @@ class Run:
             check_count("save_steps", self.save_steps, 1)
         check_count("keep", self.keep, 1)
         check_keep_best(self.keep_best)
-        object.__setattr__(self, "_path", Path(self.directory).absolute())
-
-    @property
-    def path(self) -> Path:
-        """The directory, wherever the process goes."""
-        path: Path = self._path  # type: ignore[attr-defined]  # no field: it is not to be shown, nor compared
-        return path
+        object.__setattr__(self, "path", Path(self.directory).absolute())
 
     def refusal(self, error: OSError) -> OSError:
         """An error while the directory is opened, in one line; one that is a line of ours stays as it is."""

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from trainlab.objective import cutting, denominators, keras_internals
 from trainlab.objective.backward_order import filters_first
-from trainlab.objective.graph_checks import check_operations, computed_from
+from trainlab.objective.graphs import check_operations, computed_from
 from trainlab.objective.model_function import Batch, ModelFunction, flat_logs, native, num_operations, values_of, wide
 from trainlab.objective.own_step.recording import Recorder
 from trainlab.objective.pure import Scope, functions_inlined, opened

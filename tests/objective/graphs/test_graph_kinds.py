@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import losses, ops
 
-from trainlab.objective.graph_checks import is_mean_over_examples
+from trainlab.objective.graphs import is_mean_over_examples
 
 SCALE = tf.constant([1.0, 2.0, 3.0])
 MEANS = {

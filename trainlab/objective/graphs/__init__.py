@@ -1,0 +1,53 @@
+"""What a traced graph holds: operations that it may not, variables that it touches, and what its numbers are of a batch."""
+
+from trainlab.objective.graphs.checks import (
+    CALLS,
+    called_graphs,
+    check_operations,
+    computed_from,
+    depends,
+    graphs_within,
+    string_operation,
+    touched_variables,
+)
+from trainlab.objective.graphs.kinds import (
+    BINARY,
+    BY_ROW,
+    CONSTANT,
+    LINEAR,
+    MEAN,
+    NUMBER,
+    REDUCTIONS,
+    ROWS,
+    SHAPE,
+    SUM,
+    UNARY,
+    Kinds,
+    is_mean_over_examples,
+    made_of_examples,
+)
+
+__all__ = [
+    "BINARY",
+    "BY_ROW",
+    "CALLS",
+    "CONSTANT",
+    "LINEAR",
+    "MEAN",
+    "NUMBER",
+    "REDUCTIONS",
+    "ROWS",
+    "SHAPE",
+    "SUM",
+    "UNARY",
+    "Kinds",
+    "called_graphs",
+    "check_operations",
+    "computed_from",
+    "depends",
+    "graphs_within",
+    "is_mean_over_examples",
+    "made_of_examples",
+    "string_operation",
+    "touched_variables",
+]
