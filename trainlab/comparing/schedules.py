@@ -58,7 +58,7 @@ def optimizer_like(optimizer: keras.Optimizer) -> keras.Optimizer:
     except Exception as error:  # somebody's own, which may raise anything
         raise ValueError(f"optimizer: {name} cannot be made again from its get_config(): {error}") from None
     was, made = (manifest.of_object(inner_of(one)) for one in (optimizer, other))
-    lost = [key for key in was.keys() & made.keys() if was[key] != made[key] and key.lstrip("_") != "name"]
+    lost = [key for key in was.keys() & made.keys() if was[key] != made[key] and key.strip("_") != "name"]
     if lost:
         raise ValueError(
             f"optimizer: {name} made again from its get_config() is another one in {', '.join(sorted(lost))}: "

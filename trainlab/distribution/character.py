@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -158,40 +158,50 @@ def _traced(
             if addends is None:
                 no_sums.add(key)
             kinds[key] = [added.kind_of(addend) for addend in addends or ()]
+        kept = {key: marks[key] for key in sums.keys() & marks.keys()}
         parts = [leaf.values if isinstance(leaf, Rows) else leaf for leaf in gradient.leaves]
-        for key in sums.keys() & marks.keys():
-            read.update({key} if any(depends(part, [marks[key]]) for part in (loss, *parts)) else ())
-            is_new = key in after and after[key] is not marks[key]
+        for key, mark in kept.items():
+            read.update({key} if any(depends(part, [mark]) for part in (loss, *parts)) else ())
+            is_new = key in after and after[key] is not mark
             read_after.update({key} if is_new and any(depends(part, [after[key]]) for part in parts) else ())
-        kept = [marks[key] for key in sums.keys() & marks.keys()]
-        for name, variable in function.reports.items():
-            value = after.get(id(variable))
-            if value is not None and not depends(value, kept):  # what does is made of what all replicas have found
-                kind = added.kind_of(value)
-                if kind == SUM or depends(value, leaves):
-                    reports[name] = kind, value.dtype.is_floating
+        reports.update(_reports(function, list(kept.values()), leaves, after, added))
         unsaid[:] = _unsaid(function, marks, after, added)
         return loss
 
     traced_aside(evaluate)
     once = once_a_batch([group for _, group in groups], kinds)
     no_means.update(dict.fromkeys(name for name, group in groups if group & once.no_means))
-    no_means.update(
-        dict.fromkeys(name for name, (kind, is_floating) in reports.items() if kind in (OTHER, MIXED) and is_floating)
-    )
+    no_means.update(dict.fromkeys(name for name, (kind, is_floating) in reports.items() if is_floating and kind in (OTHER, MIXED)))
+    added_up = {name for name, (kind, _) in reports.items() if kind in (SUM, MIXED)}
     return Character(
         reaches_across=bool(context.asked),
         no_sums=frozenset(no_sums),
         no_means=tuple(no_means),
         once=once,
-        sums=frozenset(id(function.reports[name]) for name, (kind, _) in reports.items() if kind in (SUM, MIXED)),
-        of_first=tuple(
-            name for name, (kind, is_floating) in reports.items() if kind not in (SUM, MIXED, CONSTANT) and not is_floating
-        ),
+        sums=frozenset(id(function.reports[name]) for name in added_up),
+        of_first=tuple(name for name, (kind, is_f) in reports.items() if not is_f and kind != CONSTANT and name not in added_up),
         unsaid=tuple(unsaid),
         read=frozenset(read),
         read_after=frozenset(read_after),
     )
+
+
+def _reports(
+    function: ModelFunction,
+    kept: Sequence[tf.Tensor],
+    leaves: Sequence[tf.Tensor],
+    after: Mapping[int, tf.Tensor],
+    added: Addends,
+) -> dict[str, tuple[str | None, bool]]:
+    """By name, of what is reported of the batch itself: what it is of the examples, and whether it is a floating number."""
+    found = {}
+    for name, variable in function.reports.items():
+        value = after.get(id(variable))
+        if value is not None and not depends(value, kept):  # what does is made of what all replicas have found
+            kind = added.kind_of(value)
+            if kind == SUM or depends(value, leaves):
+                found[name] = kind, value.dtype.is_floating
+    return found
 
 
 def _unsaid(
