@@ -268,9 +268,10 @@ class TrainStepFunction(ModelFunction):
                 )
         if not isinstance(logs, Mapping):
             raise ValueError(f"{name} must return a dictionary of logs, not {type(logs).__name__}")
+        metrics = keras_internals.metric_directions(self.model)  # whose result may be several numbers, as F1Score's is
         for log, value in flat_logs(logs).items():
             shape = getattr(value, "shape", None)
-            if value is None or isinstance(value, str) or (shape is not None and len(shape) > 0):
+            if value is None or isinstance(value, str) or (shape is not None and len(shape) > 0 and log not in metrics):
                 is_of = repr(value) if shape is None else f"a tensor of shape {tuple(shape)}"
                 raise ValueError(f"{name} returns logs[{log!r}] as {is_of}: a log is a number, such as the mean")
         if recorder.loss is None and "loss" not in flat_logs(logs):
