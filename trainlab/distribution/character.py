@@ -171,7 +171,9 @@ def _traced(
     traced_aside(evaluate)
     once = once_a_batch([group for _, group in groups], kinds)
     no_means.update(dict.fromkeys(name for name, group in groups if group & once.no_means))
-    no_means.update(dict.fromkeys(name for name, (kind, is_floating) in reports.items() if is_floating and kind in (OTHER, MIXED)))
+    no_means.update(
+        dict.fromkeys(name for name, (kind, is_floating) in reports.items() if is_floating and kind in (OTHER, MIXED))
+    )
     added_up = {name for name, (kind, _) in reports.items() if kind in (SUM, MIXED)}
     return Character(
         reaches_across=bool(context.asked),

@@ -341,7 +341,7 @@ def trained_by(optimizer: keras.Optimizer) -> Sequence[Any] | None:
 
 
 def inner_optimizers(optimizer: keras.Optimizer) -> dict[int, keras.Optimizer] | None:
-    """By a variable's id, the optimizer that a `keras.optimizers.MultiOptimizer` hands it to, which is not public; None of others."""
+    """By a variable's id, the optimizer that a `MultiOptimizer` hands it to, which is not public; None of any other optimizer."""
     if not isinstance(optimizer, keras.optimizers.MultiOptimizer):
         return None
     return {id(v): inner for inner in optimizer.optimizers for v in trained_by(inner) or ()}
