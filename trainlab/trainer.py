@@ -83,7 +83,7 @@ class Trainer:
               65,536 examples. None: the compiled model's if it is not 1, else as many as take 0.1 to 0.2 s, to the same results.
             micro_batch_size: evaluates every batch in pieces of at most so many examples, one after the other, where one does
               not fit in memory. Loss and gradient stay those of the whole batch; Dropout draws anew and BatchNorm takes its
-              statistics piece by piece, to a metric of one number a batch each is a batch. None: whole; "auto" halves until they fit.
+              statistics piece by piece; for metrics of a batch each is one. None: whole; "auto" halves until they fit.
             on_nonfinite: what becomes of an update that leaves a NaN or an infinity in weights, statistics, the optimizer, the
               memory or the mean of the losses. "stop" raises `NonFiniteError`, the model being at the update before it. "skip"
               uses up its batches and changes nothing else, not `iteration` or dropout seeds; at most 10 in a row.
