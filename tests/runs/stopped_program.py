@@ -174,28 +174,14 @@ def kill_workers():
     ready()
 
 
-def before(owner, name, number, **settings):
-    """Says that it is ready before the n-th call of a function; returns the settings."""
+def before(owner, name, number, do=ready, **settings):
+    """Says that it is ready, or does something else, before the n-th call of a function; returns the settings."""
     real, calls = getattr(owner, name), []
 
     def called(*args, **kwargs):
         calls.append(1)
         if len(calls) == number:
-            ready()
-        return real(*args, **kwargs)
-
-    setattr(owner, name, called)
-    return settings
-
-
-def never_done(owner, name, number, **settings):
-    """At the n-th call of a function it says that it is ready, and waits."""
-    real, calls = getattr(owner, name), []
-
-    def called(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == number:
-            hang()
+            do()
         return real(*args, **kwargs)
 
     setattr(owner, name, called)
@@ -224,7 +210,7 @@ PHASES = {
     "evaluation": lambda: {"callbacks": [At("on_test_batch_begin", 33, ready)]},
     "hanging evaluation": lambda: {"validation": generated(HANGS_AT)},
     "saving": lambda: before(sys.modules[Checkpoints.__module__], "_write", 2, save_steps=20),
-    "a disk that hangs": lambda: never_done(sys.modules[Checkpoints.__module__], "_write", 2, save_steps=20),
+    "a disk that hangs": lambda: before(sys.modules[Checkpoints.__module__], "_write", 2, hang, save_steps=20),
     "ending": lambda: {"callbacks": [At("on_train_end", 1, ready)]},
 }
 
