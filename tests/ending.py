@@ -6,7 +6,10 @@
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import keras
@@ -200,6 +203,21 @@ def no_step_at_the_chief_first(workers, rank, directory):
     return trainer, given
 
 
+def interrupted(workers, rank, directory, who=1):
+    """At one, by Ctrl-C, while it waits for the other to come."""
+    trainer, given = good(workers, rank, directory)
+    trainer.model.build([None, 4])
+    if rank == who:
+        threading.Timer(3.0, os.kill, [os.getpid(), signal.SIGINT]).start()
+    else:
+        time.sleep(8.0)
+    return trainer, given
+
+
+def interrupted_chief(workers, rank, directory):
+    return interrupted(workers, rank, directory, who=0)
+
+
 def nan_weights(workers, rank, directory):
     trainer, given = good(workers, rank, directory)
     kernel = trainer.model.layers[0].kernel
@@ -287,7 +305,7 @@ def said(case, workers, rank, directory):
     trainer, given = globals()[case](workers, rank, directory)
     try:
         result = trainer.fit(**given, **({"verbose": 0} if given else {}))
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         return f"{type(error).__name__}: {error}", trainer.iterations
     weights = weights_of(trainer.model).tolist()
     return "trained" if isinstance(result, keras.callbacks.History) else type(result).__name__, trainer.iterations, weights

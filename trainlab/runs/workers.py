@@ -59,11 +59,12 @@ def meet(link: Link, rows: manifest.Manifest, make_loop: Callable[..., Loop], so
     # A loop is kept from fit to fit where nothing has changed, which each worker sees for itself; but a callback sets what it
     # likes at the chief alone.
     is_streamed = isinstance(source, ArraySource) and source.is_streamed
-    is_new, is_streamed = link.meet(mine, differs, make_loop(), is_streamed)
-    if isinstance(source, ArraySource) and is_streamed:
-        source.stream()
-    if is_new:
-        make_loop(anew=True)
+    with link.answer(alike=(Refused, StopAsked)):
+        is_new, is_streamed = link.meet(mine, differs, make_loop(), is_streamed)
+        if isinstance(source, ArraySource) and is_streamed:
+            source.stream()
+        if is_new:
+            make_loop(anew=True)
     return not link.is_chief
 
 

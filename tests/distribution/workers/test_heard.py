@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,10 +21,11 @@ from small import compiled, regression
 from trainlab.data import checksum_of
 from trainlab.data.stream import waited_for
 from trainlab.data.stream_source import StreamSource
-from trainlab.distribution import END, FOUND, RUN, STATE, SYNC, Cluster, Link, StopAsked, WorkerLost
+from trainlab.distribution import END, FOUND, RUN, STATE, SYNC, Cluster, Link, Refused, StopAsked, WorkerLost
 from trainlab.distribution.workers.link import Told
 from trainlab.loop import Findings, NonFiniteError
 from trainlab.loop.leading import find
+from trainlab.parameters import tensorflow_internals
 from trainlab.runs import workers
 
 X, Y = regression(40)
@@ -326,3 +328,54 @@ def test_who_reads_again_up_to_where_the_chief_is_hears_of_signals_and_losses(is
         link.signal = lambda: signal.SIGTERM
     with pytest.raises(WorkerLost if is_lost else StopAsked):
         calls.make(STATE, [])
+
+
+@pytest.fixture
+def link(monkeypatch):
+    """A line whose end can be told, and nothing else."""
+    monkeypatch.setattr(tensorflow_internals, "abort_collectives", lambda reason: None)
+    return Link(Cluster(("a:1", "b:1"), 1), None)
+
+
+def begin_fit(link, make_loop=lambda anew=False: None):
+    return workers.meet(link, {}, make_loop, SimpleNamespace())
+
+
+def test_ctrl_c_ends_the_wait_for_the_others(link):
+    queue = tf.queue.FIFOQueue(1, [tf.int32])  # a wait of TensorFlow's, in which the main thread would hear nothing
+    link.collectives.agree_on_count = lambda seconds: bool(queue.dequeue())
+    late, interrupt = threading.Timer(60.0, queue.enqueue, [1]), threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT])
+    late.start()
+    interrupt.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            begin_fit(link)
+        assert not late.finished.is_set()
+    finally:
+        late.cancel()
+        queue.enqueue(1)
+    assert str(link.lost).startswith("worker 1 (b:1) has left the training: KeyboardInterrupt; start all of them again")
+
+
+def test_what_keeps_one_from_beginning_is_told_to_the_others_who_have_come(link):
+    def make_loop(anew=False):
+        if anew:
+            raise MemoryError("no room")
+
+    link.meet = lambda *_: (True, False)
+    with pytest.raises(MemoryError):
+        begin_fit(link, make_loop)
+    assert "has left the training: MemoryError: no room; " in str(link.lost)
+
+
+@pytest.mark.parametrize("error", [None, Refused("worker 0 is about to train something else")])
+def test_control_of_what_comes_at_all_of_them_before_the_first_call(error, link):
+    def meet(*_):
+        if error is not None:
+            raise error
+        return False, False
+
+    link.meet = meet
+    with pytest.raises(Refused) if error is not None else nullcontext():
+        assert begin_fit(link)
+    assert link.lost is None

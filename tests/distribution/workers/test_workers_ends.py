@@ -151,3 +151,13 @@ def test_what_all_of_them_find_in_a_call_is_the_error_of_each(case, tmp_path):
     first, second = (each[case][0] for each in ended(tmp_path, case))
     error = {"no_step_eagerly": ALIKE["no_step"], "unknown_to_xla": "ValueError: jit_compile=True: XLA has no kernel"}[case]
     assert error in first and error in second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who, case", enumerate(["interrupted_chief", "interrupted"]))
+def test_one_that_is_interrupted_while_it_waits_for_the_others_tells_them(who, case, tmp_path):
+    """Nobody heard it, for ten minutes; and the other, once it came, waited for ever."""
+    found = [each[case][0] for each in ended(tmp_path, case)]
+    assert found[who] == "KeyboardInterrupt: "
+    assert found[1 - who].startswith(f"WorkerLost: worker {who} (localhost:")
+    assert "has left the training: KeyboardInterrupt; start all" in found[1 - who]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from trainlab.data import StopRequested, stoppable
+from trainlab.data import StopRequested, stoppable, waited_for
 from trainlab.distribution.workers.cluster import Cluster
 from trainlab.distribution.workers.collectives import Collectives
 from trainlab.distribution.workers.errors import Refused, StopAsked, WorkerLost, is_collective
@@ -113,7 +113,8 @@ class Link:
             for rank, why in list(self._signs.lost.items() if self._signs is not None else []):
                 self._lose(rank, why)
             self._check()
-            counted_alike = self.collectives.agree_on_count(_SECONDS_TO_MEET)
+            # Not in the main thread, which hears no Ctrl-C in the middle of it, and may wait for minutes.
+            counted_alike = waited_for(lambda: self.collectives.agree_on_count(_SECONDS_TO_MEET))
             if not counted_alike:
                 self.held.clear()
             self._is_meeting = False
@@ -306,7 +307,8 @@ class Link:
     def give_up(self, error: BaseException) -> None:
         """Lets the others know at once that this worker will not come to what they wait for."""
         if self.lost is None:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            text = " ".join(str(error).split())[:500]
+            reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
             self.lost = WorkerLost(f"{self.cluster.name(self.cluster.rank)} has left the training: {reason}; {_AGAIN}")
             if self._signs is not None:
                 self._signs.leave(reason)
