@@ -203,6 +203,55 @@ def no_step_at_the_chief_first(workers, rank, directory):
     return trainer, given
 
 
+HANGS = []
+
+
+def examples():
+    """Those of `data`, which may hang."""
+    x, y = data()
+    for one in zip(x, y, strict=True):
+        if HANGS:
+            time.sleep(600.0)
+        yield one
+
+
+def generated():
+    spec = tf.TensorSpec([4], tf.float32), tf.TensorSpec([], tf.int64)
+    return tf.data.Dataset.from_generator(examples, output_signature=spec).batch(SIZE)
+
+
+def leaves(trainer, updates):
+    """Takes this worker out of a fit, two seconds after it has made so many updates."""
+    link = trainer._loop().link
+    while link.variables is None or trainer.iterations < updates:
+        time.sleep(0.1)
+    time.sleep(2.0)
+    link.give_up(RuntimeError("out of order"))
+
+
+def left_while_the_chief_validates(workers, rank, directory):
+    """On data that hang."""
+    trainer, given = good(workers, rank, directory)
+    HANGS.append(True)
+    if rank == 1:
+        threading.Thread(target=leaves, args=[trainer, NUMBER // SIZE], daemon=True).start()
+    return trainer, given | {"validation_data": generated()}
+
+
+def to_be_read_again(workers, rank, directory):
+    """A run of what no iterator can say where it stands."""
+    return tl.Trainer(made(), distribute=workers, run=directory / "read"), {"x": generated(), "epochs": 2}
+
+
+def left_while_the_chief_reads_again(workers, rank, directory):
+    """Data that hang by now, up to where the run stands."""
+    trainer, given = to_be_read_again(workers, rank, directory)
+    HANGS.append(True)
+    if rank == 1:
+        threading.Thread(target=leaves, args=[trainer, 0], daemon=True).start()
+    return trainer, given
+
+
 def interrupted(workers, rank, directory, who=1):
     """At one, by Ctrl-C, while it waits for the other to come."""
     trainer, given = good(workers, rank, directory)

@@ -142,7 +142,7 @@ class Epochs:
         self._listener, self._progress, self._validator = fit.listener, fit.progress, fit.validator
         self._keeper = keeper
         if fit.validator is not None:
-            fit.validator.should_stop, fit.validator.stop = keeper.should_stop, keeper.boundary
+            fit.validator.should_stop, fit.validator.stop = self._should_stop, self._stop
         self._reset = Reset(fit.model, fit.loop)
         listener = fit.listener
         self._hears_every_update = hears_every_update(listener)
@@ -167,7 +167,8 @@ class Epochs:
         if self._loop.jit_compile:  # at the same place, whether a checkpoint is restored or not: XLA's programs are known by the
             self._keeper.note_settings()  # names in them, which count up with all that is made before
             self._loop.prepare(self._source)
-        self._keeper.resume()
+        with nullcontext() if self._loop.link is None else self._loop.link.reading(may_last=True):
+            self._keeper.resume()
         announce(self._loop, self._source)
         before = None
         try:
@@ -212,6 +213,16 @@ class Epochs:
                     break
                 progress.phase = "evaluation"
             self._end_epoch(plan)
+
+    def _should_stop(self) -> bool:
+        """Whether an evaluation under way is to end: training is to stop, or a worker is lost and the others have ended."""
+        link = self._loop.link
+        return self._keeper.should_stop() or (link is not None and link.lost is not None)
+
+    def _stop(self) -> None:
+        self._keeper.boundary()
+        if self._loop.link is not None:
+            self._loop.link.check()
 
     def _heed_backup(self) -> None:
         """Begins with the epoch whose weights `BackupAndRestore` has put back, from its first update on, as Keras does."""

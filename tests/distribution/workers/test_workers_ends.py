@@ -161,3 +161,16 @@ def test_one_that_is_interrupted_while_it_waits_for_the_others_tells_them(who, c
     assert found[who] == "KeyboardInterrupt: "
     assert found[1 - who].startswith(f"WorkerLost: worker {who} (localhost:")
     assert "has left the training: KeyboardInterrupt; start all" in found[1 - who]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["validates", "reads_again"])
+def test_who_waits_for_its_own_data_alone_hears_that_another_is_lost(phase, tmp_path):
+    """It went on for as long as it took."""
+    case = f"left_while_the_chief_{phase}"
+    if phase == "reads_again":
+        trainer, given = ending.to_be_read_again(None, 0, tmp_path)
+        trainer.fit(**given | {"epochs": 1}, verbose=0)
+    first, second = (each[case] for each in ended(tmp_path, case))
+    assert first[0].startswith("WorkerLost: worker 1 (localhost:") and first[1] == 8
+    assert "has left the training: RuntimeError: out of order; start all" in first[0] and "out of order" in second[0]

@@ -112,7 +112,7 @@ class Link:
             self.signal, self.on_signal = _none, _nobody  # those of the last fit
             for rank, why in list(self._signs.lost.items() if self._signs is not None else []):
                 self._lose(rank, why)
-            self._check()
+            self.check()
             # Not in the main thread, which hears no Ctrl-C in the middle of it, and may wait for minutes.
             counted_alike = waited_for(lambda: self.collectives.agree_on_count(_SECONDS_TO_MEET))
             if not counted_alike:
@@ -163,7 +163,7 @@ class Link:
             WorkerLost: one has ended.
         """
         with self._lock, self._explained():
-            self._check()
+            self.check()
             if self.is_stale:
                 self._sync()
             self._tell(RUN, *numbers)
@@ -177,7 +177,7 @@ class Link:
             StopAsked, WorkerLost: as `call`.
         """
         with self._lock, self._explained():
-            self._check()
+            self.check()
             if self.variables is not None:
                 self._sync()
             self._tell(command)
@@ -299,7 +299,7 @@ class Link:
             try:
                 yield
             except StopRequested:
-                self._check()
+                self.check()
                 if signum():
                     raise StopAsked(signum()) from None
                 raise
@@ -332,7 +332,8 @@ class Link:
             self.on_signal(answer[_SIGNAL])
         return answer
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises WorkerLost if a worker is lost."""
         if self.lost is not None:
             raise self.lost
 
