@@ -22,7 +22,7 @@ from trainlab.runs.disk.encoding import AsText, decode, encode
 from trainlab.runs.epochs import Keeper
 
 # Rows in which workers may differ: what a machine has, and what is the chief's business.
-_MAY_DIFFER = ("threads", "processor", "initial_epoch")
+_MAY_DIFFER = ("compiler", "threads", "processor", "initial_epoch")
 _MOST = 3  # differences that are shown
 
 

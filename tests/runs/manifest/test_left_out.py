@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import os
 import subprocess
 import sys
 
@@ -247,6 +248,37 @@ def test_a_checkpoint_that_was_written_before_resumes():
     assert manifest.differences(saved, current) == []
     saved["strategy"]["of"]['{"class": "keras.src.layers.core.dense.Dense"}'] = 7
     assert rows_that_differ(saved, current) == ["strategy"]
+
+
+def set_remapping(is_on):
+    tf.config.optimizer.set_experimental_options({"remapping": is_on})
+
+
+@pytest.mark.parametrize(
+    "place, change, back",
+    [
+        ("jit", lambda: tf.config.optimizer.set_jit("autoclustering"), lambda: tf.config.optimizer.set_jit(False)),
+        ("remapping", lambda: set_remapping(False), lambda: set_remapping(True)),
+        ("flash attention", keras.config.disable_flash_attention, keras.config.enable_flash_attention),
+        (
+            "XLA_FLAGS",
+            lambda: os.environ.update(XLA_FLAGS="--xla_cpu_enable_fast_math=true"),
+            lambda: os.environ.update(XLA_FLAGS=""),
+        ),
+    ],
+)
+def test_how_programs_are_compiled_is_a_warning(place, change, back, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    back()
+    saved = manifest.of_machine()
+    change()
+    try:
+        current = manifest.of_machine()
+    finally:
+        back()
+    assert rows_that_differ(saved, current) == ["compiler"] and manifest.of_machine() == saved
+    with pytest.warns(UserWarning, match=f"compiler {place}: saved"):
+        assert manifest.check("a", saved, current, ()) == set()
 
 
 def test_tensor_float_32_is_a_warning():

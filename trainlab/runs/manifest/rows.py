@@ -5,10 +5,6 @@ What a difference means is one table, `RULES`.
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-import os
-import platform
 import re
 import sys
 import warnings
@@ -22,13 +18,12 @@ import tensorflow as tf
 from trainlab.data import Inputs
 from trainlab.loop import Findings, Plan, code
 from trainlab.objective import inner_of, keras_internals
-from trainlab.parameters import tensorflow_internals
-from trainlab.runs.disk.compiled import processor
 from trainlab.runs.manifest.fingerprints import IN_CHECKPOINTS, fingerprint
 from trainlab.runs.manifest.layers import of_layers
+from trainlab.runs.manifest.machine import of_machine, version
 from trainlab.runs.manifest.operations import first_names
 from trainlab.runs.manifest.optimizers import are_but_for_the_rate, learning_rate, of_optimizer, with_rates_apart
-from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, digest, plain, renamed
+from trainlab.runs.manifest.plain import NOT_COMPARED, Reader, plain, renamed
 from trainlab.runs.manifest.records import as_in_second_form
 from trainlab.strategies import StepStrategy
 
@@ -59,6 +54,7 @@ RULES: dict[str, tuple[str, str]] = {
     "run_eagerly": (WARN, "the result may differ in the last bits"),
     "determinism": (WARN, "the result may differ in the last bits"),
     "tensor_float_32": (WARN, "products of float32 differ, on GPUs that have it"),
+    "compiler": (WARN, "the result may differ in the last bits"),
     "threads": (WARN, "the result may differ in the last bits"),
     "device": (WARN, "the result may differ in the last bits"),
     "processor": (WARN, "the result may differ in the last bits"),
@@ -130,7 +126,7 @@ def of_fit(
     own = {"strategy": _numbered(reader.read(strategy)), "seed": seed, "batches": batches, "data": data}
     own |= {"initial_epoch": plan.initial_epoch} | settings
     rows = of_model(model, reader) | of_machine() | own | findings.known()
-    rows["versions"] |= {name: _version(name) for name in sorted(reader.packages - set(rows["versions"]))}
+    rows["versions"] |= {name: version(name) for name in sorted(reader.packages - set(rows["versions"]))}
     return rows | {_FORM: {"manifest": 3, "code": sys.implementation.cache_tag}}
 
 
@@ -169,36 +165,6 @@ def of_traced(model: keras.Model, strategy: StepStrategy) -> Manifest:
     reader = Reader(_trained(model))
     rows = {"strategy": _numbered(reader.read(strategy)), **of_model(model, reader)}
     return {row: rows[row] for row in OF_TRACED}
-
-
-def of_machine() -> Manifest:
-    """The rows that the machine and its software decide."""
-    gpus = tf.config.list_physical_devices("GPU")
-    return {
-        "determinism": tensorflow_internals.is_op_determinism_enabled(),
-        "tensor_float_32": tf.config.experimental.tensor_float_32_execution_enabled(),
-        "threads": {
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "intra_op": tf.config.threading.get_intra_op_parallelism_threads(),
-            "inter_op": tf.config.threading.get_inter_op_parallelism_threads(),
-        },
-        "device": [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus] or ["CPU"],
-        **({} if gpus else {"processor": _processor()}),
-        "versions": {
-            "trainlab": _version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def _processor() -> dict[str, str]:
-    """What of a machine without a GPU decides about the last bits: whose instructions, and by which library of them."""
-    told = processor() or platform.machine()
-    name = re.search(r"^model name\s*: (.*)$", told, re.MULTILINE)
-    onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1")  # it is on if nothing is said
-    return {"name": name[1] if name else platform.machine(), "kind": digest(told), "TF_ENABLE_ONEDNN_OPTS": onednn}
 
 
 def of_data(data: Any) -> Any:
@@ -337,14 +303,6 @@ def _named_in(value: Any) -> list[str]:
 
 def _numbered(value: Any) -> Any:
     return renumbered(value, _named_in(value))
-
-
-@functools.cache  # what was imported stays, and to find and read it takes milliseconds
-def _version(package: str = "trainlab") -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # used from a folder, not installed; or it is called otherwise there
-        return str(getattr(sys.modules.get(package), "__version__", "unknown"))
 
 
 def _stem(name: str) -> tuple[str, int]:
