@@ -69,6 +69,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STEPS)
 @pytest.mark.parametrize("name", ["mlp_32", "transformer"])  # dense, and with a table
 def test_all_contestants_make_the_same_step(name, strategy):

@@ -197,6 +197,7 @@ def test_peers_know_nothing_of_us(script, strangers):
     assert packages("our_scan.py") & strangers  # such an import would be seen
 
 
+@pytest.mark.slow
 def test_the_plain_script_trains_what_the_config_says(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["plain_script.py", str(tmp_path / "model.keras"), "1"])
     plain_script.main()

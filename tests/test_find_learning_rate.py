@@ -149,12 +149,14 @@ class TestLines:
         assert rates.suggestion == pytest.approx(0.25)
         assert "smaller smallest" in rates.why
 
+    @pytest.mark.slow
     def test_of_several_optimizers_the_ratios_are_kept(self):
         one, two = keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.05)
         optimizer = keras.optimizers.MultiOptimizer(lambda v: one if "kernel" in v.path else two)
         rates = tl.Trainer(compiled(optimizer=optimizer)).find_learning_rate(X, Y, batch_size=20)
         assert "the others keep their ratios" in rates.why
 
+    @pytest.mark.slow
     def test_a_step_that_tells_no_loss(self):
         class Silent(Vae):
             def train_step(self, data):
@@ -168,6 +170,7 @@ class TestLines:
 
 
 class TestThePicture:
+    @pytest.mark.slow
     def test_it_is_one_line_and_an_image(self, tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -49,6 +49,7 @@ class TestWhatItLeaves:
         assert history == plain_history
         assert traces == plain_traces
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", [name for name in MODELS if name != "cnn"])
     def test_every_model(self, name):
         case = MODELS[name]
@@ -65,6 +66,7 @@ class TestWhatItLeaves:
         assert_same(swept, plain)
         assert traces == plain_traces
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "make",
         [
@@ -125,6 +127,7 @@ class TestWhatItLeaves:
         assert_same(swept, plain)
         assert traces == plain_traces
 
+    @pytest.mark.slow
     def test_a_model_that_is_not_built_gets_the_same_weights(self):
         def trained(sweeps):
             keras.utils.set_random_seed(0)
@@ -137,6 +140,7 @@ class TestWhatItLeaves:
 
         assert_same(trained(True), trained(False))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "settings",
         [{"jit_compile": True}, {"micro_batch_size": 2}, {"on_nonfinite": "skip"}, {"steps_per_execution": 3}],
@@ -241,6 +245,7 @@ def _dataset(**kwargs):
 
 
 class TestData:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "make",
         [

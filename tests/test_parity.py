@@ -62,6 +62,7 @@ def test_every_model(name, optimizer):
     assert "val_loss" in history and len(history["loss"]) == FIT["epochs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_what_the_tolerance_tells_apart(optimizer):
     """Control: a learning rate higher by a thousandth; and training without the weights."""
@@ -119,6 +120,7 @@ def keras_optimizers():
     return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, keras.Optimizer)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", keras_optimizers())
 def test_every_optimizer_of_keras(name):
     def fit():
@@ -131,6 +133,7 @@ def test_every_optimizer_of_keras(name):
     assert history["loss"][-1] != history["loss"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -162,6 +165,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", VARIANTS.values(), ids=VARIANTS)
 def test_arguments_of_fit(arguments):
     def fit():
@@ -175,6 +179,7 @@ def test_arguments_of_fit(arguments):
     compare(make, fit, TOLERANCE["adam"])
 
 
+@pytest.mark.slow
 def test_weighted_metrics_are_weighted():
     """Control: the weights of the comparison above matter to the metric."""
     (x, y), logs = labelled(), []
@@ -205,6 +210,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 def test_other_sources(source, weighted):
@@ -243,6 +249,7 @@ def test_other_sources_give_what_arrays_give(source):
     assert relative(ends[0], ends[2]) > 1e-3  # control
 
 
+@pytest.mark.slow
 def test_class_weights_of_a_pipeline():
     def fit():
         return {"x": SOURCES["tf.data"](labelled()), "class_weight": {0: 0.5, 2: 3.0}, "shuffle": False, "verbose": 0}

@@ -70,12 +70,14 @@ def test_every_block_is_tested():
         kind(("", "rm -r /\n"))
 
 
+@pytest.mark.slow
 def test_the_blocks_of_python_run_one_after_the_other(tmp_path):
     (tmp_path / "blocks.py").write_text("\n".join(of_kind("python")))
     assert "runs/a: begun" in run(["blocks.py"], tmp_path)
     assert "runs/a: finished" in run(["blocks.py"], tmp_path)  # started again
 
 
+@pytest.mark.slow
 def test_workers_train_together(tmp_path):
     (tmp_path / "my_training.py").write_text(of_kind("workers")[0])
     (tmp_path / "scripts").symlink_to(ROOT / "scripts", target_is_directory=True)

@@ -43,6 +43,7 @@ class TestConstructor:
         Trainer(model, metrics=["mae"])
         assert model.optimizer is optimizer
 
+    @pytest.mark.slow
     def test_compiling_a_compiled_model_keeps_its_loss_weights(self):
         x, y = regression()
         results = []
@@ -74,6 +75,7 @@ class TestConstructor:
 
 
 class TestAfterwards:
+    @pytest.mark.slow
     def test_evaluate_predict_and_fit_are_keras_own(self):
         x, y = labelled()
         model = classifier(metrics=["accuracy"])
@@ -90,6 +92,7 @@ class TestAfterwards:
         trainer.fit(x, y, batch_size=20, verbose=0)
         assert trainer.iterations == 4
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
     def test_save_and_load(self, tmp_path, suffix):
         x, y = regression()
@@ -108,6 +111,7 @@ class TestAfterwards:
             loaded.load_weights(path)
         assert_same(weights(loaded), weights(model))
 
+    @pytest.mark.slow
     def test_ema_takes_the_weights_place_at_the_end(self):
         x, y = regression()
         optimizer = {"use_ema": True, "ema_momentum": 0.5}
@@ -133,6 +137,7 @@ def unbuilt_sequential():
     return keras.Sequential([layers.Dense(4, activation="tanh"), layers.Dense(1)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [Sub, unbuilt_sequential], ids=["subclassed", "Sequential"])
 @pytest.mark.parametrize("kind", ["arrays", "tf.data"])
 def test_a_model_not_yet_built(make, kind):

@@ -36,6 +36,7 @@ class TestChangingThings:
         assert differ(weights(model), before)
         assert trainer.iterations == 2
 
+    @pytest.mark.slow
     def test_a_setting_changed_between_fits(self):
         class Scaled(StepStrategy):
             def __init__(self, scale):
@@ -144,6 +145,7 @@ class TestChangingThings:
         trainer.fit(x, y, verbose=0)
         assert_same(weights(trainer.model), before)
 
+    @pytest.mark.slow
     def test_another_inner_strategy_gets_a_memory_of_its_own(self):
         class Counting(StepStrategy):
             def init(self, parameters):

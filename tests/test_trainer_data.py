@@ -121,6 +121,7 @@ def is_built(model, x):
 
 @pytest.mark.parametrize("name", CASES)
 class TestRaggedAndSparse:
+    @pytest.mark.slow
     def test_arrays(self, name):
         build, x = CASES[name]
         as_keras(seeded(build), {"x": x, "y": Y})
@@ -157,6 +158,7 @@ class TestRaggedAndSparse:
         assert_equal(micro, pieces)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ragged, values", "sparse, an input", "several"])
 def test_rows_are_shuffled_as_those_of_dense_arrays(name):
     build, x = CASES[name]
@@ -267,6 +269,7 @@ class TestTables:
         given = {"sample_weight": type(y)(np.linspace(1, 2, N)), "validation_data": (frame, y)}
         as_keras(self.MAKE, {"x": frame, "y": y, **{k: given.get(k, v) for k, v in arguments.items()}})
 
+    @pytest.mark.slow
     def test_a_series_can_be_evaluated_on_after_a_split(self, frame):
         y = type(frame["a"])(Y[:, 0])
         results = []

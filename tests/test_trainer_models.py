@@ -11,6 +11,7 @@ from trainlab import Accumulate, Heun, Trainer
 layers = keras.layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_dict", [False, True], ids=["lists", "dicts"])
 def test_several_outputs_compile_and_train_as_in_keras(as_dict):
     x, y = regression(24)
@@ -98,6 +99,7 @@ class AddsLoss(layers.Layer):
         return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [None, Accumulate(2)], ids=["SGD", "Accumulate(2)"])
 def test_added_losses_and_penalties_count(strategy):
     x, y = regression()
@@ -120,6 +122,7 @@ def test_added_losses_and_penalties_count(strategy):
 class TestInputsOfOtherKinds:
     """Through tf.data: what no array can hold."""
 
+    @pytest.mark.slow
     def test_ragged(self):
         ragged = tf.ragged.constant([[1, 2, 3], [4], [5, 6], [1], [2, 2, 2, 2], [3]], dtype=tf.int64)
         y = np.arange(6.0, dtype="float32")[:, None]
@@ -144,6 +147,7 @@ class TestInputsOfOtherKinds:
         assert differ(trained[0], trained[1])
         close(trained[1], trained[2])
 
+    @pytest.mark.slow
     def test_sparse(self):
         x, y = regression(12)
         x[x < 0.3] = 0.0
@@ -175,6 +179,7 @@ class TestInputsOfOtherKinds:
         trainer.fit(words, y, batch_size=3, verbose=0)  # strings in arrays too
         assert trainer.iterations == 42
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("lookup", [layers.StringLookup, layers.IntegerLookup])
     def test_lookups(self, lookup):
         keys = np.array(["a", "b", "c", "a"]) if lookup is layers.StringLookup else np.array([7, 8, 9, 7])
@@ -209,6 +214,7 @@ class TestInputsOfOtherKinds:
             assert differ(weights(ours), weights(theirs))
             assert np.abs(states[0][0] - states[1][0]).max() < 0.1
 
+    @pytest.mark.slow
     def test_a_batch_that_is_empty(self):
         x, y = regression(10)
         pieces = [(x[:4], y[:4]), (x[:0], y[:0]), (x[4:], y[4:])]
@@ -221,6 +227,7 @@ class TestInputsOfOtherKinds:
             trained.append(weights(model))
         close(*trained)
 
+    @pytest.mark.slow
     def test_several_inputs_by_name(self):
         x, y = regression(20)
         keras.utils.set_random_seed(1)

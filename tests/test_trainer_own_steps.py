@@ -64,6 +64,7 @@ def batches(*numbers):
     return tf.data.Dataset.from_tensor_slices(tuple(np.stack(part) for part in zip(*parts, strict=True)))
 
 
+@pytest.mark.slow
 def test_an_update_that_is_not_finite_is_left_out_and_the_shadow_with_it():
     models = poisoned(), poisoned()
     tl.Trainer(models[0], on_nonfinite="skip").fit(batches(0, 1, None, 2), verbose=0)
@@ -71,6 +72,7 @@ def test_an_update_that_is_not_finite_is_left_out_and_the_shadow_with_it():
     assert_same(everything(models[0]), everything(models[1]))
 
 
+@pytest.mark.slow
 def test_it_is_found_and_named():
     model = poisoned()
     with pytest.raises(tl.NonFiniteError, match="update 2"):
@@ -80,6 +82,7 @@ def test_it_is_found_and_named():
     assert_same(weights(model), weights(reference))
 
 
+@pytest.mark.slow
 def test_callbacks_see_the_logs_that_only_the_step_returns(tmp_path):
     seen = []
     callbacks = [
@@ -97,6 +100,7 @@ def test_callbacks_see_the_logs_that_only_the_step_returns(tmp_path):
     assert (tmp_path / f"{best}.weights.h5").exists()
 
 
+@pytest.mark.slow
 def test_the_best_by_a_log_that_only_the_step_returns(tmp_path):
     model = poisoned()
     trainer = tl.Trainer(model, run=tl.Run(tmp_path, keep_best=("min", "last")))
@@ -135,6 +139,7 @@ class Batched(keras.utils.PyDataset):
         return self.parts[index]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["generator", "pydataset", "arrays"])
 def test_sources(source):
     model, reference = poisoned(), poisoned()
@@ -199,6 +204,7 @@ def test_precisions(precision):
     tl.Trainer(poisoned(), tl.Accumulate(2, tl.Heun())).fit(data, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_second_fit_goes_on_and_traces_nothing_and_another_strategy_does():
     model, reference = poisoned(), poisoned()
     data = batches(0, 1, 2)
@@ -234,6 +240,7 @@ def test_python_runs_a_step_a_few_times_and_not_in_a_second_epoch_or_fit():
     assert len(calls) == first
 
 
+@pytest.mark.slow
 def test_sam_is_sam():
     case = OWN_STEPS["persistent"]
     data = next(iter(case.dataset(4, 4)))
@@ -254,6 +261,7 @@ def test_sam_is_sam():
     assert relative(moved, [w - 0.1 * g.numpy() for w, g in zip(start, taken[0], strict=True)]) > 1e-5  # control
 
 
+@pytest.mark.slow
 def test_a_resume_with_another_step_is_refused(tmp_path):
     class Other(Poisoned):
         pass

@@ -258,6 +258,7 @@ def test_a_setting_that_was_changed_counts(name):
     assert differ(found, second_fits(make, lambda model: None, False))  # the control
 
 
+@pytest.mark.slow
 def test_what_a_helper_of_a_loss_reads_from_its_module(monkeypatch):
     def change(model):
         monkeypatch.setitem(globals(), "FACTOR", 3.0)
@@ -314,6 +315,7 @@ def test_another_optimizer_in_its_place():
     assert_same(weights(model), before)
 
 
+@pytest.mark.slow
 def test_compiled_again_for_xla():
     x, y = regression()
     model = mlp()()

@@ -139,6 +139,7 @@ def test_a_run_says_what_is_wrong_with_it(arguments, line):
         tl.Run(**{"directory": "runs/a", **arguments})
 
 
+@pytest.mark.slow
 def test_a_run_is_a_directory_or_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for run in ("a", tmp_path / "b", tl.Run("c"), tl.Run(tmp_path / "d")):

@@ -45,6 +45,7 @@ def made(name, **kwargs):
     return compiled(MODELS[name](), "adam", metrics=["mae"], **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
 @pytest.mark.parametrize("name", MODELS)
 def test_metrics_and_state_are_those_of_keras(name, settings):
@@ -84,6 +85,7 @@ def test_a_count_is_of_evaluations_that_are_kept(strategy):
     assert int(model.layers[0].count) == 12  # batches, whatever a step evaluates besides
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:model .* has no trainable variables")
 def test_a_run_of_one_goes_on(tmp_path):
     x, y = regression(24)

@@ -72,6 +72,7 @@ def run(site, arguments, cwd):
     return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_it_holds_every_module_and_the_data_and_no_tests(site):
     [wheel] = site.parent.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -101,6 +102,7 @@ def test_it_trains_from_python(site, tmp_path):
     assert result.stdout.startswith(str(site))
 
 
+@pytest.mark.slow
 def test_it_trains_from_the_command_line_with_a_config_of_ones_own(site, tmp_path):
     (tmp_path / "mine.gin").write_text(CONFIG)
     (tmp_path / "mine.py").write_text(MINE)
@@ -155,6 +157,7 @@ def is_installed(name):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(is_installed("keras-nightly"), reason="a nightly Keras is installed in place of keras, which nothing knows")
 def test_what_it_needs_is_there_and_fits(site, tmp_path):
     result = run(site, ["-m", "pip", "check"], tmp_path)

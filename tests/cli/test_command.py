@@ -65,6 +65,7 @@ def test_a_short_run_can_be_repeated_from_what_it_left(command, tmp_path):
     assert records(tmp_path / "other")[-1] != records(first)[-1]
 
 
+@pytest.mark.slow
 def test_a_finished_run_shows_its_result_and_is_left_alone(command, tmp_path):
     first = command(*SHORT)
     before = everything_in(tmp_path / "runs" / "heun")
@@ -125,6 +126,7 @@ def test_a_result_that_somebody_changed_is_measured_again(command, tmp_path, edi
     assert command(*SHORT)[0] == 0 and everything_in(directory) == after  # and now it is believed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["CRLF", "a record removed", "a note"])
 def test_metrics_that_somebody_changed_lose_and_double_nothing(command, tmp_path, change):
     more = [*HEUN, "--set", "run.epochs = 4", "--run_dir", "a"]
@@ -183,6 +185,7 @@ def test_a_new_learning_rate_needs_to_be_said(command, tmp_path):
     assert status == 0 and "resumed at update 21" in out
 
 
+@pytest.mark.slow
 def test_an_own_strategy_model_and_data_set_need_only_a_module(command, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "mine_for_test_train.py").write_text(
@@ -243,6 +246,7 @@ def test_help_says_what_a_newcomer_needs(command):
     assert len(out.splitlines()) <= 40 and max(map(len, out.splitlines())) <= 100
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 def test_control_c_is_one_line(tmp_path):
     process = start(*HEUN, "--set", "run.epochs = 1000000", cwd=tmp_path)

@@ -267,6 +267,7 @@ def test_a_run_that_diverges_stops_in_one_line(command, tmp_path):
     assert re.search(r"the last checkpoint is (/.*/)?runs/c/checkpoints/0*1-step-\d$", line)
 
 
+@pytest.mark.slow
 def test_probabilities_expected_of_logits_is_a_warning(command):
     status, _, err = command(*HEUN, "--set", "run.epochs = 0", "--set", "run.loss = 'sparse_categorical_crossentropy'")
     assert status == 0

@@ -115,6 +115,7 @@ def test_a_data_set_of_batches_trains_as_its_arrays_do(own, tmp_path, monkeypatc
         assert ours_ == pytest.approx(theirs, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data, model, shape", [("named", "several", "{'a': (1,), 'b': (3,)}"), ("pair", "several", "((1,), (3,))")]
 )
@@ -157,12 +158,14 @@ def test_loss_scaling_is_told(own, tmp_path, model, bindings, scale):
     assert (status, ours(err)) == (0, []), err
 
 
+@pytest.mark.slow
 def test_arrays_to_train_on_and_a_data_set_to_test(own, tmp_path):
     status, out, err = own("mixed", "one", "run.strategy = @Accumulate()", "Accumulate.num_batches = 2")
     assert (status, ours(err)) == (0, []), err
     assert "update    16 examples = 2 batches of 8\n" in out and records(tmp_path / "runs" / "c")[-1]["step"] == 6
 
 
+@pytest.mark.slow
 def test_a_run_on_a_data_set_goes_on(own, tmp_path):
     assert own("batches", "one")[0] == 0
     status, out, err = own("batches", "one", "run.epochs = 3")
@@ -221,6 +224,7 @@ def test_a_metric_of_several_numbers_is_told_number_by_number(own, tmp_path):
     assert own("rows", "one", *more)[1].splitlines()[-2:-1] == out.splitlines()[-2:-1]  # of the finished run the same
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_saved_whole_is_told_before_and_its_weights_are_kept(own, tmp_path):
     """After hours of training the command failed at the last step, with the test result not told, each time again."""
     whole = "trainlab: warning: the model cannot be saved whole, and its weights alone"
@@ -242,11 +246,13 @@ def test_a_model_that_cannot_be_saved_whole_is_told_before_and_its_weights_are_k
     assert status == 0 and ours(err) == [before]
 
 
+@pytest.mark.slow
 def test_a_model_without_layers(own):
     """What its last layer is was looked at, to warn of logits."""
     assert own("arrays", "weights", "run.loss = 'sparse_categorical_crossentropy'", "run.epochs = 1")[0] == 0
 
 
+@pytest.mark.slow
 def test_remedies_are_flags(own):
     assert own("arrays", "one")[0] == 0
     more = ["run.epochs = 3", "keras.optimizers.SGD.learning_rate = 0.5", "run.seed = 3", "run.micro_batch_size = 4"]

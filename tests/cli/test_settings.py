@@ -70,6 +70,7 @@ def test_what_is_not(changed, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_choice_about_rows_reaches_the_trainer(command):
     first = ["--config", CONFIGS / "sgd.gin", "--set", "run.steps = 2"]
     assert command(*first, "--set", "run.sum_duplicate_rows = False")[0] == 0
@@ -77,6 +78,7 @@ def test_a_choice_about_rows_reaches_the_trainer(command):
     assert status != 0 and "sum_duplicate_rows: saved False, now True" in err
 
 
+@pytest.mark.slow
 def test_several_devices(command, tmp_path):
     first = ["--config", CONFIGS / "sgd.gin", "--run_dir", tmp_path / "run"]
     status, out, err = command(*first, "--set", "run.steps = 2", "--set", "run.distribute = 'mirrored'")

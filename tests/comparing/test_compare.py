@@ -42,6 +42,7 @@ def whole(tmp_path_factory):
     return compared(directory, {"heun": tl.Heun(), "again": tl.Heun()})
 
 
+@pytest.mark.slow
 def test_the_table_has_the_plain_steps_and_all_who_were_given(whole):
     assert [row["entry"] for row in whole.table] == ["SGD()", "SGD(), rate / 2", "heun", "again"]
     assert [row["updates"] for row in whole.table] == [18, 18, 9, 9]
@@ -114,6 +115,7 @@ def test_finished_runs_are_not_made_again_and_test_data_are_read_once(whole, mon
     assert tl.compare(*given, **named) == whole
 
 
+@pytest.mark.slow
 def test_the_plain_step_runs_before_all_others(tmp_path):
     of, order = problem(), []
     all_runs = plan(of, [tl.Heun()], seeds=1, rates=(0.1,))
@@ -176,6 +178,7 @@ def test_what_is_wrong_is_one_line_before_anything_is_made(tmp_path, changes, sa
     assert not list(tmp_path.rglob("result.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes, said",
     [

@@ -33,6 +33,7 @@ def alone(of, trial):
     return trainer.fit(*TRAIN, validation_data=VALIDATION, validation_batch_size=16, **how).history["val_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_shared_trace_makes_the_runs_of_new_trainers(name, tmp_path):
     of = problem()
@@ -126,6 +127,7 @@ def test_masks_of_layers_without_a_seed_of_their_own_are_the_same_too(tmp_path):
     assert forth == back[::-1] and forth[0]["points"] != forth[1]["points"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_curve(tmp_path, monkeypatch):
     of = problem()
     all_runs = plan(of, {"heun": tl.Heun()}, epochs=6)
@@ -151,6 +153,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_curve(tmp_path, monkeypatch)
     assert Racer(of, all_runs, trial.entry.strategy).run(trial, tmp_path / "stopped") == whole and len(calls) == finished
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_has_no_value_and_the_next_one_is_none_the_worse(tmp_path):
     of = problem(loss="mse", model=lambda: keras.Sequential([keras.Input([6]), keras.layers.Dense(1)]))
     all_runs = plan(of, [tl.Heun()], rates=(1e12, 0.01), epochs=8)
@@ -213,6 +216,7 @@ def of_rows(**changes):
     return problem_of(model, (*rows[0], None), rows[1], rows[2], **(given | changes))
 
 
+@pytest.mark.slow
 def test_one_number_of_a_metric_of_several_judges(tmp_path):
     of = of_rows(metric=("max", "f1_score[1]"))
     runs = plan(of, [tl.Heun()], rates=[0.1], seeds=1, epochs=1)
@@ -224,6 +228,7 @@ def test_one_number_of_a_metric_of_several_judges(tmp_path):
     assert value == found["f1_score[1]"] and value not in (found["f1_score[0]"], found["f1_score[2]"], None)
 
 
+@pytest.mark.slow
 def test_by_several_numbers_nothing_is_judged():
     of = of_rows(metric=("max", "f1_score"))
     runs = plan(of, [tl.Heun()], rates=[0.1], seeds=1, epochs=1)

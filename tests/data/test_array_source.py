@@ -101,6 +101,7 @@ class TestArraySource:
         source.epoch, source.position = 0, 9
         assert_same(flat(rest_of_pass(source, 5)), whole[3:])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["streamed"], indirect=True)
     @pytest.mark.parametrize("make", [np.asarray, tf.constant, "memmap"])
     def test_arrays_too_large_for_the_device_train_the_same(self, kind, make, monkeypatch, tmp_path):

@@ -363,6 +363,7 @@ class TestCheckData:
     def spoilt(array, value=np.nan):
         return np.where(np.arange(5)[:, None] == 3, value, array).astype("float32")
 
+    @pytest.mark.slow
     def test_a_loss_that_masks(self):
         fit = {"x": self.X, "y": self.spoilt(self.Y), "validation_data": (self.X, self.spoilt(self.Y))}
         make = lambda: compiled(loss=masked)  # noqa: E731

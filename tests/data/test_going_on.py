@@ -32,6 +32,7 @@ class TestInAnotherProcess:
         x = np.arange(10)
         assert assert_goes_on_everywhere(lambda: ArraySource((x, None, None), 3, shuffle, 5), 3, num_batches) == {None}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("workers", [0, 1, 2])
     @pytest.mark.parametrize("shuffle", [True, False])
     @pytest.mark.parametrize("kind", [Plain, Reordered])

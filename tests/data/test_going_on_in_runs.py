@@ -97,6 +97,7 @@ class TestRuns:
         assert again == history
         assert_same(everything(model), everything(whole))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("is_finished", [False, True], ids=["stopped", "of the fit before"])
     def test_data_that_look_at_the_model_see_the_one_that_was_trained(self, is_finished, tmp_path):
         x, y = regression(48)
@@ -120,6 +121,7 @@ class TestRuns:
 class TestKilledEarly:
     """A fit that had no checkpoint yet begins anew, after those that are finished, which are not made again."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("makes_data_anew", [False, True], ids=["same data", "new data"])
     @pytest.mark.parametrize("kind", ["PyDataset", "own random numbers", "shuffled twice"])
     def test_the_second_fit_begins_as_it_would_have(self, kind, makes_data_anew, tmp_path):

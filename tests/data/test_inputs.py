@@ -90,6 +90,7 @@ class TestSizeOfBatches:
         for a, b in zip(model.get_weights(), expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:.*[Ll]imit")
     def test_under_keras_limit(self):
         before = keras.config.max_steps_per_epoch()

@@ -81,6 +81,7 @@ class Batches(keras.utils.PyDataset):
         self.epochs_ended += 1
 
 
+@pytest.mark.slow
 def test_the_same_batches_train_the_same_whatever_hands_them_out():
     x, y = regression(22)
 

@@ -28,6 +28,7 @@ def images(folder, **settings):
     return image_folder(folder, image_size=(8, 8), color_mode="grayscale", batch_size=8, **settings)
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_trains_as_arrays(tmp_path):
     write_images(tmp_path / "train")
     write_images(tmp_path / "test", PIXELS[:30], Y[:30])
@@ -239,6 +240,7 @@ def records(tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_records_train_as_arrays(records, form, tmp_path):
     data = records(form, shuffle_buffer=0, test=str(tmp_path / "0.tfrecord"))
@@ -248,6 +250,7 @@ def test_records_train_as_arrays(records, form, tmp_path):
     assert sum(len(y) for _, y in data.test) == 16
 
 
+@pytest.mark.slow
 def test_records_are_shuffled(records):
     data = records()
     first, second = ([int(label) for _, y in data.train for label in y] for _ in range(2))
@@ -255,6 +258,7 @@ def test_records_are_shuffled(records):
     assert differ(fitted(records()), fitted(records(shuffle_buffer=0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"shuffle_buffer": 5}, {"compression": "GZIP"}, {"form": "images"}], ids=str)
 def test_records_go_on_in_the_middle_of_an_epoch(records, settings, tmp_path, recwarn):
     assert_goes_on(lambda: records(**settings), tmp_path / "run", stop_after=8)
@@ -325,6 +329,7 @@ def test_mistakes_with_records_get_one_line(case, tmp_path):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_npy_files_train_as_arrays_and_go_on(tmp_path):
     for name, array in (("x", X), ("y", Y), ("x_test", X[:5]), ("y_test", Y[:5])):
         np.save(tmp_path / f"{name}.npy", array)

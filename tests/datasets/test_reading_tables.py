@@ -225,6 +225,7 @@ def test_abalones_from_a_file_are_the_shipped_ones(written):
         np.testing.assert_array_equal(part[1], other[1])
 
 
+@pytest.mark.slow
 def test_a_table_with_categories_trains_by_name():
     data = abalone()
     keras.utils.set_random_seed(0)

@@ -98,12 +98,14 @@ class Summed(keras.Model):
         return self.dense(tf.reduce_sum(x, axis=1, keepdims=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [tl.SGD(), tl.Accumulate(2)], ids=repr)
 def test_ragged_arrays(strategy):
     x = tf.ragged.constant([[float(v) for v in X[i, : 1 + i % 3]] for i in range(26)])
     same(lambda: compiled(Summed()), lambda: (x, Y), strategy=strategy)
 
 
+@pytest.mark.slow
 def test_weights_of_classes_and_validation():
     x, y = labelled(26)
     classes = {0: 1.0, 1: 2.0, 2: 0.5, 3: 3.0}
@@ -162,6 +164,7 @@ def two_sets():
     return model
 
 
+@pytest.mark.slow
 def test_tensors_of_different_first_axes_are_not_cut_by_the_first():
     """Of the larger set examples would be left out, of the smaller one a shard be empty."""
     same(two_sets, lambda: zipped((6, 6), False), 2)  # control
@@ -172,6 +175,7 @@ def test_tensors_of_different_first_axes_are_not_cut_by_the_first():
             fit(two_sets, 2, *zipped(sizes, False))
 
 
+@pytest.mark.slow
 def test_a_number_for_the_whole_batch_is_not_cut():
     batches = tf.data.Dataset.zip((tf.data.Dataset.from_tensor_slices(X[:8]).batch(4), tf.data.Dataset.range(2)))
     batches = batches.map(lambda a, n: (a, tf.cast(n, "float32")))

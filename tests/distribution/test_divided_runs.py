@@ -110,6 +110,7 @@ def test_a_checkpoint_from_before_is_of_one_replica(tmp_path):
         fit(trainer(tmp_path / "run", 2), steps=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
 @pytest.mark.parametrize("kind", ["data", "loss", "gradient"])
 def test_bad_updates_are_skipped_alike(kind, settings):
@@ -139,6 +140,7 @@ def test_a_bad_update_stops_with_the_same_line_and_leaves_what_was():
     assert lines[0] == lines[1] == lines[2] and "evaluation 2 of 2 gave a non-finite gradient of 'norm/gamma'" in lines[0]
 
 
+@pytest.mark.slow
 def test_a_synchronized_one_is_named_too():
     x, y = regression(12)
     x[6, 0] = np.nan
@@ -162,6 +164,7 @@ class Memory(keras.layers.Layer):
         return x
 
 
+@pytest.mark.slow
 def test_batches_that_do_not_fit(capfd):
     make = lambda: compiled(keras.Sequential([keras.Input([3]), Memory(), keras.layers.Dense(1)]))  # noqa: E731
     part = tl.Trainer(make(), micro_batch_size="auto", distribute=mirrored(2), jit_compile=False)
@@ -172,6 +175,7 @@ def test_batches_that_do_not_fit(capfd):
     assert "micro_batch_size=6" in str(error.value)
 
 
+@pytest.mark.slow
 def test_callbacks_evaluation_and_prediction():
     heard = []
 

@@ -22,6 +22,7 @@ _ALL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "strategy", "replicas", "precision"), _ALL, indirect=["precision"])
 def test_several_devices_are_one(model, strategy, replicas, precision):
     case, make = EXACT_MODELS[model], STRATEGIES[strategy].make
@@ -29,6 +30,7 @@ def test_several_devices_are_one(model, strategy, replicas, precision):
     assert_same_training(one, several, TOLERANCES[precision])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 def test_denominators_of_one_shard_alone_would_be_seen(precision):
     case = EXACT_MODELS["two_outputs"]
@@ -89,6 +91,7 @@ class Seeing(tl.SGD):
         return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [2, 4, None])
 @pytest.mark.parametrize("settings", [{}, {"jit_compile": True}, {"run_eagerly": True}, {"micro_batch_size": 4}], ids=str)
 @pytest.mark.parametrize("batches", [1, 2])

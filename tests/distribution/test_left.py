@@ -46,6 +46,7 @@ def fit(make, replicas, x, y, strategy=None, fit=None, **settings):
     return model, trainer.fit(x, y, **{"batch_size": 6, "epochs": 2, "verbose": 0, **(fit or {})}).history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
 def test_state_by_its_aggregation(settings):
     x, y = regression(26)
@@ -93,6 +94,7 @@ class Noisy(keras.layers.Layer):
         return x + noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [7, None], ids=["own generator", "global generator"])
 def test_each_replica_draws_for_itself_and_the_same_again(seed):
     x, y = regression(8)
@@ -146,6 +148,7 @@ class OwnMetrics(keras.Model):
         return {**results, **made}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
 @pytest.mark.parametrize("synchronized", [False, True])
 def test_what_own_metrics_report(settings, synchronized):
@@ -214,6 +217,7 @@ def reported(make, replicas, **settings):
     return logs, [str(warning.message) for warning in caught if "replicas" in str(warning.message)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
 def test_reports_that_are_sums_or_means_are_those_of_one_device(settings):
     (one, _), (several, told) = (reported(Reports, number, **settings) for number in (None, 3))
@@ -222,6 +226,7 @@ def test_reports_that_are_sums_or_means_are_those_of_one_device(settings):
         np.testing.assert_allclose(several[name], one[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_other_reports_are_told():
     logs, (floating, whole) = reported(Others, 2)
     assert "metric 'largest', 'root' is no sum over elements" in floating
@@ -229,6 +234,7 @@ def test_other_reports_are_told():
     assert logs["size"] == [7] and reported(Others, None)[1] == []
 
 
+@pytest.mark.slow
 def test_reports_of_a_train_step():
     (one, _), (several, told) = (reported(Steps, number) for number in (None, 2))
     assert len(told) == 1 and "metric 'norm' is no sum over elements" in told[0]
@@ -325,6 +331,7 @@ class ReadsASum(keras.Model):
         return self.get_metrics_result()
 
 
+@pytest.mark.slow
 def test_a_sum_that_the_loss_reads_is_the_same_for_all():
     x, y = regression(26)
     one, several = (fit(lambda: compiled(ReadsASum()), number, x, y) for number in (None, 2))

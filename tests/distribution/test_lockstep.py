@@ -51,6 +51,7 @@ def test_several_devices_are_one(strategy, replicas, settings, precision):
     assert_same_training(one, several, 20 * TOLERANCES[precision])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 def test_statistics_of_each_shard_alone_would_be_seen(precision):
     one = fit(normalized, None)
@@ -137,6 +138,7 @@ class Mean(layers.Layer):
         return x - tf.distribute.get_replica_context().all_reduce("mean", ops.mean(x, axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_open_size", [False, True])
 def test_a_mean_is_over_the_replicas_that_have_examples(of_open_size):
     def make():
@@ -182,6 +184,7 @@ def test_the_same_bits_again():
     assert_same(*(everything(fit(normalized, 4, strategy=tl.Heun())[0]) for _ in range(2)))
 
 
+@pytest.mark.slow
 def test_xla_is_refused_and_auto_does_without():
     with pytest.raises(ValueError) as error:
         fit(normalized, 2, jit_compile=True)

@@ -65,6 +65,7 @@ def fit(replicas, metrics, strategy=None, model=None, **settings):
     return history, [str(warning.message) for warning in caught if "replicas" in str(warning.message)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 @pytest.mark.parametrize(
     ("strategy", "settings"),
@@ -84,6 +85,7 @@ def test_a_mean_over_examples_is_that_of_one_device(strategy, settings, precisio
     np.testing.assert_allclose(several["mean_error"], one["mean_error"], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 def test_a_shard_that_counts_as_a_batch_would_be_seen(precision, monkeypatch):
     one, _ = fit(None, [mean_error])
@@ -100,6 +102,7 @@ LINE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
 def test_what_is_none_is_told_once(settings):
     x, y = regression(26)
@@ -116,6 +119,7 @@ def test_what_is_none_is_told_once(settings):
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 @pytest.mark.parametrize("count", ["float64", "int32"])
 @pytest.mark.parametrize(
@@ -135,6 +139,7 @@ def test_a_metric_that_counts_batches_is_that_of_one_device(strategy, settings, 
     np.testing.assert_allclose(several["mean"], one["mean"], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)
 def test_what_counts_examples_by_their_shape_is_let_be(precision):
     """R2Score adds up ones, broadcast to the shape of a batch."""
@@ -153,6 +158,7 @@ def test_a_shard_counts_as_its_part_of_a_batch():
     np.testing.assert_allclose(found["mean"], 4 / 7, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [root_error, lambda y, y_pred: ops.max(ops.abs(y - y_pred))], ids=["root", "largest"])
 def test_a_number_of_a_batch_that_is_no_mean_is_told(number):
     line = LINE.replace("root_error", "of_batches")
@@ -284,6 +290,7 @@ def test_what_is_a_sum_or_a_mean_over_examples_is_that_of_one_device(replicas, s
         np.testing.assert_allclose(found[name][0], value, rtol=5e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_what_is_none_is_told_and_averaged():
     """Not as many times as large as there are replicas."""
     found, wanted, told = of_classes(not_exact, 2)
@@ -297,6 +304,7 @@ def test_what_is_none_is_told_and_averaged():
         assert abs(found[metric.name][0] / whole[metric.name] - 1) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "is_told"), [(root_error, True), (mean_error, False)])
 def test_also_where_a_model_tells_it_to_a_mean(number, is_told):
     inputs = keras.Input([3])

@@ -116,6 +116,7 @@ def test_workers_reduce_once_an_evaluation_and_dtype(name, strategy, num_batches
     assert found == expected(function, made.evaluations, by_weights)
 
 
+@pytest.mark.slow
 def test_a_sum_for_each_leaf_would_be_counted():
     """Control."""
     own = Collectives.sum
@@ -148,6 +149,7 @@ def test_replicas_add_up_once_an_evaluation_on_one_device(name, replicas):
         assert devices == {"CPU:0"}
 
 
+@pytest.mark.slow
 def test_sums_batch_by_batch_would_be_counted():
     """Control: what asks the replicas for each batch by itself adds three times as often."""
 

@@ -66,6 +66,7 @@ def _inside(strategy):
         tl.Trainer(model, distribute=strategy)
 
 
+@pytest.mark.slow
 def test_one_replica_is_one_device():
     x, y = regression(10)
     models = []

@@ -56,6 +56,7 @@ _ALL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "strategy", "replicas", "precision"), _ALL, indirect=["precision"])
 def test_several_devices_are_one_through_skips(name, strategy, replicas, precision):
     make = STRATEGIES[strategy].make

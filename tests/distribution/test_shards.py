@@ -118,6 +118,7 @@ def test_denominators_without_a_forward_pass_where_shapes_tell(loss, denominator
     np.testing.assert_array_equal(counted(tf.zeros([1, 3]), tf.zeros([1, 1]), tf.constant(False)), [0, 0])
 
 
+@pytest.mark.slow
 def test_a_forward_pass_where_only_the_data_tell():
     model = keras.Sequential([keras.Input([4, 2]), keras.layers.Masking(), keras.layers.LSTM(3, return_sequences=True)])
     model.compile(loss="mse", optimizer="sgd")

@@ -57,6 +57,7 @@ def test_auto_times_this_form(wins, monkeypatch, capsys):
     assert ("with XLA: " if wins else "without XLA: ") in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_xla_cannot_reach_is_told():
     teacher = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
     teacher.trainable = False
@@ -86,6 +87,7 @@ class ByStep(keras.Model):
         return {"loss": loss / self.optimizer.scale_loss(1.0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [dense_model, ByStep])
 @pytest.mark.parametrize("strategy", [tl.SGD(), tl.Accumulate(2, tl.Heun())], ids=repr)
 def test_a_loss_scale_that_moves_is_handed_to_each(make, strategy):
@@ -116,6 +118,7 @@ class Traced(keras.layers.Layer):
         return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_tracing_does_not_grow_with_the_number_of_replicas(jit_compile):
     x, y = regression(16)

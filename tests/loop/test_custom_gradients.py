@@ -46,6 +46,7 @@ def trained(strategy, jit_compile):
     return trainer, registered() - before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_nothing_is_left(strategy, jit_compile):
@@ -60,6 +61,7 @@ def test_nothing_is_left(strategy, jit_compile):
     assert all(graph() is None for graph in graphs)
 
 
+@pytest.mark.slow
 def test_the_control_where_it_is_not_let_go_of(monkeypatch):
     for module in (loop_module, evaluation_loop):
         monkeypatch.setattr(module, "forget_gradients", lambda graph, is_for_xla: None)
@@ -68,6 +70,7 @@ def test_the_control_where_it_is_not_let_go_of(monkeypatch):
     assert len(trained(tl.SGD(), False)[1]) >= 5  # the optimizer's sum over replicas, too
 
 
+@pytest.mark.slow
 def test_what_somebody_else_calls_as_well_keeps_its_own(monkeypatch):
     """A `tf.function` that a strategy calls, and that is differentiated later, elsewhere."""
     sigmoid = 1 / (1 + np.exp(-1.0))

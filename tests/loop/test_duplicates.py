@@ -50,6 +50,7 @@ def test_of_whom_it_is_said(make):
     assert len(told(text(make(0.01)))) == 1
 
 
+@pytest.mark.slow
 def test_of_what_clips():
     for name in ("clipnorm", "clipvalue", "global_clipnorm"):
         (line,) = told(text(optimizers.SGD(0.01, **{name: 0.1})))

@@ -164,6 +164,7 @@ def test_the_error_of_a_known_size_is_what_is_seen():
     assert trainer.iterations == 2
 
 
+@pytest.mark.slow
 def test_programs_and_arrays_of_old_fits_are_freed():
     trainer, functions, graphs, arrays = tl.Trainer(model_with(Fixed()), jit_compile=False), weakref.WeakSet(), [], []
     most, num_fits, batch_size = 3, 6, 9
@@ -226,6 +227,7 @@ def test_a_resumed_run_takes_the_same_programs(tmp_path):
     assert_same(everything(second.model), everything(whole.model))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="a GPU gives no error for a label out of range")
 def test_bad_data_in_the_last_update_are_told_as_ever():
     x, y = np.ones([10, 3], "float32"), np.zeros([10], int)

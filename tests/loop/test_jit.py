@@ -91,6 +91,7 @@ def trainer_source(trainer, x, y):
     return ArraySource((x, y, None), 4, True, trainer.seed)
 
 
+@pytest.mark.slow
 def test_it_is_found_out_once(outcome, monkeypatch, capsys):
     (x, y), kwargs = data_of("arrays")
     trainer = Trainer(noisy_model())
@@ -146,6 +147,7 @@ def test_the_faster_is_taken_if_that_repays_compiling():
     assert not jit._is_worth_it([(1.0, 1.3)] * 5, 0.0, 10**6)
 
 
+@pytest.mark.slow
 def test_compiling_for_too_long_is_given_up(eager_to_try, monkeypatch):
     (x, y), kwargs = data_of("arrays")
     monkeypatch.setattr(jit, "finishes", lambda work, seconds: False)
@@ -154,6 +156,7 @@ def test_compiling_for_too_long_is_given_up(eager_to_try, monkeypatch):
     assert trainer.jit_compile is False
 
 
+@pytest.mark.slow
 def test_a_stop_leaves_the_compiler_behind_and_moves_nothing(eager_to_try, monkeypatch):
     (x, y), kwargs = data_of("arrays")
     trainer = Trainer(noisy_model())
@@ -229,6 +232,7 @@ UNSUPPORTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_what_xla_cannot_compile_is_named(name, eager_to_try, capsys):
     model_fn, data_fn, message = UNSUPPORTED[name]

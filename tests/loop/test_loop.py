@@ -108,6 +108,7 @@ class TestTraces:
         assert differ(weights(trainer.model), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("kind", ["arrays", "tf.data"])
 def test_results_do_not_depend_on_the_updates_a_call(kind, jit_compile):
@@ -172,6 +173,7 @@ def failing_model(at=None):
     return model, fails
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps_per_execution", "fails_in", "committed"), [(1, 10, 9), (4, 12, 8), (20, 10, 0)])
 def test_an_error_in_a_call_takes_the_call_back(steps_per_execution, fails_in, committed):
     x, y = regression(60)
@@ -199,6 +201,7 @@ def test_an_error_in_a_call_takes_the_call_back(steps_per_execution, fails_in, c
     assert_same(everything(model), everything(reference))
 
 
+@pytest.mark.slow
 def test_an_error_in_the_data_keeps_what_was_committed():
     x, y = regression(40)
     broken = [True]

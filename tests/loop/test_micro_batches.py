@@ -133,6 +133,7 @@ class TestTheLine:
 
 
 class TestAuto:
+    @pytest.mark.slow
     @SOURCES_AND_MODES
     def test_it_halves_until_it_fits_and_goes_on_as_if_told(self, kind, run_eagerly, capsys):
         data, kwargs = data_of(kind, 28, 13)  # the last batch holds 2
@@ -153,6 +154,7 @@ class TestAuto:
         Trainer(other, micro_batch_size=4, run_eagerly=True).fit(*data, verbose=0, **kwargs)
         assert differ(everything(model), everything(other))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("run_eagerly", [False, True])
     def test_a_gpu_that_tells_it_in_other_words(self, run_eagerly):
         (x, y), kwargs = data_of("arrays")

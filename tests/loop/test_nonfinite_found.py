@@ -35,6 +35,7 @@ class TestWhereItIsFound:
             assert_same(found, state(trainer))
         assert trainer.num_traces == 1
 
+    @pytest.mark.slow
     def test_in_arrays_on_the_device_and_training_goes_on_from_there(self):
         x, y = examples(120)
         trainer, reference = (Trainer(fragile_model(), steps_per_execution=30) for _ in range(2))
@@ -111,6 +112,7 @@ class TestWhereItIsFound:
         with pytest.raises(NonFiniteError, match=r"update 5 .*: it left memory\['worst'\] non-finite"):
             Trainer(compiled(), Remembers()).fit(x, y, batch_size=2, verbose=0)
 
+    @pytest.mark.slow
     def test_an_evaluation_inside_a_loop_of_the_strategy(self):
         class Walks(StepStrategy):
             evaluations = 3

@@ -69,6 +69,7 @@ def test_every_kind_under_every_strategy_stops_and_is_skipped(name, mode):
 
 
 class TestLabels:
+    @pytest.mark.slow
     @pytest.mark.parametrize("mode", MODES)
     def test_out_of_range(self, mode):
         x, y = labelled(80)
@@ -128,6 +129,7 @@ class TestSkipping:
         assert trainer.iterations == caught.value.iteration == 25
         assert "on_nonfinite" not in str(caught.value)
 
+    @pytest.mark.slow
     def test_the_batches_are_used_and_hooks_come_as_ever(self):
         heard = []
         hook = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: heard.append((batch, trainer.iterations)))
@@ -136,6 +138,7 @@ class TestSkipping:
             trainer.fit(self.bad_batches(3, 4, 17), verbose=0, callbacks=[hook])
         assert heard == [(7, 6), (15, 14), (23, 21), (31, 29), (39, 37)]
 
+    @pytest.mark.slow
     def test_says_it_once_and_then_at_every_tenfold(self):
         trainer = Trainer(fragile_model(), on_nonfinite="skip", steps_per_execution=60)
         with warnings.catch_warnings(record=True) as caught:
@@ -175,6 +178,7 @@ class TestSkipping:
             Trainer(compiled(), on_nonfinite="go on")
 
 
+@pytest.mark.slow
 def test_an_eager_first_update_that_is_bad_leaves_no_log():
     class Logs(SGD):
         def step(self, objective, state):

@@ -81,6 +81,7 @@ def test_a_large_model_goes_on(make, fit):
     assert fit(model).iterations == 3 and differ(weights(model), before)
 
 
+@pytest.mark.slow
 @on_a_cpu
 def test_which_needs_what_keeps_sums_as_they_are():
     """The control, and the day on which it can go."""
@@ -120,6 +121,7 @@ def test_every_model_over_several_calls(name, is_cut):
     assert_same(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["arrays", "stream"])
 def test_the_loss_of_an_output_is_averaged_by_examples(kind):
     case, size, number = MODELS["two_outputs"], 6, 26

@@ -65,6 +65,7 @@ def fit(strategy, optimizer=None, mode="graph", bound=500.0):
     return model, tl.Trainer(model, strategy, **MODES[mode]).fit(np.abs(x), y, 4, verbose=0).history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("strategy", [Signs(), Remembered(), InALoop(), tl.Accumulate(2, Signs())], ids=repr)
 def test_a_gradient_that_overflows_is_no_update_whatever_is_made_of_it(strategy, mode):
@@ -82,6 +83,7 @@ def test_what_an_update_does_not_use_does_not_count(mode):
     assert history["skipped"] == [0] and history["loss_scale"] == [2.0**8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("strategy", "reason"),
@@ -115,6 +117,7 @@ def test_an_overflow_spoils_what_comes_after_it(mode):
     assert 0 < sum(history["skipped"]) < 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["the same fit", "another fit"])
 @pytest.mark.parametrize("mode", MODES)
 def test_data_that_a_model_masks_excuse_no_others(mode, where):

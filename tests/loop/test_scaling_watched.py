@@ -49,6 +49,7 @@ def test_what_keras_says_of_the_update_is_what_is_logged():
     assert again["skipped"][0] < 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("poison", "reason"),
@@ -173,6 +174,7 @@ class Signs(tl.StepStrategy):
         return tl.Step(here.gradient.map(tf.sign), at=here)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "bound", "number"),
     [(Far(), 500.0, "2 of 2"), (Signs(), -1e9, "1 of 1"), (tl.Accumulate(2, Far()), 500.0, "2 of 2")],
@@ -202,6 +204,7 @@ def test_a_scale_that_is_none_is_told_before_the_first_update(scale):
     tl.Trainer(model).fit(x, y, verbose=0)
 
 
+@pytest.mark.slow
 def test_the_scale_never_grows_to_infinity():
     """From there no halving leads back, as in Keras, where the same run ends with a scale that is infinite for ever."""
     x, y = np.zeros([400, 3], "float32"), np.zeros([400, 1], "float32")  # a gradient of 0, whatever the scale
@@ -228,6 +231,7 @@ class Saying(HeavyBall):
         return super().step(objective, state)._replace(logs={"loss_scale": 7.0, "speed": 2.0})
 
 
+@pytest.mark.slow
 def test_what_a_strategy_or_a_metric_is_called_is_its_own():
     x, y = regression()
     history = tl.Trainer(half(), Saying()).fit(x, y, 4, verbose=0).history
@@ -262,6 +266,7 @@ def test_a_further_fit_is_not_traced_anew_and_another_setting_is_noticed():
     assert float(model.optimizer.dynamic_scale) == 16.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_a_factor_that_is_set_between_two_fits(run_eagerly):
     x, y = regression(24)
@@ -302,6 +307,7 @@ def test_a_model_that_trains_nothing_moves_nothing():
     assert history["loss_scale"] == [2.0**8] and history["skipped"] == [0] and int(model.optimizer.step_counter) == 0
 
 
+@pytest.mark.slow
 def test_xla_may_be_found_out(monkeypatch):
     """It is timed on copies of the variables, those of the scale among them."""
     monkeypatch.setattr(jit, "FEWEST_UPDATES", 1)

@@ -187,6 +187,7 @@ def read_run(made, directory, *callbacks, epochs=4, **kwargs):
     return trainer, [np.array(w) for w in model.get_weights()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_anew", [True, False], ids=["new process", "same objects"])
 @pytest.mark.parametrize("name", READ)
 def test_what_a_hook_changes_and_a_step_reads_is_in_checkpoints(name, is_anew, tmp_path):
@@ -211,6 +212,7 @@ def test_another_teacher_is_another_run(tmp_path):
         read_run(with_teacher(weight=0.75), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_usual_model_has_none():
     for optimizer in (keras.optimizers.Adam(0.01, use_ema=True), keras.optimizers.SGD(0.1, momentum=0.9)):
         model = compiled(

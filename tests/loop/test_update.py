@@ -270,6 +270,7 @@ class TestState:
     def test_iteration_and_learning_rate_are_the_optimizers(self):
         assert [(i, rate) for i, _, rate in self.record()] == [(i, 0.5 ** (i + 1)) for i in range(5)]
 
+    @pytest.mark.slow
     def test_seed_is_new_at_each_iteration_and_the_same_on_a_rerun(self):
         seeds = [seed for _, seed, _ in self.record()]
         assert len(set(seeds)) == 5

@@ -128,6 +128,7 @@ def test_what_cannot_be_built_is_said(build, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build, x, y",
     [

@@ -122,6 +122,7 @@ def test_refused(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_docstring_examples():
     result = doctest.testmod(games)
     assert result.attempted > 0 and result.failed == 0

@@ -64,6 +64,7 @@ def of_open_size(model, x, may_unroll):
     return call.get_concrete_function()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_features", [3, 2**12])
 def test_batches_of_a_size_that_only_the_data_tell_are_if_an_example_is_small(num_features):
     x = tf.random.stateless_normal([3, 4, num_features], [1, 2])
@@ -100,6 +101,7 @@ def test_only_batches_that_are_written_out_share_a_trace(sizes, num_calls):
     assert sum(operation.type.endswith("PartitionedCall") for operation in operations) == num_calls
 
 
+@pytest.mark.slow
 def test_batches_of_a_model_with_loops_are_not():
     model, x = recurrent()
     looped = traced(model, x, may_unroll=False)

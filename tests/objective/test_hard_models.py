@@ -191,6 +191,7 @@ class TestHardCases:
 
         self.assert_trains_as_keras(Compiled, lambda: layers.Dense(1))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("num_examples", [16, 17], ids=["even", "ragged"])
     def test_a_metric_compiled_by_its_author_counts_in_training_and_after(self, num_examples):
         class Batches(keras.metrics.Metric):

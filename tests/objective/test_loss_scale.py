@@ -201,6 +201,7 @@ def test_what_passes(optimizer):
     assert Trainer(compiled(optimizer=optimizer(0.1))).fit(*regression(), verbose=0).history["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_several_optimizers_inside_have_their_rates_told(run_eagerly):
     """`state.learning_rate` is a Vector there, as without a scale: Heun is what it was."""

@@ -120,6 +120,7 @@ def dynamic(scale=2.0**24):
 FIT = {"batch_size": 4, "epochs": 3, "shuffle": False, "verbose": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_eagerly", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_sgd_is_fit_bit_for_bit_through_skips(kind, run_eagerly, half):
@@ -133,6 +134,7 @@ def test_sgd_is_fit_bit_for_bit_through_skips(kind, run_eagerly, half):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Own, Wrapping, Applying, Compiled])
 def test_so_it_is_with_a_factor(kind):
     x, y = regression(24)
@@ -143,6 +145,7 @@ def test_so_it_is_with_a_factor(kind):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [tl.Heun(), Sam(), tl.Accumulate(2, tl.Heun())])
 def test_strategies_see_true_numbers(strategy):
     x, y = regression(24)
@@ -165,6 +168,7 @@ def test_strategies_see_true_numbers(strategy):
         assert of_scaled[name] == pytest.approx(values, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_skipped_update_leaves_what_follows_the_weights():
     """The average of the weights moves at updates alone; what is reported counts every batch."""
     x, y = regression(16)
@@ -211,6 +215,7 @@ def test_a_step_that_does_not_scale_is_one_line(optimizer, run_eagerly, half):
         tl.Trainer(model, run_eagerly=run_eagerly).fit(*regression(8), verbose=0)
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_scale_trains_where_nothing_does(half):
     x, y = regression(24)
     model, reference = (compiled(Unscaled, auto_scale_loss=False) for _ in range(2))

@@ -155,6 +155,7 @@ def test_many_metrics_are_cut():
     assert "and 28 more" in text_of(notebook.history_html(history))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
 def test_a_plot_is_written_and_returned(tmp_path, suffix):
     trainer, history = trained(validation_split=0.5)
@@ -177,6 +178,7 @@ def test_a_plot_of_nothing_and_a_wrong_suffix_are_one_line(tmp_path):
         trained()[0].plot(tmp_path / "no" / "a.png")
 
 
+@pytest.mark.slow
 def test_a_real_run_from_python_in_a_report(tmp_path):
     model = classifier(metrics=["accuracy"])
     trainer = tl.Trainer(model, tl.Accumulate(2, tl.Heun()), run=tmp_path / "a")

@@ -49,6 +49,7 @@ def test_whether_more_or_less_is_better(keep_best, metric, is_max):
     }
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_best_are_those_of_that_epoch(tmp_path):
     class Remembers(keras.callbacks.Callback):
         def __init__(self):
@@ -70,6 +71,7 @@ def test_the_weights_of_the_best_are_those_of_that_epoch(tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["an average", "restored", "swapped"])
 def test_weights_that_the_end_of_a_fit_changes_are_not_taken_for_those_that_were_measured(how, tmp_path):
     use_ema, callbacks = {"use_ema": True, "ema_momentum": 0.99} if how != "restored" else {}, []
@@ -88,6 +90,7 @@ def test_weights_that_the_end_of_a_fit_changes_are_not_taken_for_those_that_were
     assert (at_the_end == pytest.approx(best["val_loss"], rel=1e-3)) == (how == "swapped")
 
 
+@pytest.mark.slow
 def test_averages_that_only_evaluations_see_are_said(tmp_path):
     def run(name, **how):
         model = compiled(optimizer=keras.optimizers.SGD(0.05, use_ema=True))
@@ -121,6 +124,7 @@ def test_what_cannot_be_known_is_asked_before_the_first_update(keep_best, metric
     assert trainer.iterations == 0
 
 
+@pytest.mark.slow
 def test_a_metric_of_one_number_may_be_an_array(tmp_path):
     model = compiled(metrics=[keras.metrics.F1Score(threshold=0.5)])
     tl.Trainer(model, run=tl.Run(tmp_path, keep_best="val_f1_score")).fit(X, Y > 0, 8, verbose=0, validation_data=(X, Y > 0))
@@ -174,6 +178,7 @@ def test_a_file_of_somebody_elses_is_left_alone(tmp_path):
     trainer.load_best()
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_anew_has_no_best_yet(tmp_path):
     small(tmp_path, keep_best="loss").fit(X, Y, 8, verbose=0)
     assert (tmp_path / "best.json").is_file()
@@ -181,6 +186,7 @@ def test_a_run_that_begins_anew_has_no_best_yet(tmp_path):
     assert not (tmp_path / "best.json").exists()
 
 
+@pytest.mark.slow
 def test_another_name_does_not_compare_two_scales(tmp_path):
     def run(keep_best, epochs):
         trainer = tl.Trainer(compiled(metrics=["mae"]), run=tl.Run(tmp_path, keep=1, keep_best=keep_best, save_seconds=None))
@@ -193,6 +199,7 @@ def test_another_name_does_not_compare_two_scales(tmp_path):
     trainer.load_best()
 
 
+@pytest.mark.slow
 def test_another_direction_does_not_compare_two_scales(tmp_path):
     for way, epochs in (("max", 3), ("min", 6)):
         model = compiled(metrics=["mae"])
@@ -226,6 +233,7 @@ def test_what_it_may_be(value, tmp_path):
         tl.Run(tmp_path, keep_best=value)
 
 
+@pytest.mark.slow
 def test_directions_of_several_outputs_are_by_the_names_in_the_logs():
     inputs = keras.Input([3])
     outputs = {"accent": keras.layers.Dense(1, name="accent")(inputs), "tone": keras.layers.Dense(4, name="tone")(inputs)}

@@ -59,6 +59,7 @@ def test_without_its_state_the_steps_would_begin_anew(tmp_path, monkeypatch):
     assert steps == 2 * list(range(4, 2 * UPDATES + 1, 4))
 
 
+@pytest.mark.slow
 def test_a_board_that_is_left_out_is_missed_by_nobody(tmp_path, recwarn):
     for callbacks in ([board(tmp_path / "logs", "epoch")], []):
         small(tmp_path / "run").fit(*regression(8), epochs=2 + (not callbacks), callbacks=callbacks, **FIT)

@@ -91,6 +91,7 @@ def test_every_step_is_in_them_once(at, is_inside, tmp_path, monkeypatch, anothe
     assert_alike(events(killed / folder), events(whole / folder))
 
 
+@pytest.mark.slow
 def test_without_the_files_steps_would_be_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(boards, "go_back", lambda *given: None)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -100,6 +101,7 @@ def test_without_the_files_steps_would_be_twice(tmp_path, monkeypatch):
     assert sorted(steps) != list(range(1, 4 * UPDATES + 1)) and set(steps) == set(range(1, 4 * UPDATES + 1))
 
 
+@pytest.mark.slow
 def test_files_of_others_in_a_shared_directory_stay(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     fit(whole, whole / "logs", lambda board: Killed(whole, ("batch", 16), board))
@@ -109,6 +111,7 @@ def test_files_of_others_in_a_shared_directory_stay(tmp_path):
     assert other.read_bytes() == b"others"
 
 
+@pytest.mark.slow
 def test_to_show_a_finished_run_touches_nothing(tmp_path, another_process):
     """Two runs of one script write into one directory, and somebody else into a folder of the run's board."""
     (mine := tmp_path / "a inside" / "run" / "tensorboard" / "eval" / "events.out.tfevents.1.host.999.0.v2").parent.mkdir(
@@ -128,6 +131,7 @@ def test_to_show_a_finished_run_touches_nothing(tmp_path, another_process):
     assert not list(tmp_path.rglob("superseded*"))
 
 
+@pytest.mark.slow
 def test_a_longer_run_leaves_those_of_the_next_run_of_its_script_alone(tmp_path, another_process):
     for name in "ab":
         fit(tmp_path / name, tmp_path / "logs", epochs=1)
@@ -139,6 +143,7 @@ def test_a_longer_run_leaves_those_of_the_next_run_of_its_script_alone(tmp_path,
     assert {path: after.get(path) for path in before} == before and mine in before
 
 
+@pytest.mark.slow
 def test_a_board_knows_its_own_files(tmp_path):
     """Of two runs of one process, and not what a writer of the user's has written beside them."""
     logs = tmp_path / "logs"

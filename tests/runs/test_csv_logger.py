@@ -65,6 +65,7 @@ def whole(tmp_path):
     return rows(tmp_path / "whole.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after, of", [(4, 2), (3, 3), (5, 1)])
 def test_rows_that_are_written_again_are_dropped(tmp_path, whole, after, of):
     log = tmp_path / "log.csv"
@@ -104,6 +105,7 @@ def epochs_of_lines(log):
     return [int(line.partition(",")[0]) for line in log.read_text().splitlines() if line[:1].isdigit()]
 
 
+@pytest.mark.slow
 def test_rows_of_an_earlier_training_stay(tmp_path):
     log = tmp_path / "log.csv"
     fit(None, log, 9)
@@ -112,6 +114,7 @@ def test_rows_of_an_earlier_training_stay(tmp_path):
     assert epochs(log) == [*range(9), *range(6)]
 
 
+@pytest.mark.slow
 def test_two_loggers_in_another_order(tmp_path, whole):
     def train(order, stop):
         loggers = [keras.callbacks.CSVLogger(tmp_path / name, append=True) for name in order]
@@ -133,6 +136,7 @@ def test_another_separator(tmp_path):
     assert [line.split(";")[0] for line in log.read_text().split()] == ["epoch", *"012345"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_until_it_goes_on(tmp_path):
     log = tmp_path / "log.csv"
     fit(tmp_path / "run", log, 3)
@@ -193,6 +197,7 @@ class Wanders(keras.callbacks.Callback):
     get_state, set_state = (lambda self: None), (lambda self, state: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_steps", [2, 3, 4])  # at the end of an epoch, or within
 def test_files_of_relative_names_stay_where_they_were_opened(tmp_path, monkeypatch, whole, save_steps):
     """Looked up elsewhere, the log seemed not to be there at a checkpoint: a resume took all its rows for later ones."""

@@ -14,6 +14,7 @@ from trainlab import Accumulate, Trainer
 callbacks = keras.callbacks
 
 
+@pytest.mark.slow
 def test_history_has_keras_keys_and_plain_numbers():
     (x, y), kwargs = regression(), {"epochs": 2, "verbose": 0, "validation_split": 0.25}
     ours = Trainer(compiled(metrics=["mae"], weighted_metrics=["mse"])).fit(x, y, **kwargs)
@@ -179,6 +180,7 @@ class TestEpochsAndSteps:
             Trainer(model).fit(data, steps_per_epoch=8, verbose=0)
         assert model.optimizer.iterations == 5
 
+    @pytest.mark.slow
     def test_a_data_set_of_unknown_size(self):
         x, y = regression(20)
         data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4).filter(lambda *_: True)
@@ -209,6 +211,7 @@ def noisy():
 
 
 class TestGoingOn:
+    @pytest.mark.slow
     def test_two_fits_of_50_steps_are_one_of_100(self):
         x, y = regression(46)
         once, twice = noisy(), noisy()
@@ -328,6 +331,7 @@ class TestValidationByUpdates:
         ]
         assert len(history.history["val_loss"]) == len(history.history["loss"]) == 4
 
+    @pytest.mark.slow
     def test_the_updates_are_those_of_passes(self):
         x, y = regression(22)
         models = []
@@ -346,6 +350,7 @@ class TestValidationByUpdates:
         )
         assert model.optimizer.iterations == 6
 
+    @pytest.mark.slow
     def test_a_run_goes_on(self, tmp_path):
         x, y = regression(20)
         histories, models = [], []

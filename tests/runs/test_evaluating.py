@@ -48,6 +48,7 @@ def test_streams(name, calls):
     assert sum(calls) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STREAMS)
 def test_validation_on_streams(name, calls):
     make, steps = STREAMS[name]

@@ -160,6 +160,7 @@ class OnlyInInference(layers.Layer):
         return tf.ensure_shape(tf.numpy_function(lambda a: 2 * a, [x], tf.float32), x.shape)
 
 
+@pytest.mark.slow
 def test_what_xla_cannot_compile_in_inference_goes_without_it(calls):
     model = classifier(OnlyInInference())
     model.jit_compile = False  # Keras' own, which on a GPU would be on
@@ -183,6 +184,7 @@ class Large(layers.Layer):
         return x
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_even_without_training_is_one_line():
     trainer = tl.Trainer(classifier(Large()))
     calls = {

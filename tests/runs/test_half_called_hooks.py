@@ -69,6 +69,7 @@ def fit(directory, hook, failing=None, **settings):
     return trainer, history.history, before.calls, behind.calls
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not in checkpoints")
 @pytest.mark.parametrize("hook", HOOKS)
 def test_everybody_hears_everything_once(hook, tmp_path):
@@ -81,6 +82,7 @@ def test_everybody_hears_everything_once(hook, tmp_path):
     assert_same(everything(again.model), everything(whole.model))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not in checkpoints")
 @pytest.mark.parametrize("hook", ["on_train_batch_begin", "on_train_batch_end"])
 def test_a_pair_of_several_updates_goes_on(hook, tmp_path):
@@ -92,6 +94,7 @@ def test_a_pair_of_several_updates_goes_on(hook, tmp_path):
     assert_same(everything(again.model), everything(whole.model))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not in checkpoints")
 def test_a_beginning_is_not_heard_again_for_an_update_that_failed(tmp_path, monkeypatch):
     hook, call, count = "on_train_batch_begin", Loop._call, iter(range(99))
@@ -110,6 +113,7 @@ def test_a_beginning_is_not_heard_again_for_an_update_that_failed(tmp_path, monk
     assert_same(everything(again.model), everything(whole.model))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not in checkpoints")
 def test_a_signal_in_an_evaluation_takes_back_what_was_heard_of_it(tmp_path):
     _, _, *calls = fit(None, "on_test_batch_end")
@@ -195,6 +199,7 @@ PUT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", PUT.values(), ids=PUT)
 @pytest.mark.parametrize("has_run", [True, False])
 def test_what_a_callback_puts_into_the_history_is_there(value, has_run, tmp_path):

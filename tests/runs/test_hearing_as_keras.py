@@ -151,6 +151,7 @@ def test_files_and_state_are_those_of_keras(case, both, without):
         assert without < len(made) < num
 
 
+@pytest.mark.slow
 def test_a_counter_that_is_wrong_would_be_seen(both, monkeypatch):
     monkeypatch.setattr("trainlab.runs.epochs.count_unheard_updates", lambda *args: None)
     theirs, ours, _ = both(board(update_freq=3))
@@ -169,6 +170,7 @@ def test_several_updates_a_call_are_one_batch(case, steps_per_execution, both):
     assert max(made) == steps_per_execution
 
 
+@pytest.mark.slow
 def test_a_writer_that_somebody_else_has_opened_hears_every_batch(tmp_path, monkeypatch, calls):
     found = []
     for name, fit in (("keras", model().fit), ("ours", tl.Trainer(model()).fit)):

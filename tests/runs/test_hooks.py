@@ -14,6 +14,7 @@ from trainlab.runs.epochs import hears_every_update
 callbacks = keras.callbacks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Listener, BatchListener])
 def test_the_same_hooks_in_the_same_order_as_keras(kind):
     (x, y), validation = regression(22), regression(8, seed=2)

@@ -80,6 +80,7 @@ def test_every_value_once_over_a_resume(case, tmp_path, monkeypatch):
     assert as_text(store.rows) == as_text(whole(case, tmp_path, monkeypatch).rows)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not in checkpoints")
 @pytest.mark.parametrize("name", ["wandb, batches", "mlflow", "trackio"])
 def test_after_a_kill_what_is_logged_again_is_the_same(name, tmp_path, monkeypatch):
@@ -101,6 +102,7 @@ def _without_row_numbers(rows, name):
     return [(0 if name.startswith("wandb") else step, values) for step, values in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, kept", [("wandb, batches", "get_state"), ("comet", "CometStep(experiment)")])
 def test_without_what_the_page_keeps_numbers_begin_again(name, kept, tmp_path, monkeypatch):
     """The control."""
@@ -117,6 +119,7 @@ def test_without_what_the_page_keeps_numbers_begin_again(name, kept, tmp_path, m
     assert as_text(store.rows) != as_text(whole(case, tmp_path, monkeypatch).rows)
 
 
+@pytest.mark.slow
 def test_the_logger_of_epochs_leaves_calls_whole(tmp_path, monkeypatch):
     """With the hooks given back many updates are one call, as without a logger."""
 

@@ -166,6 +166,7 @@ LENGTHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LENGTHS)
 def test_one_length_after_another(name, calls):
     make, draw = LENGTHS[name]

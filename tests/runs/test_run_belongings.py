@@ -54,6 +54,7 @@ def test_a_run_is_there_until_it_is_known_that_the_one_in_its_place_can_begin(wh
     assert again.resumed_at == again.iterations > 0
 
 
+@pytest.mark.slow
 def test_overwriting_removes_checkpoints_and_nothing_else(tmp_path):
     fit(small(tmp_path, save_steps=1))
     folder = tmp_path / "checkpoints"
@@ -109,6 +110,7 @@ def test_checkpoints_may_be_a_link_to_a_larger_disk(tmp_path):
     assert_same(everything(again.model), everything(fresh.model))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_may_be_a_link(tmp_path):
     fit(small(tmp_path / "run", save_steps=1, keep=2))
     name = checkpoints(tmp_path / "run")[0]
@@ -177,6 +179,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 PATHS = ["lr[0.1]", "a[!b]c", "back\\slash", "star*", "what?", "new\nline", "100% {x}", "ünï cödé", "-dash", "sp ace", "~"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATHS)
 def test_a_run_may_be_in_any_directory(name, tmp_path):
     fresh = small(None)
@@ -214,6 +217,7 @@ def test_a_relative_directory_stays_where_it_was(tmp_path, monkeypatch):
     assert trainer.last_checkpoint.parent == tmp_path / "run" / "checkpoints"
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_removed_meanwhile_is_not_written_into(tmp_path):
     run = tmp_path / "run"
     second = small(run, save_seconds=None)
@@ -258,6 +262,7 @@ def test_nobody_can_foresee_where_a_file_is_written_aside(tmp_path):
     assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.slow
 def test_beginning_with_the_weights_of_a_run_leaves_its_checkpoints(tmp_path):
     fit(small(tmp_path, save_steps=1, keep=3, keep_best="loss"), epochs=4)
     before = {path: path.read_bytes() for path in (tmp_path / "checkpoints").glob("0*/*")}
@@ -272,6 +277,7 @@ def test_beginning_with_the_weights_of_a_run_leaves_its_checkpoints(tmp_path):
     assert_same(everything(again.model), everything(new.model))
 
 
+@pytest.mark.slow
 def test_another_run_in_the_directory_is_never_gone_on_with_for_a_damaged_one(tmp_path):
     fit(small(tmp_path, save_steps=1))
     old = set(checkpoints(tmp_path))

@@ -135,6 +135,7 @@ def rates(trainer):
     return sorted({round(float(one.learning_rate), 6) for one in trainer.model.optimizer.optimizers})
 
 
+@pytest.mark.slow
 def test_the_rates_of_several_optimizers_may_be_changed(tmp_path):
     x, y = regression()
 
@@ -164,6 +165,7 @@ def test_the_rates_of_several_optimizers_may_be_changed(tmp_path):
     assert changed.resumed_at == updates and rates(changed) == [3.2e-4, 6.4e-4]
 
 
+@pytest.mark.slow
 def test_what_resume_allows(tmp_path):
     x, y = regression()
     with pytest.raises(FileNotFoundError, match="resume='must' but there is no checkpoint"):
@@ -192,6 +194,7 @@ def test_what_resume_allows(tmp_path):
         small(None).fit(x, y, verbose=0, resume="must")
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path):
     x, y = regression()
     whole = small(tmp_path, save_steps=1)
@@ -211,6 +214,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path):
         small(tmp_path).fit(x, y, 8, epochs=3, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_next_whole", [True, False])
 def test_those_of_another_run_are_not_taken_for_this_ones_though_its_newest_cannot_say_whose_it_is(is_next_whole, tmp_path):
     x, y = regression()
@@ -243,6 +247,7 @@ def test_the_best_is_kept(tmp_path):
         small(tmp_path / "b", keep_best="val_los").fit(x, y, verbose=0, validation_data=(x, y))
 
 
+@pytest.mark.slow
 def test_checkpoints_come_as_often_as_was_said(tmp_path):
     x, y = regression(40)
     small(tmp_path / "steps", save_steps=4, save_seconds=None, keep=100).fit(x, y, 4, epochs=2, verbose=0)

@@ -221,6 +221,7 @@ def swapped(directory, data=None, **length):
     return history, trainer
 
 
+@pytest.mark.slow
 def test_a_run_whose_weights_are_swapped_for_averages_may_be_made_longer(tmp_path):
     for length in ({"epochs": 2}, {"epochs": 2}):  # the second time it is finished
         history, trainer = swapped(tmp_path, **length)
@@ -231,6 +232,7 @@ def test_a_run_whose_weights_are_swapped_for_averages_may_be_made_longer(tmp_pat
     assert_same(everything(longer.model), everything(whole.model))
 
 
+@pytest.mark.slow
 def test_which_epoch_is_the_last_is_known_at_its_end(tmp_path):
     batches = tf.data.Dataset.from_tensor_slices(regression()).batch(8)
     _, whole = swapped(None, batches, epochs=4)
@@ -247,6 +249,7 @@ def test_which_epoch_is_the_last_is_known_at_its_end(tmp_path):
     assert trainer.fit(x, y, 8, steps=6, verbose=0, callbacks=[callback]).epoch == [0, 1, 2] and numbers == [2, 3, 3]
 
 
+@pytest.mark.slow
 def test_the_end_of_the_last_epoch_is_not_forgotten(tmp_path):
     """A checkpoint after the last update: what is left to do is the validation, and the hooks."""
     x, y = regression()

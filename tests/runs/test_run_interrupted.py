@@ -122,6 +122,7 @@ def test_each_fit_of_a_notebook_may_be_another(tmp_path):
 HOOKS = ["on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end", "on_test_batch_end", "on_epoch_end"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_signal_stops_in_good_order_and_the_run_goes_on(hook, signum, tmp_path, capsys, monkeypatch):

@@ -127,6 +127,7 @@ def test_how_training_ends():
         assert error.value.code == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", HANDLED)
 def test_a_call_that_lasts_is_ended_from_outside_and_saved(signum, ended, monkeypatch):
     monkeypatch.setattr(module, "_PATIENCE", 0.2)
@@ -140,6 +141,7 @@ def test_a_call_that_lasts_is_ended_from_outside_and_saved(signum, ended, monkey
     assert signals.received == signum  # heard in the end
 
 
+@pytest.mark.slow
 def test_a_second_signal_does_not_wait_for_a_call_that_lasts(ended, monkeypatch, again_at_once):
     saved = []
     monkeypatch.setattr(module, "_NO_PATIENCE", 0.1)
@@ -166,6 +168,7 @@ def test_whoever_hears_is_left_alone(ended, monkeypatch):
     assert ended == []
 
 
+@pytest.mark.slow
 def test_what_saves_from_outside_waits_for_no_data(ended, monkeypatch):
     """Those that hang may be why."""
     monkeypatch.setattr(module, "_PATIENCE", 0.2)
@@ -183,6 +186,7 @@ def test_what_saves_from_outside_waits_for_no_data(ended, monkeypatch):
     assert found and ended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["ps1", "ipykernel"])
 def test_who_sits_at_a_prompt_loses_nothing(prompt, ended, monkeypatch):
     monkeypatch.setattr(module, "_PATIENCE", 0.1)
@@ -228,6 +232,7 @@ def report(queue):
     queue.put(not blocked & set(HANDLED))
 
 
+@pytest.mark.slow
 def test_a_forked_process_inherits_nothing():
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()

@@ -209,6 +209,7 @@ def test_the_signals_of_timeout_are_one(phase, tmp_path):
     assert process.returncode == 143 and f"stopped by a signal at update {updates_of(tmp_path)}" in out, err
 
 
+@pytest.mark.slow
 def test_nobody_reads_what_it_prints(tmp_path):
     process = start(tmp_path, "training")  # into `tee`, say, which Ctrl-C ends as well
     wait_until_ready(process)
@@ -219,6 +220,7 @@ def test_nobody_reads_what_it_prints(tmp_path):
     assert updates_of(tmp_path) >= 33
 
 
+@pytest.mark.slow
 def test_a_second_signal_waits_for_no_disk(tmp_path):
     process = start(tmp_path, "a disk that hangs")
     wait_until_ready(process)

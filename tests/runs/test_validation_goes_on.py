@@ -122,6 +122,7 @@ def test_a_control_that_forgets_them(tmp_path, monkeypatch):
         assert fit(tmp_path / stop, "a part of a shuffle")["val_loss"][2:] != whole["val_loss"][2:], stop
 
 
+@pytest.mark.slow
 def test_keras_evaluates_on_them_as_well(tmp_path, monkeypatch):
     whole = fit(tmp_path / "whole", "a part of a shuffle", run_eagerly=True)
     with pytest.raises(KeyboardInterrupt):
@@ -129,6 +130,7 @@ def test_keras_evaluates_on_them_as_well(tmp_path, monkeypatch):
     assert fit(tmp_path / "part", "a part of a shuffle", run_eagerly=True)["val_loss"] == whole["val_loss"]
 
 
+@pytest.mark.slow
 def test_what_is_always_the_same_is_not_read_again(tmp_path):
     read = []
 
@@ -150,6 +152,7 @@ def test_what_is_always_the_same_is_not_read_again(tmp_path):
         del CASES["a generator's"]
 
 
+@pytest.mark.slow
 def test_a_generator_cannot_go_on(tmp_path):
     def case():
         return (X, Y), ((X[i : i + 4], Y[i : i + 4]) for _ in range(20) for i in range(0, 24, 4))
@@ -164,6 +167,7 @@ def test_a_generator_cannot_go_on(tmp_path):
         del CASES["generator"]
 
 
+@pytest.mark.slow
 def test_the_same_data_go_on_in_the_same_process(tmp_path):
     whole = fit(tmp_path / "whole", "a part of a shuffle")
     tf.random.set_seed(0)
@@ -180,6 +184,7 @@ def test_the_same_data_go_on_in_the_same_process(tmp_path):
             del CASES["kept"]
 
 
+@pytest.mark.slow
 def test_an_older_checkpoint_says_nothing_of_them(tmp_path, monkeypatch):
     from trainlab.runs import resuming
 

@@ -81,6 +81,7 @@ HOOKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [RuntimeError("mine"), SystemExit(3), KeyboardInterrupt(), MemoryError(), ValueError("x")], ids=repr
 )
@@ -138,6 +139,7 @@ def broken(num_good, error):
     return tf.data.Dataset.range(6).map(batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ValueError("a bad file"), OSError("gone")], ids=repr)
 def test_an_error_in_the_data_costs_nothing(error, tmp_path):
     whole = small(None)
@@ -150,6 +152,7 @@ def test_an_error_in_the_data_costs_nothing(error, tmp_path):
     assert_same(everything(again.model), everything(whole.model))
 
 
+@pytest.mark.slow
 def test_each_end_says_how_to_go_on(tmp_path, capsys):
     def run(directory, callback=None, epochs=6, **how):
         trainer = small(tmp_path / directory)
@@ -181,6 +184,7 @@ def test_each_end_says_how_to_go_on(tmp_path, capsys):
     assert "finished at update 12" in lines[0]
 
 
+@pytest.mark.slow
 def test_a_run_that_a_callback_stopped_can_be_made_longer(tmp_path):
     class Clock(Ends):
         def on_epoch_end(self, epoch, logs=None):
@@ -320,6 +324,7 @@ def test_the_run_is_saved_when_an_update_is_not_finite(tmp_path):
         fit(small(tmp_path, save_seconds=None), data=data, epochs=1)
 
 
+@pytest.mark.slow
 def test_the_best_of_an_old_run_has_no_name(tmp_path):
     fit(small(tmp_path, save_steps=6, keep_best="loss"))
     for path in Checkpoints(tmp_path / "checkpoints").paths():

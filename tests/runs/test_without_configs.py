@@ -74,6 +74,7 @@ def test_it_trains_as_in_keras(name, strategy):
         np.testing.assert_allclose(model.get_weights()[0], other.get_weights()[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_its_run_goes_on_and_another_one_is_refused(name, tmp_path):
     whole = compiled(optimizer=OPTIMIZERS[name]())

@@ -168,6 +168,7 @@ def test_heun_evaluates_twice_on_the_same_batches(num_batches, precision):
     assert abs(next_batch - seen[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_heun_runs_the_model_twice_an_update(precision):
     def calls(strategy, epochs):
         trajectory(strategy, epochs=epochs, run_eagerly=True)

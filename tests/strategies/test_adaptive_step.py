@@ -78,6 +78,7 @@ def test_it_grows_to_what_a_quadratic_allows(precision):
     np.testing.assert_allclose(log.each[-1], [2 * error / (1 + error) / 1e-3, error, 0], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_bound_and_the_evaluations(precision):
     trainer = trainer_of([1.0], quadratic(np.eye(1)), tl.AdaptiveStep("heun", 0.1, max_scale=7.0), 1e-3)
     log = Log()
@@ -95,6 +96,7 @@ def test_the_first_step_keeps_the_bound(precision):
     assert trainer.model.history.history["step_scale"] == [0.25]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 @pytest.mark.parametrize("start, rate", [([0.0], 0.1), ([1.0], 0.0)], ids=["gradient", "rate"])
 def test_where_there_is_no_step_none_grows(start, rate, mode, precision):

@@ -124,6 +124,7 @@ def test_the_order_of_convergence(name, steps, precision):
     assert -np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(TABLEAUS[name].order, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_order_of_dormand_and_prince(precision):
     """On a quadratic: on `well` the error is at the rounding before it is of fifth order."""
     values, vectors = np.linalg.eigh(np.array(MATRIX, "float64"))
@@ -145,6 +146,7 @@ def test_the_largest_stable_rate(rates, name, precision):
     assert at < 1 + 1e-3 and beyond > 5
 
 
+@pytest.mark.slow
 def test_heun_is_its_tableau_bit_for_bit(precision):
     start, a = START, np.array(MATRIX, "float64")
     for potential, w in ((quadratic(a), start), (well, [0.9, -0.7])):

@@ -15,6 +15,7 @@ from trainlab.strategies import State, asam, sam
 pytestmark = pytest.mark.parametrize("precision", ["float64"], indirect=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_the_cycle_of_two_in_one_dimension(mode, precision):
     """Of `c w^2 / 2` the point uphill is `w + rho sign(w)`: it ends in turning between `+-x` with `x = h c rho / (2 - h c)`."""

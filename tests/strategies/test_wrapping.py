@@ -104,6 +104,7 @@ def well_of_one(w):
     return keras.ops.sum(w**2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [MODES["eager"], MODES["graph"]], ids=["eager", "graph"])
 def test_noise_has_the_distribution_of_its_temperature(mode, precision):
     """Of `c w^2 / 2` unadjusted Langevin steps end with the variance `T / (c (1 - h c / 2))`, each coordinate by itself."""

@@ -46,6 +46,7 @@ class Forgetful(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = 0.1 / self.calls
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Forgetful")
 def test_what_does_not():
     x, y = regression(20)
@@ -63,6 +64,7 @@ def test_arguments():
         assert_resumes(lambda directory: make_trainer(None), x, y)
 
 
+@pytest.mark.slow
 def test_docstring_examples():
     result = doctest.testmod(resuming)
     assert result.attempted > 0 and result.failed == 0

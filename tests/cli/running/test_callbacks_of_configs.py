@@ -211,6 +211,7 @@ def test_what_is_no_event_file_in_a_board_is_somebodys(command, tmp_path):
     assert first and not first & {path.name for path in folder.rglob("events.*")}  # the control: those are dropped
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_shown_and_its_board_left_alone(command, tmp_path):
     more = [*HEUN, "--set", "run.tensorboard = True", "--set", "run.epochs = 1", "--run_dir", "a"]
     assert command(*more)[0] == 0

@@ -163,6 +163,7 @@ def test_none_is_held_out_where_none_is_asked_for(own, tmp_path):
     assert not any(name.startswith("val_") for name in records(tmp_path / "runs" / "c")[0])
 
 
+@pytest.mark.slow
 def test_a_memmap_gives_its_end_and_is_not_copied(own):
     status, out, err, seen = own("arrays", "own_parts.arrays.kind = 'memmap'")
     assert status == 0, err

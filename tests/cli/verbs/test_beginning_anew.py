@@ -54,6 +54,7 @@ def finished(command, mine, tmp_path):
     return everything_in(tmp_path / "a")
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_leaves_the_run_that_was_there(command, finished, tmp_path):
     status, _, err = command(*MORE, *ANEW, "--set", "import mine", "--set", "run.strategy = @mine.Fails()")
     assert status == 1 and "mine" in ours(err)[-1]

@@ -27,6 +27,7 @@ def _quick(monkeypatch):
     monkeypatch.setattr(racing, "_ROUNDS", 1)
 
 
+@pytest.mark.slow
 def test_it_prints_the_table_and_leaves_all_of_it(trainlab_command, tmp_path, monkeypatch):
     status, out, err = trainlab_command(*SMALL, "--set", "run.keep = 2", "--set", "run.monitor = 'loss'", "--run_dir", "a")
     assert (status, ours(err)) == (0, []), err

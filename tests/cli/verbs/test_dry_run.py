@@ -12,6 +12,7 @@ from trainlab.cli.verbs.dry_run import _size, _time
 DRY = ["--dry-run", *HEUN]
 
 
+@pytest.mark.slow
 def test_it_says_what_the_run_will_be_and_leaves_nothing(trainlab_command, tmp_path, monkeypatch):
     saved, real = [], Trainer.fit
 
@@ -41,6 +42,7 @@ def test_a_run_that_is_there_is_left_as_it_is(trainlab_command, tmp_path):
     assert status == 1 and "holds a run already" in ours(err)[0]  # as the run itself would be refused
 
 
+@pytest.mark.slow
 def test_callbacks_are_made_and_not_called(trainlab_command, tmp_path):
     more = ["--set", "run.callbacks = [@CSVLogger(), @EarlyStopping()]", "--set", "CSVLogger.filename = 'log.csv'"]
     more += ["--set", "run.tensorboard = True", "--set", "EarlyStopping.monitor = 'val_acc'"]
@@ -82,6 +84,7 @@ def test_an_update_of_several_batches(trainlab_command):
     assert status == 0 and "an epoch of 21 updates" in out and "of them" not in out
 
 
+@pytest.mark.slow
 def test_of_several_workers_it_says_that_one_process_tries_alone(trainlab_command, tmp_path, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     status, out, err = trainlab_command("train", *DRY, "--set", "run.distribute = 'workers'")

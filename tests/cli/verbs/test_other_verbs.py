@@ -129,6 +129,7 @@ def test_report_hands_on_what_it_was_given(trainlab_command, tmp_path, monkeypat
     assert given == [(["a", "b"], "report.html", None), (["a"], "a.MD", "A run"), (["a"], "a.svg", None)]
 
 
+@pytest.mark.slow
 def test_a_report_by_the_command_is_the_real_one(trainlab_command, tmp_path):
     assert trainlab_command("train", *SHORT, "--run_dir", tmp_path / "a")[0] == 0
     status, out, err = trainlab_command("report", tmp_path / "a", "-o", tmp_path / "a.md")
@@ -149,6 +150,7 @@ def test_what_a_report_cannot_do_is_one_line(trainlab_command, tmp_path, monkeyp
     assert (status, out, err) == (1, "", "trainlab: error: a picture needs matplotlib: pip install 'trainlab[report]'\n")
 
 
+@pytest.mark.slow
 def test_show_says_what_happens_in_this_very_run(trainlab_command, tmp_path):
     more = ["--set", "run.callbacks = [@EarlyStopping(), @ModelCheckpoint()]", "--set", "ModelCheckpoint.filepath = 'best.keras'"]
     more += ["--set", "ModelCheckpoint.save_freq = 50", "--set", "run.monitor = 'val_accuracy'", "--set", "run.keep_best = True"]

@@ -137,6 +137,7 @@ def test_a_board_on_another_disk(train, tmp_path, monkeypatch):
     assert len([path for path in (tmp_path / "disk").rglob("*tfevents*")]) == 2  # those of the new run
 
 
+@pytest.mark.slow
 def test_a_complete_run_whose_model_was_moved_away_is_not_begun_anew(train, tmp_path):
     """Its result says that it is complete; nothing was asked, and it was overwritten."""
     status, _, err, directory = train()

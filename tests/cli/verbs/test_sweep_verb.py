@@ -105,6 +105,7 @@ def study(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_each_trial_is_a_run_and_the_best_is_told(study, trainlab_command, tmp_path):
     status, out, err = trainlab_command(*SWEEP)
     assert (status, ours(err)) == (0, []), err
@@ -169,6 +170,7 @@ def test_trials_by_other_settings_are_another_sweep(study, trainlab_command, tmp
     assert trainlab_command(*one, "--set", "sweep.prune = False")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [True, False])
 def test_what_nothing_finished_in_is_another_sweep_too(study, trainlab_command, tmp_path, monkeypatch, begun):
     """A trial that is gone on with tells its values again, and the study has its direction: both are of the first metric."""
@@ -215,6 +217,7 @@ def test_a_file_is_no_directory(study, trainlab_command, tmp_path):
     assert status == 1 and "a: is a file: give another directory" in ours(err)[0]
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_told_and_the_sweep_goes_on(study, trainlab_command, tmp_path):
     more = ["--set", "sweep.space = {'run.batch_size': [64, -1]}", "--set", "run.epochs = 1", "--set", "sweep.num_trials = 2"]
     status, out, err = trainlab_command(*SWEEP, *more)
@@ -233,6 +236,7 @@ def test_where_all_trials_fail_the_sweep_ends(study, trainlab_command, tmp_path)
     assert "3 trials in a row failed, which ends the sweep; the last one: " in line and "run.batch_size = -1" in line
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_metric_costs_no_trial(study, trainlab_command, tmp_path):
     status, _, err = trainlab_command(*SWEEP, "--set", "sweep.metric = 'val_acc'")
     assert status == 1 and "is not among the logs" in ours(err)[0] and not study.trials and not list(tmp_path.iterdir())

@@ -242,6 +242,7 @@ class TestSomeOutputs:
         fit = lambda: {"x": batches(X, TARGETS["dict"], {"a": W}), "batch_size": None}  # noqa: E731
         as_keras(make, fit, like={"x": X, "y": TARGETS["dict"], "sample_weight": {"a": W, "b": np.ones(N)}})
 
+    @pytest.mark.slow
     def test_held_out(self):
         make = two_outputs("list")
         like = {"x": X, "y": TARGETS["list"], "sample_weight": [W, np.ones(N)], "validation_split": 1 / 3}

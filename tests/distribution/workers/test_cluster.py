@@ -223,6 +223,7 @@ def test_an_address_that_is_taken(rank):
     assert "Address already in use" in str(result)
 
 
+@pytest.mark.slow
 def test_who_comes_early_waits_as_long_as_the_chief(monkeypatch):
     """And names who is missing: not the chief, with which it is connected."""
     monkeypatch.setattr(clusters, "_PATIENCE", 0.5)

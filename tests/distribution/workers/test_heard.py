@@ -212,6 +212,7 @@ def test_one_to_the_chief_at_the_very_end_is_not_lost_either():
     assert len(told) == 1
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_wait_for_data_that_hang():
     link = Link(Cluster(("a:1", "b:1"), 1), None)
     for sent in (lambda: setattr(link, "signal", lambda: 15), lambda: setattr(link, "_heard", 15)):

@@ -107,6 +107,7 @@ def test_one_that_says_nothing_is_lost(line):
     assert seconds_in(whole.found, 2, r"has given no sign of life for (\d+) s") >= 2
 
 
+@pytest.mark.slow
 def test_before_a_fit_nobody_is_lost_who_says_nothing_but_who_ends(line):
     whole = line(1.0, silent=[2], are_in_fit=False)
     time.sleep(2.5)
@@ -136,6 +137,7 @@ def test_one_that_waits_for_its_data_for_too_long(line):
     assert seconds_in(whole.found, 1, r"has waited for its data for (\d+) s") >= 2
 
 
+@pytest.mark.slow
 def test_what_is_told_is_how_long_this_batch_takes_not_how_long_all_have(line, monkeypatch):
     sent, longest, began = counted(monkeypatch), 0.0, time.monotonic()
     whole = line(60.0)

@@ -96,6 +96,7 @@ def slow_model():
 X = np.zeros([400, 1], "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_larger_batches_begin_with_one_update_a_call(is_stream, monkeypatch):
     def fit(examples, batch_size):
@@ -117,6 +118,7 @@ def test_larger_batches_begin_with_one_update_a_call(is_stream, monkeypatch):
     assert max(counts) == 1
 
 
+@pytest.mark.slow
 def test_larger_batches_to_evaluate_or_predict_on_begin_with_one_a_call(monkeypatch):
     trainer = tl.Trainer(slow_model(), jit_compile=False)
     for method, data in ((trainer.evaluate, (X, X)), (trainer.predict, (X,))):

@@ -98,6 +98,7 @@ def told(monkeypatch):
     return counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True], ids=["arrays", "stream"])
 @pytest.mark.parametrize("model", MODELS)
 def test_weights_and_logs_are_the_same_bits(model, stream, monkeypatch, told):
@@ -115,6 +116,7 @@ def test_weights_and_logs_are_the_same_bits(model, stream, monkeypatch, told):
     assert type(seen[-1]["loss"]) is float
 
 
+@pytest.mark.slow
 def test_what_a_hook_changes_counts_in_the_next_call(monkeypatch, told):
     def change(model):
         model.set_weights([np.full_like(w, 0.5) for w in model.get_weights()])

@@ -90,6 +90,7 @@ def test_the_control_without_it_the_same_call_is_torn(monkeypatch):
     assert differ(everything(trainer.model), hears.before[-1])
 
 
+@pytest.mark.slow
 def test_a_call_of_several_updates_ends_at_the_same_update():
     trainer, hears = tl.Trainer(torn(steps_per_execution=3)), Hears()
     with pytest.raises(Exception, match="torn"):
@@ -163,6 +164,7 @@ def test_an_interrupt_takes_back_this_call_and_no_other(when, monkeypatch):
     assert_same(everything(trainer.model)[:2], everything(uninterrupted.model)[:2])
 
 
+@pytest.mark.slow
 def test_every_update_tells_from_the_first_one_on_with_the_traces_of_a_fit_that_nobody_hears(monkeypatch):
     calls, call = [], telling.Telling.__call__
     monkeypatch.setattr(telling.Telling, "__call__", lambda self, arguments: calls.append(1) or call(self, arguments))
@@ -211,6 +213,7 @@ def test_nothing_is_kept_while_something_else_lasts_nor_afterwards():
     assert sizes(trainer) == [0]
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_taken_back_and_the_program_for_smaller_pieces_is_another(monkeypatch):
     call, told = telling.Telling.__call__, []
 

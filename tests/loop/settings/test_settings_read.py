@@ -273,6 +273,7 @@ def test_things_are_what_they_are(value):
     assert seen(Holds(value)) == seen(Holds(value)) != seen(Holds(None))
 
 
+@pytest.mark.slow
 def test_every_attribute_that_keras_counts_in_is_known():
     """Else a `fit` might take what Keras itself does there for a change."""
     model = keras.Sequential([keras.Input([3]), layers.Dense(2, activation="relu"), layers.BatchNormalization(), layers.Dense(1)])
@@ -294,6 +295,7 @@ def test_every_attribute_that_keras_counts_in_is_known():
     assert built == seen(model, model.optimizer, list(model.metrics))
 
 
+@pytest.mark.slow
 def test_a_large_model_is_read_in_a_moment():
     x = inputs = keras.Input([8, 8, 4])
     for _ in range(100):

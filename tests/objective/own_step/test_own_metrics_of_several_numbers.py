@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import trainlab as tl
@@ -19,6 +20,7 @@ class Own(keras.Model):
         return {metric.name: metric.result() for metric in self.metrics}
 
 
+@pytest.mark.slow
 def test_as_keras_tells_it():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=[12, 2]).astype("float32"), np.eye(3, dtype="float32")[rng.integers(0, 3, 12)]

@@ -299,6 +299,7 @@ def shows_variables(self, x, y, loss, gradients, variables):
     return logs | {"seen": self.seen, "follower": self.follower}
 
 
+@pytest.mark.slow
 @both_modes
 @pytest.mark.parametrize(
     "step",
@@ -329,6 +330,7 @@ def test_as_fit_does(step, run_eagerly):
     np.testing.assert_allclose(elsewhere.get_weights()[1], ELSEWHERE[0].get_weights()[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_the_step_returned_is_shown():
     """Keras shows its own mean of the losses if the names are those of its metrics: 0, if the step does not keep it."""
     model, reference = model_with(plain), model_with(plain)
@@ -338,6 +340,7 @@ def test_what_the_step_returned_is_shown():
     assert history["loss"][0] > history["loss"][1] > 0.1
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_was_built_before():
     model, reference = model_with(plain), model_with(plain)
     model.optimizer.build(model.trainable_variables)
@@ -346,6 +349,7 @@ def test_an_optimizer_that_was_built_before():
     assert_same(weights(model), weights(reference))
 
 
+@pytest.mark.slow
 def test_a_step_is_set_on_the_object_too():
     model, reference = keras.Sequential([mlp(4, 3, 1)]), model_with(plain)
     model.layers[0].set_weights(reference.body.get_weights())

@@ -284,6 +284,7 @@ def test_neither_evaluation_reads_the_whole(strategy, made):
     assert not made
 
 
+@pytest.mark.slow
 def test_an_optimizer_with_state_of_the_tables_size(monkeypatch):
     ours = trained(MODELS["shared"][0], Heun(), keras.optimizers.Adam(0.01))
     whole_tables(monkeypatch)

@@ -82,6 +82,7 @@ def test_padding_has_no_gradient(name, first, eagerly):
         assert not moved[0][0].any() and moved[0][1:].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [tl.Heun(), tl.Accumulate(3)])
 def test_whatever_the_strategy(strategy):
     def fit(model, x):

@@ -51,6 +51,7 @@ def trained_weights(model):
     return [v.numpy() for v in model.trainable_variables]
 
 
+@pytest.mark.slow
 @every_model
 def test_training_is_that_of_keras(name):
     want = fitted(name, "keras")
@@ -67,6 +68,7 @@ def test_xla_agrees(name):
     assert relative(fitted(name, jit_compile=True), fitted(name)) < 2e-6
 
 
+@pytest.mark.slow
 @mostly_slow
 @pytest.mark.parametrize("strategy", ["heun", "accumulate_2", "accumulate_2_sam"])
 def test_every_evaluation_sees_its_own_point(name, strategy):
@@ -115,6 +117,7 @@ def test_statistics_are_left_once_by_what_is_computed_twice():
     np.testing.assert_allclose(norm.moving_mean, 0.01 * np.mean(hidden, axis=0), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_is_not_kept():
     """The activations of a rematerialized block are not among what the gradient reads."""
 
@@ -136,6 +139,7 @@ def _graphs(graph):
             yield from _graphs(function.graph)
 
 
+@pytest.mark.slow
 def test_a_function_that_asks_for_xla_stays_compiled():
     model, x, y = made("Conv3D, channels first")
     compiled(model)

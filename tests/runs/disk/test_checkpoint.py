@@ -115,6 +115,7 @@ def test_every_byte_of_the_sums_counts(tmp_path):
     read(path)
 
 
+@pytest.mark.slow
 def test_damage_is_found_wherever_it_is(tmp_path):
     good = saved(tmp_path / "good", 1, 2, 3).directory
     files = sorted(p.relative_to(good) for p in good.rglob("*") if p.is_file())

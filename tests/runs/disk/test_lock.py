@@ -18,6 +18,7 @@ def test_a_second_holder_is_told_of_the_first(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_death_releases_it(tmp_path):
     path = str(tmp_path / "lock")
     program = (

@@ -156,6 +156,7 @@ class Inside(keras.layers.Layer):
         return self.drop(x, training=training)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_older", [False, True])
 def test_a_layer_inside_a_layer_is_seen_too(is_older, tmp_path, monkeypatch):
     def fit(stop):

@@ -10,8 +10,7 @@ from tables import Sam
 
 import trainlab as tl
 from trainlab.runs import manifest
-from trainlab.runs.manifest import fingerprints
-from trainlab.runs.manifest import rows as rows_module
+from trainlab.runs.manifest import fingerprints, machine
 from trainlab.runs.manifest.plain import plain
 
 
@@ -288,7 +287,7 @@ def test_another_processor_is_said(monkeypatch):
     cpus = [f"x86_64\nmodel name\t: {name}\nflags\t: sse {more}" for name, more in (("A", ""), ("B", ""), ("B", "avx"))]
     found = []
     for cpu, onednn in ((cpus[0], None), (cpus[0], "1"), (cpus[1], None), (cpus[1], "0"), (cpus[2], "0")):
-        monkeypatch.setattr(rows_module, "processor", lambda cpu=cpu: cpu)
+        monkeypatch.setattr(machine, "processor", lambda cpu=cpu: cpu)
         monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
         if onednn is not None:
             monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", onednn)
@@ -334,6 +333,7 @@ def test_the_rows_of_a_fit(monkeypatch, tmp_path):
     assert rows_that_differ(rows, caught(on_nonfinite="skip")) == ["on_nonfinite"]
 
 
+@pytest.mark.slow
 def test_a_resume_refuses_what_it_did_not_see(tmp_path):
     x, y = np.ones([40, 3], "float32"), np.ones([40, 1], "float32")
 

@@ -61,6 +61,7 @@ def test_another_graph_is_another_model(case):
     assert of_model(build(case, keras.ops.sin))["model"] != of_model(build(case, keras.ops.cos))["model"]
 
 
+@pytest.mark.slow
 def test_the_first_of_a_process_is_written_as_ever():
     keras.backend.clear_session()
     first = of_model(build("sums"))["model"]
