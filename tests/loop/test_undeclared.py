@@ -225,3 +225,72 @@ def test_a_usual_model_has_none():
         trainer = tl.Trainer(model, tl.Accumulate(2, tl.Heun()))
         trainer.fit(X, Y, 4, verbose=0)
         assert trainer._loops.made.loop.update.undeclared == trainer._loops.made.loop.update.read == []
+
+
+class Draws(tl.StepStrategy):
+    """Adds noise to the gradient."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+
+    def step(self, objective, state):
+        here = objective(state.parameters)
+        return tl.Step(here.gradient * self.draw(state), at=here)
+
+
+class Shaken(keras.optimizers.SGD):
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient * tf.cond(tf.random.uniform([]) > 0.5, lambda: 1.0, lambda: 0.5), variable, learning_rate)
+
+
+class Filled(keras.constraints.Constraint):
+    """Counts in what is no variable."""
+
+    table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, 0)
+
+    def __call__(self, w):
+        key = tf.constant([1], tf.int64)
+        self.table.insert(key, self.table.lookup(key) + 1)
+        return w
+
+
+GENERATOR = tf.random.Generator.from_seed(1)
+HIDDEN = {
+    "strategy": (lambda: (compiled(dense_model()), Draws(lambda state: tf.random.normal([]))), "tf.random (RandomStandardNormal"),
+    "optimizer": (lambda: (compiled(dense_model(), Shaken(0.1)),), "tf.random (RandomUniform"),
+    "constraint": (lambda: (compiled(with_constraint(Filled())),), "changes a lookup table outside the model"),
+}
+SEEN = {
+    "seed": lambda: Draws(lambda state: tf.random.stateless_normal([], state.seed)),
+    "generator": lambda: Draws(lambda state: GENERATOR.normal([])),
+}
+
+
+def with_constraint(constraint):
+    return keras.Sequential([keras.Input([3]), keras.layers.Dense(1, kernel_constraint=constraint)])
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_nobody_can_save_is_refused_before_the_first_update(name):
+    """A resume went on with other numbers, and nothing was said."""
+    make, says = HIDDEN[name]
+    model, *strategy = make()
+    before = model.get_weights()
+    with pytest.raises(ValueError) as error:
+        tl.Trainer(model, *strategy).fit(X, Y, 4, verbose=0)
+    assert says in str(error.value) and str(error.value).startswith("the step ") and "\n" not in str(error.value)
+    np.testing.assert_array_equal(model.get_weights()[0], before[0])
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_what_can_be_saved_may_be_drawn(name, tmp_path):
+    losses = []
+    for run, parts in (("whole", [2]), ("stopped", [1, 2])):
+        for epochs in parts:
+            keras.utils.set_random_seed(1)
+            GENERATOR.reset_from_seed(5)
+            trainer = tl.Trainer(compiled(dense_model()), SEEN[name](), run=tmp_path / run)
+            history = trainer.fit(X, Y, 4, epochs=epochs, verbose=0)
+        losses.append(history.history["loss"])
+    assert losses[0] == losses[1]

@@ -77,6 +77,38 @@ class TestRefusals:
         assert message.startswith("layer 'noise' draws random numbers with tf.random")
         assert "keras.random.SeedGenerator" in message
 
+    def test_candidates_of_a_loss(self):
+        class Sampled(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.table, self.bias = self.add_weight([9, 3]), self.add_weight([9])
+
+            def call(self, x):
+                return x
+
+            def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+                y = tf.cast(tf.reshape(y, [-1, 1]), tf.int64)
+                return tf.reduce_mean(tf.nn.sampled_softmax_loss(self.table.value, self.bias.value, y, y_pred, 2, 9))
+
+        model = Sampled()
+        model.compile(optimizer="sgd")
+        message = self.refusal(model)
+        assert message.startswith("model 'sampled' (or a loss or metric of it) draws random numbers with tf.random (LogUniform")
+        assert message.endswith("(tf.nn.nce_loss and sampled_softmax_loss take them as sampled_values)")
+
+    def test_a_table_that_it_fills(self):
+        class Counts(layers.Layer):
+            def __init__(self, **kwargs):
+                super().__init__(**kwargs)
+                self.table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, 0)
+
+            def call(self, x):
+                self.table.insert(tf.constant([1], tf.int64), tf.constant([2], tf.int64))
+                return x
+
+        message = self.refusal(dense_model(lambda: Counts(name="counts"), lambda: layers.Dense(1)))
+        assert message.startswith("layer 'counts' changes a lookup table in its forward pass, which is neither in checkpoints")
+
     @pytest.mark.parametrize("how", ["function", "cond", "while", "map"])
     def test_tf_random_within_functions(self, how):
         class Noise(layers.Layer):

@@ -26,7 +26,7 @@ from trainlab.loop.micro_batches import MicroBatches
 from trainlab.loop.nonfinite import Guard, Undo
 from trainlab.loop.programs import Pace, Programs, Tellings, as_logs
 from trainlab.loop.update import Update
-from trainlab.objective import Batches, forget_gradients
+from trainlab.objective import Batches, check_step, forget_gradients
 from trainlab.parameters import tensorflow_internals
 
 # A compiled read of all variables costs a trace that the first step would wait for, and pays off after so many.
@@ -296,6 +296,7 @@ class Loop:
                 raise jit.UnsupportedOperation(str(error)) from error
             raise
         if not self.is_eager:
+            check_step(function.graph)
             self.update.notice(function)
             forget_gradients(function.graph, jit_compile and not is_divided)
         return function

@@ -6,6 +6,7 @@ from trainlab.objective.building import build_model, compile_model, num_paramete
 from trainlab.objective.evaluation import Divide, Evaluate, Evaluation, KerasObjective
 from trainlab.objective.graphs import (
     CALLS,
+    check_step,
     depends,
     graphs_within,
     is_mean_over_examples,
@@ -35,6 +36,7 @@ __all__ = [
     "Whole",
     "build_model",
     "check_compiled",
+    "check_step",
     "check_vector",
     "compile_model",
     "cutting",

@@ -15,16 +15,21 @@ from trainlab.parameters import tensorflow_internals
 # Operations that draw from TensorFlow's own generators: their state is hidden, so that two evaluations of one step would see
 # different noise, and no run could be repeated or resumed.
 _HIDDEN_RANDOM = frozenset(
-    """Multinomial NonDeterministicInts ParameterizedTruncatedNormal RandomGamma RandomPoisson RandomPoissonV2 RandomShuffle
-    RandomStandardNormal RandomUniform RandomUniformInt RngReadAndSkip RngSkip StatefulRandomBinomial
-    StatefulStandardNormalV2 StatefulTruncatedNormal StatefulUniform StatefulUniformFullInt StatefulUniformInt
-    TruncatedNormal""".split()
+    """AllCandidateSampler FixedUnigramCandidateSampler LearnedUnigramCandidateSampler LogUniformCandidateSampler Multinomial
+    NonDeterministicInts ParameterizedTruncatedNormal RandomCrop RandomGamma RandomPoisson RandomPoissonV2 RandomShuffle
+    RandomStandardNormal RandomUniform RandomUniformInt RiscRandomUniform RngReadAndSkip RngSkip SampleDistortedBoundingBox
+    SampleDistortedBoundingBoxV2 StatefulRandomBinomial StatefulStandardNormalV2 StatefulTruncatedNormal StatefulUniform
+    StatefulUniformFullInt StatefulUniformInt ThreadUnsafeUnigramCandidateSampler TruncatedNormal
+    UniformCandidateSampler""".split()
 )
+# Operations that change what nobody can put back, nor save: it is no variable.
+_CHANGES_TABLE = frozenset(["LookupTableInsert", "LookupTableInsertV2", "LookupTableRemoveV2"])
 _ASSIGNS = frozenset(
     """AssignVariableOp AssignAddVariableOp AssignSubVariableOp ResourceScatterAdd ResourceScatterNdUpdate
     ResourceScatterSub ResourceScatterUpdate""".split()
 )
 _WRITES = re.compile(r"Assign|ResourceApply|ResourceSparseApply|ResourceScatter|ResourceStridedSliceAssign|Rng|StatefulRandom")
+_UNSAVED = "which is neither in checkpoints nor taken back with an update: keep numbers in variables, add_weight(trainable=False)"
 # Operations that call functions.
 CALLS = frozenset("Case If PartitionedCall StatefulPartitionedCall StatelessCase StatelessIf StatelessWhile While".split())
 
@@ -42,12 +47,34 @@ def check_operations(graph: Any, first: int, model: keras.Model) -> None:
                 f"{_place(name, model)} draws random numbers with tf.random ({kind}), from a generator that nothing tracks, "
                 "so a step could not evaluate one function twice nor a run be repeated: draw with keras.random and "
                 "seed=self.seed_generator, made in __init__ by keras.random.SeedGenerator(...)"
+                + (" (tf.nn.nce_loss and sampled_softmax_loss take them as sampled_values)" if "Candidate" in kind else "")
             )
+        if kind in _CHANGES_TABLE:
+            raise ValueError(f"{_place(name, model)} changes a lookup table in its forward pass, {_UNSAVED}")
         if kind in _ASSIGNS:
             raise ValueError(
                 f"{_place(name, model)} assigns a raw tf.Variable in its forward pass ({name}), which an evaluation must not: "
                 "make it with self.add_weight(trainable=False) and assign that"
             )
+
+
+def check_step(graph: Any) -> None:
+    """Checks what a step does beside its evaluations: what the strategy, the optimizer, a constraint add.
+
+    Raises:
+        ValueError: something draws from a hidden generator, or changes what is no variable.
+    """
+    for operation, name in _operations(graph, graph.get_operations()):
+        kind = operation.type
+        if kind in _HIDDEN_RANDOM and all(tensor.dtype != tf.resource for tensor in operation.inputs):
+            raise ValueError(
+                f"the step draws random numbers with tf.random ({kind}, {name}) outside the model, from a generator that nothing "
+                "tracks, so that no run could be repeated or resumed: a strategy draws by "
+                "tf.random.stateless_normal(shape, seed=state.seed) and its like, an optimizer by keras.random and a seed "
+                "generator of its own"
+            )
+        if kind in _CHANGES_TABLE:
+            raise ValueError(f"the step changes a lookup table outside the model ({name}), {_UNSAVED}")
 
 
 def string_operation(graph: Any) -> str | None:
