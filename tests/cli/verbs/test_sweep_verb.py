@@ -240,6 +240,8 @@ def test_where_all_trials_fail_the_sweep_ends(study, trainlab_command, tmp_path)
 def test_a_name_that_is_no_metric_costs_no_trial(study, trainlab_command, tmp_path):
     status, _, err = trainlab_command(*SWEEP, "--set", "sweep.metric = 'val_acc'")
     assert status == 1 and "is not among the logs" in ours(err)[0] and not study.trials and not list(tmp_path.iterdir())
+    status, _, err = trainlab_command(*SWEEP, "--set", "sweep.metric = 'val_accuracy'")
+    assert status == 1 and "more of it is better: say so by ('max', 'val_accuracy')" in ours(err)[0] and not study.trials
     more = ["--set", "sweep.metric = ('max', 'val_accuracy')", "--set", "sweep.num_trials = 1", "--set", "run.epochs = 1"]
     assert trainlab_command(*SWEEP, *more)[0] == 0 and study.trials[0].value > 0
 
@@ -249,12 +251,26 @@ def test_of_a_metric_of_several_numbers_one_judges():
     with pytest.raises(
         ConfigError, match=r"is several numbers, and one judges: name one of val_f1_score\[0\], val_f1_score\[1\]"
     ):
-        _check_name(Sweeping({}, metric="val_f1_score"), logs)
-    _check_name(Sweeping({}, metric="val_f1_score[1]"), logs)
+        _check_name(Sweeping({}, metric="val_f1_score"), logs, {})
+    _check_name(Sweeping({}, metric="val_f1_score[1]"), logs, {})
     trial = Study().ask()
     pruning = Pruning(trial, "val_f1_score[1]")
     pruning.on_epoch_end(0, logs)
     assert (pruning.last, trial.reports) == (1.0, [(0, 1.0)])
+
+
+def test_of_what_is_better_the_more_there_is_the_least_is_not_looked_for_unless_it_is_asked_for():
+    logs, directions = (
+        {"loss": 0.5, "val_loss": 0.5, "val_acc": 0.25, "val_f1[0]": 1.0},
+        {"acc": "up", "f1": "up", "loss": "down"},
+    )
+    for name in ("val_acc", "val_f1[0]"):
+        with pytest.raises(ConfigError) as error:
+            _check_name(Sweeping({}, metric=name), logs, directions)
+        assert str(error.value) == f"sweep.metric = {name!r}: more of it is better: say so by ('max', {name!r})"
+        for mode in ("max", "min"):
+            _check_name(Sweeping({}, metric=(mode, name)), logs, directions)
+    _check_name(Sweeping({}, metric="val_loss"), logs, directions)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from trainlab.cli.verbs.job import callbacks_of, fit_arguments
 from trainlab.comparing import held_in
 from trainlab.data import device
 from trainlab.loop import NonFiniteError
+from trainlab.objective import keras_internals
 from trainlab.reports import numbers_of
 from trainlab.runs import Lock, write_atomically
 
@@ -124,7 +125,7 @@ def _check_metric(files: Sequence[str], bindings: Sequence[str], told: Sweeping,
     """Makes an update with the first of all that may be, so that a name that is none is known before any trial is begun.
 
     Raises:
-        ConfigError: The metric is not among the logs, or is no single number; nothing used what was just typed.
+        ConfigError: The metric is not among the logs, is no single number, or more of it is better; nothing used what was typed.
     """
     first = [
         range_[0] if isinstance(range_, list) else (int if range_[0] == "int" else float)(range_[1]) for range_ in space.values()
@@ -140,11 +141,14 @@ def _check_metric(files: Sequence[str], bindings: Sequence[str], told: Sweeping,
         raise
     except Exception:  # others of what may be perhaps do better: the trials will say what is wrong
         return
-    _check_name(told, logs)
+    _check_name(told, logs, keras_internals.metric_directions(setup.trainer.model))
 
 
-def _check_name(told: Sweeping, logs: Mapping[str, Any]) -> None:
+def _check_name(told: Sweeping, logs: Mapping[str, Any], directions: Mapping[str, str | None]) -> None:
     names, wanted = numbers_of(logs), _name_of(told)
+    is_up = directions.get(wanted.removeprefix("val_").partition("[")[0]) == "up"
+    if is_up and isinstance(told.metric, str) and wanted in names:
+        raise ConfigError(f"sweep.metric = {wanted!r}: more of it is better: say so by ('max', {wanted!r})")
     if wanted in names:
         return
     if wanted in logs:
