@@ -259,7 +259,7 @@ def _trained(trial: Any, told: Sweeping, given: tuple[Any, ...], read: list[Conf
     finally:
         run.release()
     if pruning.last is None:
-        _check_name(told, pruning.logs)
+        _check_name(told, pruning.logs, {})
     assert pruning.last is not None
     return pruning.last, pruning.is_pruned
 
