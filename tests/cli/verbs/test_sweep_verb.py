@@ -11,7 +11,7 @@ from commands import CONFIGS, ours, records
 from trainlab import Trainer
 from trainlab.cli.configs.errors import ConfigError
 from trainlab.cli.configs.settings import Sweeping
-from trainlab.cli.verbs.sweep import Pruning, _check_name, checked_space
+from trainlab.cli.verbs.sweep import Pruning, _check_direction, _check_name, checked_space
 
 SWEEP = [
     "sweep",
@@ -251,8 +251,8 @@ def test_of_a_metric_of_several_numbers_one_judges():
     with pytest.raises(
         ConfigError, match=r"is several numbers, and one judges: name one of val_f1_score\[0\], val_f1_score\[1\]"
     ):
-        _check_name(Sweeping({}, metric="val_f1_score"), logs, {})
-    _check_name(Sweeping({}, metric="val_f1_score[1]"), logs, {})
+        _check_name(Sweeping({}, metric="val_f1_score"), logs)
+    _check_name(Sweeping({}, metric="val_f1_score[1]"), logs)
     trial = Study().ask()
     pruning = Pruning(trial, "val_f1_score[1]")
     pruning.on_epoch_end(0, logs)
@@ -260,17 +260,14 @@ def test_of_a_metric_of_several_numbers_one_judges():
 
 
 def test_of_what_is_better_the_more_there_is_the_least_is_not_looked_for_unless_it_is_asked_for():
-    logs, directions = (
-        {"loss": 0.5, "val_loss": 0.5, "val_acc": 0.25, "val_f1[0]": 1.0},
-        {"acc": "up", "f1": "up", "loss": "down"},
-    )
+    directions = {"acc": "up", "f1": "up", "loss": "down"}
     for name in ("val_acc", "val_f1[0]"):
         with pytest.raises(ConfigError) as error:
-            _check_name(Sweeping({}, metric=name), logs, directions)
+            _check_direction(Sweeping({}, metric=name), directions)
         assert str(error.value) == f"sweep.metric = {name!r}: more of it is better: say so by ('max', {name!r})"
         for mode in ("max", "min"):
-            _check_name(Sweeping({}, metric=(mode, name)), logs, directions)
-    _check_name(Sweeping({}, metric="val_loss"), logs, directions)
+            _check_direction(Sweeping({}, metric=(mode, name)), directions)
+    _check_direction(Sweeping({}, metric="val_loss"), directions)
 
 
 @pytest.mark.slow

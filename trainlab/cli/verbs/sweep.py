@@ -141,14 +141,18 @@ def _check_metric(files: Sequence[str], bindings: Sequence[str], told: Sweeping,
         raise
     except Exception:  # others of what may be perhaps do better: the trials will say what is wrong
         return
-    _check_name(told, logs, keras_internals.metric_directions(setup.trainer.model))
+    _check_name(told, logs)
+    _check_direction(told, keras_internals.metric_directions(setup.trainer.model))
 
 
-def _check_name(told: Sweeping, logs: Mapping[str, Any], directions: Mapping[str, str | None]) -> None:
+def _check_direction(told: Sweeping, directions: Mapping[str, str | None]) -> None:
+    name = told.metric
+    if isinstance(name, str) and directions.get(name.removeprefix("val_").partition("[")[0]) == "up":
+        raise ConfigError(f"sweep.metric = {name!r}: more of it is better: say so by ('max', {name!r})")
+
+
+def _check_name(told: Sweeping, logs: Mapping[str, Any]) -> None:
     names, wanted = numbers_of(logs), _name_of(told)
-    is_up = directions.get(wanted.removeprefix("val_").partition("[")[0]) == "up"
-    if is_up and isinstance(told.metric, str) and wanted in names:
-        raise ConfigError(f"sweep.metric = {wanted!r}: more of it is better: say so by ('max', {wanted!r})")
     if wanted in names:
         return
     if wanted in logs:
@@ -259,7 +263,7 @@ def _trained(trial: Any, told: Sweeping, given: tuple[Any, ...], read: list[Conf
     finally:
         run.release()
     if pruning.last is None:
-        _check_name(told, pruning.logs, {})
+        _check_name(told, pruning.logs)
     assert pruning.last is not None
     return pruning.last, pruning.is_pruned
 
