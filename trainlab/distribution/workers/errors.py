@@ -16,6 +16,9 @@ _OF_COLLECTIVES = (
     tf.errors.UnknownError,
 )
 
+# How an operation that calls Python passes on what that raised.
+_OF_PYTHON = re.compile(r"Traceback \(most recent call last\):|^(\{\{.*?\}\} )?\w+(Error|Exception|Interrupt): ")
+
 
 class WorkerLost(RuntimeError):
     """A worker has ended, or does not answer; the model is at a committed update. This process cannot train with others again.
@@ -45,5 +48,20 @@ class StopAsked(Exception):
 
 
 def is_collective(error: BaseException) -> bool:
-    """Whether an error comes of what processes do together."""
-    return isinstance(error, _OF_COLLECTIVES) and bool(re.search(r"[Cc]ollective|worker|coordination|task:", str(error)))
+    """Whether an error comes of what processes do together.
+
+    TensorFlow writes the device, and with it the word worker, before the errors of any operation; and users' own Python functions
+    may say what they like. So the words count outside of the parts in braces, and not in a Python traceback.
+
+    Example:
+        >>> is_collective(tf.errors.UnavailableError(None, None, "Socket closed, from remote target /job:worker/task:1"))
+        True
+        >>> is_collective(tf.errors.UnknownError(None, None, "{{node PyFunc_device_/job:worker/task:0}} KeyError: 'worker'"))
+        False
+    """
+    if not isinstance(error, _OF_COLLECTIVES):
+        return False
+    text = str(error)
+    if _OF_PYTHON.search(text):
+        return False
+    return "ollective" in text or bool(re.search("worker|coordination|task:", re.sub(r"\{\{.*?\}\}", "", text)))
