@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 from drawing import assert_goes_on_everywhere, everywhere, passes, saved, take
 
-from trainlab.data import iterators, stream
+from trainlab.data import iterators, pipelines, stream
 from trainlab.data.stream_source import StreamSource
 
 Dataset = tf.data.Dataset
@@ -186,7 +186,7 @@ def test_goes_on_exactly_at_every_place(name):
 def test_sample_from_datasets_is_not_even_tried_to_be_saved():
     """TensorFlow never returns from restoring some of them."""
     made = Dataset.sample_from_datasets([shuffled(), plain(5)], seed=3).batch(2)
-    assert "sample_from_datasets" in iterators.nature_of(made).why_not_saved
+    assert "sample_from_datasets" in pipelines.nature_of(made).why_not_saved
     places, whole = everywhere(StreamSource(made, None, True), 1)
     assert len(whole[0]) > 3 and all(serialized == {} for _, _, (_, serialized, _) in places)
 
@@ -204,8 +204,8 @@ SILENT += [
 
 @pytest.mark.parametrize("name", SILENT)
 def test_what_is_read_again_would_not_go_on_exactly_if_it_were_saved(name, monkeypatch):
-    real = iterators.nature_of
-    monkeypatch.setattr(iterators, "nature_of", lambda dataset: real(dataset)._replace(why_not_saved=""))
+    real = pipelines.nature_of
+    monkeypatch.setattr(pipelines, "nature_of", lambda dataset: real(dataset)._replace(why_not_saved=""))
     with pytest.raises(AssertionError, match="pass"):
         assert_goes_on_everywhere(lambda: source_of(name), last=3)
 

@@ -19,7 +19,7 @@ from trainlab.data.inputs import (
     split,
     to_evaluate_on,
 )
-from trainlab.data.iterators import copied, moves_on, nature_of
+from trainlab.data.pipelines import copied, moves_on, nature_of
 from trainlab.data.stream import StopRequested, finishes, is_anything_left_behind, stoppable, waited_for
 from trainlab.data.stream_blocks import checksum_of
 from trainlab.data.stream_source import StreamSource

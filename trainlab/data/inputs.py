@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainlab.data import checks, iterators
+from trainlab.data import checks, pipelines
 from trainlab.data.array_source import ArraySource, size_of_batches
 from trainlab.data.arrays import as_arrays, is_stream, note_passes, own_state, passes_of
 from trainlab.data.kinds import by_label, class_weights, matched
@@ -177,8 +177,8 @@ def set_apart(x: Any) -> Iterator[Any]:
 def _copied(x: Any) -> Any:
     kind = type(x).__name__
     if isinstance(x, tf.data.Dataset):
-        if iterators.nature_of(x).is_copyable:
-            return iterators.copied(x)
+        if pipelines.nature_of(x).is_copyable:
+            return pipelines.copied(x)
         warnings.warn(
             "x cannot be copied, so that a shuffle in it goes on from here: its next pass has another order", stacklevel=5
         )

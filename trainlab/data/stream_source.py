@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainlab.data import arrays, iterators
+from trainlab.data import arrays, iterators, pipelines
 from trainlab.data.blocks import Block, Layout
 from trainlab.data.kinds import Loader, differences, from_json, weighing
 from trainlab.data.stream import StopRequested, Stream, in_thread, leaves_of, unpack, waited_for
@@ -56,8 +56,7 @@ class StreamSource:
         may_be_whole: bool = False,
         keeps_place: bool = True,
     ):
-        weights = {str(label): float(weight) for label, weight in (class_weight or {}).items()}
-        self._settings = {"class_weight": weights, "shuffle": bool(shuffle)}
+        self._settings = {"class_weight": {str(k): float(w) for k, w in (class_weight or {}).items()}, "shuffle": bool(shuffle)}
         self._data, self._before = data, arrays.passes_of(data)
         self._ordered = arrays.ordered_of(data) if shuffle else None
         self._feed = arrays.feed_of(data)
@@ -86,15 +85,13 @@ class StreamSource:
         self._stream = Stream(self.element_spec)
 
     dataset = property(lambda self: self._dataset, doc="The batches, for somebody else to read.")
+    is_used_up = property(
+        lambda self: self._feed is not None and self._feed.is_used_up, doc="Whether no pass has more: of a generator."
+    )
 
     @functools.cached_property
-    def _nature(self) -> iterators.Nature:
-        return iterators.nature_of(self._dataset)
-
-    @property
-    def is_used_up(self) -> bool:
-        """Whether it is known, of a generator, that no further pass has a batch."""
-        return self._feed is not None and self._feed.is_used_up
+    def _nature(self) -> pipelines.Nature:
+        return pipelines.nature_of(self._dataset)
 
     @property
     def at_end(self) -> bool:
@@ -109,7 +106,7 @@ class StreamSource:
         """The first batch of a pass."""
         is_copyable = isinstance(self._data, tf.data.Dataset) and self._nature.is_copyable
         with iterators.explained():
-            return unpack(waited_for(lambda: iterators.first_of(self._dataset, is_copyable)), self._may_be_whole)
+            return unpack(waited_for(lambda: pipelines.first_of(self._dataset, is_copyable)), self._may_be_whole)
 
     def batch_specs(self) -> Batch:
         """What one batch is; unknown sizes are None."""
@@ -169,15 +166,8 @@ class StreamSource:
             max_updates = min(max_updates, -(-(self._num_batches - self._used - after.size) // batches))
         self._stream.read_ahead(after, max_updates, batches)
 
-    @property
-    def must_read(self) -> bool:
-        """Whether training waits until the next block is read."""
-        return self._stream.must_read
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether the iterator stands where training does."""
-        return self._stream.is_settled
+    must_read = property(lambda self: self._stream.must_read, doc="Whether training waits until the next block is read.")
+    is_settled = property(lambda self: self._stream.is_settled, doc="Whether the iterator stands where training does.")
 
     def settle(self) -> None:
         """Reads nothing ahead until it does."""
@@ -217,6 +207,7 @@ class StreamSource:
                 state |= self._feed.state()
             if self.is_to_be_saved:
                 state["seeds"] = differences.known_seeds(self._nature.seeds)
+                state["interleaves"] = self._nature.interleaves
             state["own"] = self._own if self._stream.is_open else self._own_state()
         return state
 
@@ -273,7 +264,7 @@ class StreamSource:
                 self._open()
             elif isinstance(self._feed, arrays.Feed):
                 self._open_at(self._feed.way_to(state), state)
-            elif serialized and not self._nature.why_not_saved:
+            elif self._interleaves_as(state) and serialized and not self._nature.why_not_saved:
                 self._deserialize(state, serialized)
             else:
                 self._read_again(state)
@@ -310,14 +301,24 @@ class StreamSource:
         if why := differences.OTHER_SEEDS if differences.has_other_seeds(state, self._nature.seeds) else why:
             differences.tell_of_order(self.name, why, "this pass ends as it would have")
 
+    def _interleaves_as(self, state: Mapping[str, Any]) -> bool:
+        """Whether its interleaves are those of the state; from now on, if they were not and can be."""
+        copy = pipelines.interleaved_as(self._dataset, self._nature, state.get("interleaves"), self.name)
+        if copy is not None and copy is not self._dataset:
+            self._begin_anew(copy)
+        return copy is not None
+
+    def _begin_anew(self, copy: tf.data.Dataset) -> None:
+        self._dataset, self._before = copy, arrays.Passes()
+        self.__dict__.pop("_nature", None)
+        arrays.note_passes(self._data, self._before)
+
     def _read_again(self, state: Mapping[str, Any]) -> None:
         """Begins where the first pass began, in other fits' passes if need be, and drops what training has used."""
         before = arrays.Passes(state.get("before", 0), state.get("is_any_cut_short", False))
         self._has_moved_on = self._before.begun > before.begun
         if self._has_moved_on and isinstance(self._data, tf.data.Dataset) and self._nature.is_copyable:
-            self._dataset = iterators.copied(self._dataset)  # this one's shuffles would go on where they are
-            self._before = arrays.Passes()
-            arrays.note_passes(self._data, self._before)
+            self._begin_anew(pipelines.copied(self._dataset))  # this one's shuffles would go on where they are
         for _ in range(before.begun - self._before.begun):
             self._pass_by(1 if self.is_endless else self.most)
         self._passes, self._before = 0, max(before, self._before)
@@ -349,14 +350,14 @@ class StreamSource:
             self._feed.use(found)
         if found < num_batches < math.inf:
             raise ValueError(f"{self.name} gave fewer than the {num_batches} batches that it gave before: it is not the same")
-        self._warn_of_others(state, is_same, is_known=was is not None)
+        self._warn_of_others(state, is_same, is_sure=is_same and was is not None)
 
-    def _warn_of_others(self, state: Mapping[str, Any], is_same: bool, is_known: bool) -> None:
-        """Says what may come otherwise than before; whether the last batch `is_same` counts only if it `is_known`."""
-        is_sure = is_same and is_known
+    def _warn_of_others(self, state: Mapping[str, Any], is_same: bool, is_sure: bool) -> None:
+        """Says what may come otherwise than before; whether the last batch `is_same` counts only if that `is_sure`."""
         may_be = {
             **dict.fromkeys(self._nature.chance, True),
             differences.OTHER_SEEDS: differences.has_other_seeds(state, self._nature.seeds),
+            differences.OTHER_INTERLEAVES: differences.has_other_interleaves(state, self._nature.interleaves),
             differences.NO_ORDER: self._ordered is not None and "order" not in state,
             differences.MOVED_ON: self._has_moved_on and not is_sure,
             differences.CUT_SHORT: self._before.is_any_cut_short and not is_sure and bool(self._nature.why_not_saved),
@@ -395,6 +396,5 @@ class StreamSource:
         self._stream.advance(block.size)
         if self._feed is not None and self._feed.remembers:
             self._feed.use(block.size)
-        lists, first = block.tensors
-        self._last = functools.partial(leaves_at, lists, int(first) + block.size - 1, self._leaf_specs)
-        self._last_lists = lists
+        self._last_lists, first = block.tensors
+        self._last = functools.partial(leaves_at, self._last_lists, int(first) + block.size - 1, self._leaf_specs)

@@ -84,7 +84,8 @@ def find(link: Link, loop: Loop, source: Source, numbers: Sequence[int]) -> tupl
     if checksum_of(block) != checksum:
         return None, (
             "has other batches than the chief: every worker must read the same data in the same order (seeds, "
-            f"options.deterministic; no sharding, for it is batches that are cut){_shared_shuffle(source, first)}"
+            "options.deterministic, interleave's cycle_length; no sharding, for it is batches that are cut)"
+            f"{_shared_shuffle(source, first)}"
         )
     return block, None
 

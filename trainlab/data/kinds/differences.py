@@ -8,6 +8,9 @@ from typing import Any
 
 ELSE = "goes on in another order than it would have"
 OTHER_SEEDS = "its shuffles have other seeds than before: give them seeds, or call keras.utils.set_random_seed before it is made"
+OTHER_INTERLEAVES = (
+    "it interleaves by another cycle_length, which without one is the number of cores: give interleave a cycle_length"
+)
 NO_ORDER = "the checkpoint is of an older version, which did not keep the order of its batches"
 MOVED_ON = (
     "it was read before in this process, and what it draws from has moved on (make it anew, or give it a get_state() and a "
@@ -25,6 +28,11 @@ def known_seeds(seeds: Iterable[tuple[int, int] | None]) -> list[list[int]]:
 def has_other_seeds(state: Mapping[str, Any], seeds: Iterable[tuple[int, int] | None]) -> bool:
     """Whether a state names others than these."""
     return "seeds" in state and state["seeds"] != known_seeds(seeds)
+
+
+def has_other_interleaves(state: Mapping[str, Any], sizes: Any) -> bool:
+    """Whether a state names others than these sizes."""
+    return state.get("interleaves", sizes) != sizes
 
 
 def tell_of_order(name: str, why: str, this_pass: str) -> None:
