@@ -10,6 +10,7 @@ from small import assert_same, compiled, everything, weights
 from tables import pad
 
 import trainlab as tl
+from trainlab.loop import jit
 
 
 def normalized(synchronized=True, **settings):
@@ -49,6 +50,13 @@ def test_several_devices_are_one(strategy, replicas, settings, precision):
     one, several = (fit(normalized, number, strategy=strategy(), **settings) for number in (None, replicas))
     # The variance is E[x^2] - E[x]^2, of which rounding leaves less where a batch is small.
     assert_same_training(one, several, 20 * TOLERANCES[precision])
+
+
+def test_xla_is_tried_and_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(jit, "FEWEST_UPDATES", 1)
+    monkeypatch.setattr(jit, "SHARE", 1e6)
+    fit(normalized, 2, fit={"verbose": 2}, jit_compile="auto")
+    assert "without XLA: a layer asks in the middle of an evaluation" in capsys.readouterr().out
 
 
 @pytest.mark.slow

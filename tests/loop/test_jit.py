@@ -232,8 +232,7 @@ UNSUPPORTED = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", UNSUPPORTED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "strings")) for name in UNSUPPORTED])
 def test_what_xla_cannot_compile_is_named(name, eager_to_try, capsys):
     model_fn, data_fn, message = UNSUPPORTED[name]
     x, y = data_fn()

@@ -125,7 +125,8 @@ def choose(
     """Times the step with and without XLA.
 
     Args:
-        build: from a block's layout and whether XLA compiles it to a concrete function of the block's arguments.
+        build: from a block's layout and whether XLA compiles it to a concrete function of the block's arguments; raises
+          `UnsupportedOperation` where XLA cannot.
         block_of: the next updates of the data, up to a number, and as XLA is to be given them if that is True; asking for them
             must not use them up.
         variables: all that the step may change, as far as tracing it has shown.
@@ -161,7 +162,6 @@ def choose(
         assert padded is not None  # it is the same block
         jitted = build(padded.layout, True)
         timing = timing._replace(jitted=jitted, padded=padded)
-        check_strings(jitted)
         until = max(started + SHARE * work, time.monotonic() + 1.0)
         compiling = _compile(jitted, padded, copies, until)
         times = [] if compiling is None else _race(plain, jitted, timing, copies, until)

@@ -199,17 +199,13 @@ class Loop:
 
     def _call(self, source: Source, block: Block, tells: str) -> None:
         """Makes the block's updates, or none of them."""
-        jit_compile, is_new = bool(self.jit_compile), False
+        jit_compile = bool(self.jit_compile)
         telling = self._tellings.get(block.layout, jit_compile) if tells else None
         if telling is None:
-            known = self._functions.num_built
             function = self._function(block.layout, jit_compile)
-            is_new = self._functions.num_built > known and self._functions.is_by_xla(block.layout, jit_compile)
             telling = self._tellings.make(block.layout, jit_compile, function, tells) if tells else None
         found = telling.begin() if telling is not None and telling.keeps else None
         with jit.refusals() if jit_compile else nullcontext(), self.transaction(found):
-            if is_new:
-                jit.check_strings(function)
             with tensorflow_internals.sums_left_alone(self.update.orders_may_be_lost):
                 if telling is not None:
                     is_surely_finite, results = telling(block.arguments)
@@ -250,7 +246,7 @@ class Loop:
         """Finds out, and keeps in `jit_compile`, whether XLA compiles the update: `updates_ahead` of them, on this source."""
         with tensorflow_internals.sums_left_alone():
             choice = jit.choose(
-                self._function,
+                self._functions.get,
                 lambda max_updates, by_xla=False: self.block(source, max_updates, by_xla),
                 lambda: list(self.update.variables.values()),
                 updates_ahead,
@@ -275,7 +271,8 @@ class Loop:
         """The compiled program of a layout; one trace for any epoch, position and number of updates."""
         before = self.num_traces
         is_divided = self.update.is_divided  # XLA then compiles what each device evaluates, not the loop
-        by_device = _JIT if is_divided and self._functions.is_by_xla(layout, jit_compile) else None
+        is_by_xla = self._functions.is_by_xla(layout, jit_compile)
+        by_device = _JIT if is_divided and is_by_xla else None
 
         def step(batches: Sequence[Batches]) -> None:
             self.num_traces += 1
@@ -295,6 +292,8 @@ class Loop:
             if isinstance(error, NotForXla):
                 raise jit.UnsupportedOperation(str(error)) from error
             raise
+        if is_by_xla:
+            jit.check_strings(function)
         if not self.is_eager:
             check_step(function.graph)
             self.update.notice(function)
