@@ -87,7 +87,7 @@ def test_settings_of_the_trainer(trainer, precision):
 @pytest.mark.parametrize("replicas", [2, 4])
 @pytest.mark.parametrize("strategy", ["heun", "accumulate_2_sam", "heavy_ball"])
 def test_mixed_float16(strategy, replicas):
-    """A gradient of many examples is rounded to eleven bits, and so are those of shards."""
+    """A gradient of many examples is rounded to eleven bits, and so are those of shards: near 65504 one may overflow alone."""
     keras.config.set_dtype_policy("mixed_float16")
     try:
         case, make = EXACT_MODELS["mlp_with_penalties"], STRATEGIES[strategy].make
@@ -95,21 +95,32 @@ def test_mixed_float16(strategy, replicas):
             lambda: keras.Sequential([keras.Input([5]), *map(keras.layers.Dense, (7, 6, 3))]), case.data, case.compile
         )
         settings = {"num_examples": 26 * make().batches, "epochs": 3}
-        one, several = (
-            trained(
-                case,
-                make(),
-                number,
-                optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.3), 2.0**20),
-                **settings,
-            )
-            for number in (None, replicas)
-        )
+        found = {}
+        for scale in (2.0**8, 2.0**20):  # far below what overflows, and far above
+            found[scale] = [
+                trained(
+                    case,
+                    make(),
+                    number,
+                    optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05), scale),
+                    **settings,
+                )
+                for number in (None, replicas)
+            ]
         untrained = case.compiled()
     finally:
         keras.config.set_dtype_policy("float32")
-    assert decided(*several) == decided(*one) and sum(one[1]["skipped"]) > 0
+    one, several = found[2.0**8]
+    assert decided(*several) == decided(*one) and sum(one[1]["skipped"]) == 0
     assert distance(one[0], several[0]) < 2e-3 < 0.02 < distance(one[0], untrained)
+    updates = int(one[0].optimizer.iterations)
+    skips = []
+    for model, history in found[2.0**20]:
+        skips.append(sum(history["skipped"]))
+        assert skips[-1] == updates - int(model.optimizer.iterations)
+        assert float(model.optimizer.dynamic_scale) == 2.0 ** (20 - skips[-1])
+        assert all(np.isfinite(value).all() for value in everything(model))
+    assert min(skips) > 0 and abs(skips[0] - skips[1]) <= 2
 
 
 @pytest.mark.slow
