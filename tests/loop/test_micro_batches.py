@@ -8,7 +8,7 @@ from small import assert_same, compiled, differ, everything, regression
 
 from trainlab import Accumulate, Heun, Trainer
 from trainlab.loop import jit
-from trainlab.loop.loop import Loop
+from trainlab.loop.programs import Programs
 
 
 class Memory(keras.layers.Layer):
@@ -250,7 +250,7 @@ class TestWhileXlaIsTried:
         "kind, said", [("ResourceExhaustedError", "XLA needs more"), ("InternalError", "Failed to allocate")]
     )
     def test_with_it_there_is_no_xla(self, kind, said, monkeypatch, capsys):
-        original = Loop._function
+        original = Programs.get
 
         def exhausted(*arguments):
             raise getattr(tf.errors, kind)(None, None, said)
@@ -259,7 +259,7 @@ class TestWhileXlaIsTried:
             found = original(self, layout, jit_compile)
             return _Failing(found, exhausted) if jit_compile else found
 
-        monkeypatch.setattr(Loop, "_function", function)
+        monkeypatch.setattr(Programs, "get", function)
         (x, y), kwargs = data_of("arrays")
         trainer = Trainer(compiled(), micro_batch_size="auto")
         trainer.fit(x, y, verbose=2, **kwargs)
