@@ -85,9 +85,7 @@ class StreamSource:
         self._stream = Stream(self.element_spec)
 
     dataset = property(lambda self: self._dataset, doc="The batches, for somebody else to read.")
-    is_used_up = property(
-        lambda self: self._feed is not None and self._feed.is_used_up, doc="Whether no pass has more: of a generator."
-    )
+    is_used_up = property(lambda self: self._feed is not None and self._feed.is_used_up, doc="Whether a generator is at its end.")
 
     @functools.cached_property
     def _nature(self) -> pipelines.Nature:

@@ -16,7 +16,8 @@ from trainlab.data.stream_source import StreamSource
 
 Dataset = tf.data.Dataset
 AUTOTUNE = tf.data.AUTOTUNE
-CORES = len(os.sched_getaffinity(0))
+CAN_BE_BOUND = hasattr(os, "sched_setaffinity")
+CORES = len(os.sched_getaffinity(0)) if CAN_BE_BOUND else os.cpu_count()
 
 
 def sizes_of(dataset):
@@ -47,6 +48,13 @@ def test_in_parallel_a_function_leaves_open_what_tensorflow_decides_outside_of_o
     assert inside == outside and all(number > 0 for number in inside[0])
     calls = [sizes_of(files().interleave(three, cycle_length=2, num_parallel_calls=n)) for n in (1, 2)]
     assert calls[0] == calls[1], "by the number of calls no order changes"
+
+
+def test_a_size_that_a_function_is_given_is_no_constant():
+    data = Dataset.from_tensors(tf.constant(2, tf.int64)).flat_map(lambda n: files().interleave(three, cycle_length=n))
+    assert sizes_of(data) == [[None, 1]]
+    with pytest.raises(ValueError, match="cannot be"):
+        set_sizes(graphs.graph_of(data), [[3, 1]])
 
 
 def test_others_than_the_pipeline_has_cannot_be_set():
@@ -156,7 +164,7 @@ print(model.get_weights())
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CORES < 2, reason="there is one core")
+@pytest.mark.skipif(not CAN_BE_BOUND or CORES < 2, reason="no process can be bound to fewer cores")
 def test_a_run_goes_on_with_fewer_cores(tmp_path):
     """TensorFlow alone never returns from it: an iterator restored by another cycle_length reads for ever."""
 

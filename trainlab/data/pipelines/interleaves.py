@@ -37,10 +37,7 @@ def set_sizes(graph: Any, sizes: Sequence[Sequence[int | None]]) -> None:
     """
     found = list(_interleaves(graph))
     for (nodes, node), wanted in zip(found, sizes, strict=False):
-        for name, number in zip(_inputs(node), wanted, strict=False):
-            constant = nodes[name.partition(":")[0]]
-            if constant.op == "Const" and number is not None:
-                constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(number, tf.int64))
+        _set_numbers(nodes, node, wanted)
     if sizes_in(graph) != sizes:
         raise ValueError(f"interleaves of {sizes_in(graph)} cannot be of {sizes}")
 
@@ -69,6 +66,14 @@ def _numbers(nodes: Mapping[str, Any], node: Any) -> list[int | None]:
     return [graphs.constant(nodes, name) for name in _inputs(node)]
 
 
+def _set_numbers(nodes: Mapping[str, Any], node: Any, numbers: Sequence[int | None]) -> None:
+    """Sets those that are constants; others are computed, or arguments of a function."""
+    for name, number in zip(_inputs(node), numbers, strict=False):
+        constant = nodes.get(name.partition(":")[0])
+        if constant is not None and constant.op == "Const" and number is not None:
+            constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(number, tf.int64))
+
+
 def _known(op: str, numbers: list[int | None]) -> list[int | None]:
     """Numbers as TensorFlow understands them here: what is left open in a function, it decides when that is called."""
     if _OPEN not in numbers[:_ORDERED_BY] or None in numbers:
@@ -76,7 +81,6 @@ def _known(op: str, numbers: list[int | None]) -> list[int | None]:
     calls = {} if op == "InterleaveDataset" else {"num_parallel_calls": tf.data.AUTOTUNE}
     graph = graphs.graph_of(tf.data.Dataset.range(1).interleave(tf.data.Dataset.range, **calls))
     [(nodes, node)] = _interleaves(graph)
-    for name, number in zip(_inputs(node), numbers, strict=True):
-        nodes[name.partition(":")[0]].attr["value"].tensor.CopyFrom(tf.make_tensor_proto(number, tf.int64))
+    _set_numbers(nodes, node, numbers)
     decided = graphs.graph_of(graphs.dataset_of(graph, tf.TensorSpec([], tf.int64)))
     return next(_numbers(nodes, node) for nodes, node in _interleaves(decided))
