@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import os
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ def _settings(callback: Any, state: Any) -> dict[str, Any]:
     """Attributes that are no state: what a callback was made with, private ones by a name of its constructor's, perhaps more."""
     own = {str(name) for name in state} if isinstance(state, Mapping) else set()
     known = {*keras_internals.CALLBACK_SETTINGS, *_attributes(callback)}
-    given = _names_given(type(callback))
+    given = _names_given(type(callback).__mro__)
     names = [name for name in vars(callback) if name not in known and name.strip("_") not in own]
     names = [name for name in names if not name.startswith("_") or name.strip("_") in given]
     found = {name: _setting(callback, name) for name in names}
@@ -193,7 +193,8 @@ def _settings(callback: Any, state: Any) -> dict[str, Any]:
 def _setting(callback: Any, name: str) -> Any:
     """A setting as a checkpoint holds it: of arrays, and of functions without a name of their own, a hash of the first look."""
     value = getattr(callback, name)
-    if not isinstance(value, np.ndarray) and "<" not in getattr(value, "__qualname__", "") and not isinstance(value, partial):
+    is_named = "<" not in getattr(value, "__qualname__", "")
+    if is_named and not isinstance(value, (np.ndarray, functools.partial)):
         return _plain(name, value)
     kept = _DIGESTS.setdefault(callback, {})
     if name not in kept or kept[name][0] is not value:
@@ -266,12 +267,13 @@ def _likeness(saved: Mapping[str, Any], callback: Any) -> int:
 
 def _constructor_settings(callback: Any) -> dict[str, Any]:
     """Those that are arguments of its constructor, under their names: of these it is known that they are no state."""
-    given = _names_given(type(callback))
+    given = _names_given(type(callback).__mro__)
     return {name: value for name, value in _settings(callback, None).items() if name.strip("_") in given}
 
 
-def _names_given(cls: type) -> set[str]:
-    return {name for base in cls.__mro__ for name in _parameters(vars(base).get("__init__"))}
+@functools.lru_cache(maxsize=100)  # it is asked at every hook
+def _names_given(classes: tuple[type, ...]) -> frozenset[str]:
+    return frozenset(name for base in classes for name in _parameters(vars(base).get("__init__")))
 
 
 def _parameters(function: Any) -> Sequence[str]:

@@ -126,18 +126,18 @@ class Reader:
     def _read(self, value: Any) -> Any:
         if is_generator(value) or isinstance(value, _NOT_DATA):
             return not_compared(f"a {type(value).__name__}")
-        if isinstance(value, (Mapping, list)) and any(value is one for module in (os, sys) for one in vars(module).values()):
+        if isinstance(value, (Mapping, list)) and id(value) in self._of_process:
             return not_compared("it is the process'")  # its environment, arguments, paths
         if isinstance(value, _ARRAYS):
             return self._array(value)
-        if tf.is_tensor(value):  # of several tensors, as a ragged one
-            return {"class": self.label(type(value)), "parts": self.read(tf.nest.flatten(value, expand_composites=True))}
         if isinstance(value, (bytes, bytearray)):
             return {"bytes": hashlib.blake2b(value, digest_size=16).hexdigest()}
         if isinstance(value, type):
             return self.label(value) if is_installed(value) else {"class": self.label(value), **self._members(value)}
         if isinstance(value, ROUTINES) or inspect.isroutine(value):
             return self._routine(value)
+        if not isinstance(value, _CONTAINERS) and tf.is_tensor(value):  # of several tensors, as a ragged one
+            return {"class": self.label(type(value)), "parts": self.read(tf.nest.flatten(value, expand_composites=True))}
         if hasattr(value, "python_function"):  # a tf.function: what tracing made of it is no setting
             return self.read(value.python_function)
         if isinstance(value, Vector):
@@ -148,6 +148,10 @@ class Reader:
             return self._items(value) if isinstance(value, _CONTAINERS) else self._installed(value)
         items = {"items": self._items(value)} if isinstance(value, _CONTAINERS) else {}
         return {"class": self.label(type(value)), **items, **self._members(type(value)), **self.attributes(value)}
+
+    @functools.cached_property
+    def _of_process(self) -> frozenset[int]:
+        return frozenset(id(one) for module in (os, sys) for one in vars(module).values())
 
     def _items(self, value: Any) -> Any:
         if isinstance(value, Mapping):
