@@ -14,6 +14,7 @@ import trainlab as tl
 from trainlab.comparing import Executor, executing, racing
 from trainlab.comparing.comparison import conclude
 from trainlab.comparing.results import Results
+from trainlab.runs import sealed
 
 
 def compared(directory, strategies, **changes):
@@ -58,7 +59,7 @@ def test_two_names_for_one_step_are_one_row(whole):
 
 
 def test_the_target_is_what_the_plain_step_reaches(whole):
-    runs = [json.loads(path.read_text()) for path in sorted(whole.directory.glob("0-*/rate-1-*/result.json"))]
+    runs = [sealed.load(path) for path in sorted(whole.directory.glob("0-*/rate-1-*/result.json"))]
     last = [run["points"][-1]["value"] for run in runs]
     assert len(last) == 2 and whole.target == pytest.approx(np.median(last), rel=1e-12)
     assert whole.table[0]["reached"] >= 0.5
@@ -95,7 +96,8 @@ def test_whoever_is_stopped_at_any_point_goes_on_to_the_same_bits(whole, tmp_pat
         if len(written) % 4 == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(executing, "write_atomically", stopped)
+    for module in (executing, sealed):
+        monkeypatch.setattr(module, "write_atomically", stopped)
     again, stops = tmp_path / "again", 0
     while True:
         try:

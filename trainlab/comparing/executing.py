@@ -15,7 +15,7 @@ from trainlab.comparing.problem import Problem, code_of
 from trainlab.comparing.racing import Racer, measured_in_turns, number
 from trainlab.comparing.results import Results
 from trainlab.comparing.statistics import median
-from trainlab.runs import InUse, Lock, write_atomically
+from trainlab.runs import InUse, Lock, sealed, write_atomically
 
 _PLAN, _RESULT, _TARGET, _TEST, _TIMING, _CLAIM = "plan.json", "result.json", "target.json", "test.json", "timing.json", "claim"
 _FORMAT = 1
@@ -33,6 +33,9 @@ class Executor:
         directory: where they go.
         say: is told a line of each run.
         goes_on: asked between two runs; False ends the work.
+
+    Attributes:
+        directory: where they go, absolute.
     """
 
     def __init__(
@@ -43,7 +46,8 @@ class Executor:
         say: Callable[[str], None] = lambda line: None,
         goes_on: Callable[[], bool] = lambda: True,
     ):
-        self._problem, self._plan, self._directory = problem, plan, directory
+        self._problem, self._plan, self._given = problem, plan, directory
+        self.directory = directory.absolute()  # a model or an entry may change where the process is
         self._say, self._goes_on = say, goes_on
         self._racers: dict[int, Racer] = {}
 
@@ -63,9 +67,9 @@ class Executor:
             **self._problem.described(),
             "code of the entries": {entry.name: code_of(entry.strategy) for entry in plan.entries},
         }
-        path = self._directory / _PLAN
-        held = held_in(self._directory, _PLAN, "format", "comparison")
-        self._directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / _PLAN
+        held = held_in(self._given, _PLAN, "format", "comparison")
+        self.directory.mkdir(parents=True, exist_ok=True)
         if held is not None:
             found, wanted = held, json.loads(json.dumps(described))
             # By another Python the same code has other bytes.
@@ -73,13 +77,13 @@ class Executor:
             for name in {**wanted, **found}:
                 if found.get(name) != wanted.get(name) and name not in ("python", *unlike):
                     raise ValueError(
-                        f"{self._directory} holds another comparison: its {name} differ: "
-                        "give another directory, or remove this one"
+                        f"{self._given} holds another comparison: its {name} differ: give another directory, or remove this one"
                     )
             return
         entry = plan.entries[0]
         self._racer(entry).check(plan.trials(entry)[0])  # what was called wrongly leaves the directory to whoever calls again
-        _write(path, described)
+        text = json.dumps(described) + "\n"
+        write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
     def work(self, worker: int = 0, num_workers: int = 1) -> bool:
         """Makes all runs, with others that do the same; each begins with other entries, and helps out where some are left.
@@ -96,13 +100,13 @@ class Executor:
 
     def target(self) -> float:
         """What the plain step reaches on validation, tuned: the median over the seeds at its best rate; infinite if nothing."""
-        path = self._directory / _TARGET
-        if (found := _read(path)) is None:
+        path = self.directory / _TARGET
+        if (found := sealed.load(path)) is None:
             results = self.results([entry for entry in self._plan.entries if entry.name == PLAIN])
             values = results.finals(PLAIN, results.best(PLAIN))
             middle = median(values)
             found = {"value": None if math.isinf(middle) else results.shown(middle), "learning_rate": results.rate(PLAIN)}
-            _write(path, found)
+            sealed.save(path, found)
         return math.inf if found["value"] is None else float(found["value"])
 
     def results(self, entries: Sequence[Entry] | None = None) -> Results:
@@ -122,18 +126,18 @@ class Executor:
             for trial in self._plan.trials(entry):
                 if trial.index != results.best(entry.name):
                     continue
-                path = self._directory / trial.name / _TEST
-                if (test := _read(path)) is None:
+                path = self.directory / trial.name / _TEST
+                if (test := sealed.load(path)) is None:
                     failed = results.result(entry.name, trial)["end"].startswith("not finite")
                     test = {} if failed else self._racer(entry).test(trial, path.parent)
-                    _write(path, test)
+                    sealed.save(path, test)
                 found[entry.name].append(test)
         return found
 
     def timed(self, results: Results) -> dict[str, float]:
         """Seconds an update of each entry takes, measured in turns; measured once and kept."""
-        path = self._directory / _TIMING
-        if (found := _read(path)) is None:
+        path = self.directory / _TIMING
+        if (found := sealed.load(path)) is None:
             trials = {
                 e.name: next(t for t in self._plan.trials(e) if t.index == results.best(e.name)) for e in self._plan.entries
             }
@@ -143,7 +147,7 @@ class Executor:
             racers = {entry.name: self._racer(entry) for entry in self._plan.entries if alike[id(entry.strategy)] == entry.name}
             seconds = measured_in_turns(racers, trials)
             found = {entry.name: number(seconds[alike[id(entry.strategy)]]) for entry in self._plan.entries}
-            _write(path, found)
+            sealed.save(path, found)
         return {name: math.inf if value is None else float(value) for name, value in found.items()}
 
     def _make(self, entries: Sequence[Entry], worker: int, num_workers: int) -> bool:
@@ -163,14 +167,14 @@ class Executor:
             return False
         if self._result(trial) is not None:
             return True
-        folder = self._directory / trial.name
+        folder = self.directory / trial.name
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with Lock(folder / _CLAIM):
                 if self._result(trial) is None:
                     started = time.monotonic()
                     result = self._racer(trial.entry).run(trial, folder)
-                    _write(folder / _RESULT, result)
+                    sealed.save(folder / _RESULT, result)
                     self._say(_line(trial, result, time.monotonic() - started))
         except InUse:
             return False
@@ -183,7 +187,7 @@ class Executor:
         return self._racers[key]
 
     def _result(self, trial: Trial) -> dict[str, Any] | None:
-        return _read(self._directory / trial.name / _RESULT)
+        return sealed.load(self.directory / trial.name / _RESULT)
 
 
 def held_in(directory: Path, file: str, key: str, what: str) -> dict[str, Any] | None:
@@ -224,8 +228,3 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _write(path: Path, value: Any) -> None:
-    text = json.dumps(value, allow_nan=False) + "\n"
-    write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))

@@ -122,7 +122,7 @@ def compare(
     executor = Executor(problem, plan, Path(directory), _said(verbose))
     executor.prepare()
     executor.work()
-    return finish(executor, problem, plan, Path(directory))
+    return finish(executor, problem, plan)
 
 
 def problem_of(
@@ -212,13 +212,13 @@ def plan_of(problem: Problem, strategies: Any, learning_rates: Sequence[float], 
     return plan
 
 
-def finish(executor: Executor, problem: Problem, plan: Plan, directory: Path) -> Comparison:
+def finish(executor: Executor, problem: Problem, plan: Plan) -> Comparison:
     """What all runs together say, once they are there."""
     results = executor.results()
     tests = executor.tested(results)
     seconds = executor.timed(results)
     results = results.with_seconds(seconds)
-    return conclude(plan, results, executor.target(), tests, seconds, problem.metric, directory)
+    return conclude(plan, results, executor.target(), tests, seconds, problem.metric, executor.directory)
 
 
 def _said(verbose: int) -> Callable[[str], None]:

@@ -1,7 +1,7 @@
 """Runs: epochs and callbacks on the host, and a run kept safe in its directory."""
 
 from trainlab.runs import manifest, rates, workers
-from trainlab.runs.disk import boards, compiled
+from trainlab.runs.disk import boards, compiled, sealed
 from trainlab.runs.disk.files import move, write_atomically
 from trainlab.runs.disk.lock import InUse, Lock
 from trainlab.runs.epochs import Fit, Keeper, find_out, fit_of, history_of
@@ -44,6 +44,7 @@ __all__ = [
     "predict_alone",
     "rates",
     "refuse_unknown",
+    "sealed",
     "is_terminal",
     "verbosity",
     "workers",

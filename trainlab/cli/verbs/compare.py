@@ -58,20 +58,20 @@ def compare(files: Sequence[str], bindings: Sequence[str], directory: Path, jobs
                 flush=True,
             )
         print(f"budget    {plan.budget:,} evaluations of a batch's gradient a run", flush=True)
-        helpers = [_helper(files, bindings, directory, worker, jobs) for worker in range(1, jobs)]
+        helpers = [_helper(files, bindings, executor.directory, worker, jobs) for worker in range(1, jobs)]
         try:
             executor.work(0, jobs)
         finally:
             for helper in helpers:
                 helper.terminate()
                 helper.wait()
-        found = finish(executor, problem, plan, directory)
+        found = finish(executor, problem, plan)
         print(f"\n{found}\n")
         text = found.to_json()
-        write_atomically(directory / "comparison.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        write_atomically(found.directory / "comparison.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
         written = [str(directory / "comparison.json")]
         try:
-            written.append(str(write_report(found, directory / "report.html")))
+            written.append(str(directory / write_report(found, found.directory / "report.html").name))
         except ModuleNotFoundError as error:  # the table and the numbers are there without it
             print(f"no page   {error}")
         print(f"results   {', '.join(written)}")
