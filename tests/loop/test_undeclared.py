@@ -1,6 +1,7 @@
 """State that nobody declared, and that a step changes: saved, restored, and taken back like any other."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -75,21 +76,22 @@ def in_a_strategy():
 MAKE = {"optimizer": counting, "loss": closing, "branch": in_a_branch, "strategy": in_a_strategy}
 
 
-def trained(make, directory, updates, jit_compile=False, **kwargs):
+MODES = {"graph": {"jit_compile": False}, "XLA": {"jit_compile": True}, "eager": {"run_eagerly": True}}
+
+
+def trained(make, directory, updates, **mode):
     model, hidden, *strategy = make()
-    trainer = tl.Trainer(
-        model, *strategy, run=directory and tl.Run(directory, save_seconds=None), jit_compile=jit_compile, **kwargs
-    )
+    trainer = tl.Trainer(model, *strategy, run=directory and tl.Run(directory, save_seconds=None), **mode)
     trainer.fit(X, Y, 4, steps=updates, verbose=0)
     return trainer, float(tf.convert_to_tensor(hidden)), [np.array(w) for w in model.get_weights()]
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", MAKE)
-def test_it_is_in_checkpoints(name, jit_compile, tmp_path):
-    _, hidden, whole = trained(MAKE[name], None, 9, jit_compile)
-    trained(MAKE[name], tmp_path, 5, jit_compile)
-    trainer, again, resumed = trained(MAKE[name], tmp_path, 9, jit_compile)
+def test_it_is_in_checkpoints(name, mode, tmp_path):
+    _, hidden, whole = trained(MAKE[name], None, 9, **MODES[mode])
+    trained(MAKE[name], tmp_path, 5, **MODES[mode])
+    trainer, again, resumed = trained(MAKE[name], tmp_path, 9, **MODES[mode])
     assert trainer.resumed_at == 5 and again == hidden
     for a, b in zip(resumed, whole, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -97,11 +99,14 @@ def test_it_is_in_checkpoints(name, jit_compile, tmp_path):
     assert names == ([] if name == "loss" else ["undeclared.0"])  # what a forward pass assigns is committed with the step
 
 
+@pytest.mark.parametrize("num_before", [3, 0])
+@pytest.mark.parametrize("mode", ["graph", "eager"])
 @pytest.mark.parametrize("name", MAKE)
-def test_it_is_taken_back_with_an_update(name):
+def test_it_is_taken_back_with_an_update(name, mode, num_before):
     model, hidden, *strategy = MAKE[name]()
-    trainer = tl.Trainer(model, *strategy, on_nonfinite="skip", jit_compile=False)
-    trainer.fit(X, Y, 4, steps=3, verbose=0)
+    trainer = tl.Trainer(model, *strategy, on_nonfinite="skip", **MODES[mode])
+    if num_before:
+        trainer.fit(X, Y, 4, steps=num_before, verbose=0)
     before = float(tf.convert_to_tensor(hidden))
     bad = tf.data.Dataset.from_tensors((np.full([4, 3], np.nan, "float32"), Y[:4]))
     with pytest.warns(UserWarning, match="skipped"):
@@ -111,15 +116,52 @@ def test_it_is_taken_back_with_an_update(name):
     assert float(tf.convert_to_tensor(hidden)) != before
 
 
-def test_what_is_only_read_is_no_state():
+class Late(keras.optimizers.SGD):
+    """Makes its number when it is asked for the first time, by a function of its own."""
+
+    def __init__(self, rate=0.1, **kwargs):
+        super().__init__(rate, **kwargs)
+        self.hidden, self._shrink = [], tf.function(lambda v: v.assign(v * 0.9), autograph=False)
+
+    def apply(self, gradients, variables=None):
+        if not self.hidden:
+            with tf.init_scope():
+                self.hidden.append(tf.Variable(1.0, trainable=False))
+        self._shrink(self.hidden[0])
+        super().apply([g * self.hidden[0] for g in gradients], variables)
+
+
+@pytest.mark.parametrize("mode", ["graph", "eager"])
+def test_what_is_made_late_is_what_it_was_when_it_was_made(mode, tmp_path):
+    def make():
+        model = compiled(dense_model(), Late())
+        return model, model.optimizer.hidden
+
+    def run(directory, updates):
+        model, hidden = make()
+        trainer = tl.Trainer(model, run=directory and tl.Run(directory, save_seconds=None), **MODES[mode])
+        trainer.fit(X, Y, 4, steps=updates, verbose=0)
+        return float(hidden[0]), model.get_weights()
+
+    whole, weights = run(None, 9)
+    run(tmp_path, 5)
+    again, resumed = run(tmp_path, 9)
+    assert again == whole == pytest.approx(0.9**9, rel=1e-5)
+    for a, b in zip(resumed, weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("mode", ["graph", "eager"])
+def test_what_is_only_read_is_no_state(mode):
     teacher = keras.Variable(np.ones([3], "float32"), trainable=False)
 
     def loss(y, p):
         return keras.ops.mean(keras.ops.square(y - p), axis=-1) + 0 * keras.ops.sum(teacher)
 
-    trainer = tl.Trainer(compiled(dense_model(), loss=loss))
+    trainer = tl.Trainer(compiled(dense_model(), loss=loss), **MODES[mode])
     trainer.fit(X, Y, 4, verbose=0)
-    assert trainer._loops.made.loop.update.undeclared == []
+    update = trainer._loops.made.loop.update
+    assert update.undeclared == [] and [v is teacher.value for v in update.read] == [True]
 
 
 class Reading(keras.Model):
@@ -166,6 +208,7 @@ def with_constraint(_=None):
     return model, lambda epoch, logs: most.assign(most * 2)
 
 
+# Eagerly TensorFlow reads "keras" in C, where nobody sees it.
 READ = {"teacher": with_teacher, "raw": with_weight, "keras": with_keras_variable, "constraint": with_constraint}
 
 
@@ -189,15 +232,17 @@ def read_run(made, directory, *callbacks, epochs=4, **kwargs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_anew", [True, False], ids=["new process", "same objects"])
-@pytest.mark.parametrize("name", READ)
-def test_what_a_hook_changes_and_a_step_reads_is_in_checkpoints(name, is_anew, tmp_path):
-    make = READ[name]
-    _, whole = read_run(make(), None)
-    _, unchanged = read_run((make()[0], lambda epoch, logs: None), None)
+@pytest.mark.parametrize(
+    "name, mode", [(name, mode) for name in READ for mode in ("graph", "eager") if (name, mode) != ("keras", "eager")]
+)
+def test_what_a_hook_changes_and_a_step_reads_is_in_checkpoints(name, is_anew, mode, tmp_path):
+    make, run = READ[name], functools.partial(read_run, **MODES[mode])
+    _, whole = run(make(), None)
+    _, unchanged = run((make()[0], lambda epoch, logs: None), None)
     assert not np.allclose(whole[0], unchanged[0])  # or what follows would say nothing
     made = make()
-    stopped, _ = read_run(made, tmp_path, StopAfterTwo())
-    trainer, resumed = read_run(make() if is_anew else made, tmp_path)
+    stopped, _ = run(made, tmp_path, StopAfterTwo())
+    trainer, resumed = run(make() if is_anew else made, tmp_path)
     assert trainer.resumed_at == 12
     for a, b in zip(resumed, whole, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -213,7 +258,8 @@ def test_another_teacher_is_another_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_usual_model_has_none():
+@pytest.mark.parametrize("mode", ["graph", "eager"])
+def test_a_usual_model_has_none(mode):
     for optimizer in (keras.optimizers.Adam(0.01, use_ema=True), keras.optimizers.SGD(0.1, momentum=0.9)):
         model = compiled(
             dense_model(
@@ -222,7 +268,7 @@ def test_a_usual_model_has_none():
             optimizer,
             metrics=["mae"],
         )
-        trainer = tl.Trainer(model, tl.Accumulate(2, tl.Heun()))
+        trainer = tl.Trainer(model, tl.Accumulate(2, tl.Heun()), **MODES[mode])
         trainer.fit(X, Y, 4, verbose=0)
         assert trainer._loops.made.loop.update.undeclared == trainer._loops.made.loop.update.read == []
 

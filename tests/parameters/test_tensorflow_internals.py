@@ -18,6 +18,7 @@ REPLACEMENTS = {
     "abort_collectives": (tf.distribute, ["abort_collectives", "abort_collective_ops"]),
     "expect_heartbeats": (tf.distribute, ["heartbeat_timeout", "expect_heartbeats"]),
     "has_started": (tf.config, ["is_initialized", "has_started", "is_started"]),
+    "eager_operations_told": (tf, ["add_op_callback", "op_callbacks"]),
     "may_record": (tf, ["is_recording", "may_record_gradients"]),
     "is_stateful": (tf.Operation, ["is_stateful"]),
     "run_before": (tf.Operation, ["add_control_input"]),
@@ -57,6 +58,17 @@ def test_every_function_is_in_the_table_and_gives_its_reason():
     own = {name: fn for name, fn in functions.items() if fn.__module__ == tensorflow_internals.__name__}
     assert set(own) == set(REPLACEMENTS)
     assert all(len(inspect.getdoc(fn)) > 60 for fn in own.values())
+
+
+def test_what_runs_eagerly_is_told_while_it_is_listened_to():
+    told, variable = [], tf.Variable(1.0)
+    tf.zeros([2]) + 1
+    with tensorflow_internals.eager_operations_told(lambda kind, inputs: told.append((kind, len(inputs)))):
+        variable.assign(2.0)
+        tf.function(lambda: variable * 2)()
+    tf.zeros([2]) + 1
+    kinds = [kind for kind, _ in told]
+    assert ("AssignVariableOp", 2) in told and kinds[-1].startswith("__inference") and "AddV2" not in kinds and "Mul" not in kinds
 
 
 def test_whether_a_tape_may_record():

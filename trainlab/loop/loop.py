@@ -25,6 +25,7 @@ from trainlab.loop.leading import answer, explained, find, lead
 from trainlab.loop.micro_batches import MicroBatches
 from trainlab.loop.nonfinite import Guard, Undo
 from trainlab.loop.programs import Pace, Programs, Tellings, as_logs
+from trainlab.loop.settings import touched
 from trainlab.loop.update import Update
 from trainlab.objective import Batches, check_step, forget_gradients
 from trainlab.parameters import tensorflow_internals
@@ -205,7 +206,7 @@ class Loop:
             function = self._function(block.layout, jit_compile)
             telling = self._tellings.make(block.layout, jit_compile, function, tells) if tells else None
         found = telling.begin() if telling is not None and telling.keeps else None
-        with jit.refusals() if jit_compile else nullcontext(), self.transaction(found):
+        with jit.refusals() if jit_compile else nullcontext(), self.transaction(found), self._noting():
             with tensorflow_internals.sums_left_alone(self.update.orders_may_be_lost):
                 if telling is not None:
                     is_surely_finite, results = telling(block.arguments)
@@ -311,13 +312,20 @@ class Loop:
         if self.is_eager:  # the one way to know what Python does is to let it: once where others must do so at the same time
             if self.link is not None and self.link.variables is not None:
                 return
-            with suppress(_Undone), self.transaction():
+            with suppress(_Undone), self.transaction(), self._noting():
+                self.num_traces += 1
                 self.update([Batches(1, lambda i: source.first_batch())])
-                self._snapshot_at = -1
                 raise _Undone
         else:
             layout, size = source.layout(self._batches, bool(self.jit_compile)), self._micro_batches.size
             self._function(layout if size is None else layout.cut(size), bool(self.jit_compile))
+
+    def _noting(self) -> AbstractContextManager[None]:
+        """While open, the first update that runs eagerly shows what it touches, as a trace does."""
+        if not self.is_eager or self.num_traces:
+            return nullcontext()
+        update = self.update
+        return touched.noting(lambda: [*update.variables.values(), update.seed], update.undeclared, update.read)
 
     def snapshot(self) -> dict[str, tf.Tensor]:
         """The values of all variables that an update may change, by name; they share their buffers until those are written."""
@@ -353,7 +361,7 @@ class Loop:
             found: what the block has found, by name, or None as long as it has changed nothing; where the block does not keep
               that itself, it is read before.
         """
-        self._found = found = found or functools.partial(_same, self.snapshot())
+        self._found = found = found or functools.partial(dict, self.snapshot())
         try:
             yield
         except BaseException:
@@ -382,10 +390,6 @@ class Loop:
     def rest(self) -> None:
         """Lets go of what the last calls found, which is kept from call to call: what comes now may last."""
         self._tellings.rest()
-
-
-def _same(values: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-    return values
 
 
 class _Undone(Exception):

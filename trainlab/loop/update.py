@@ -47,14 +47,14 @@ class Update:
         replicas: the devices that evaluate it.
 
     Attributes:
-        strategy: the same.
+        strategy, seed: the same.
         function: the model's loss and gradient.
         memory: the strategy's memory: variables, or Vectors of variables, by name.
         scaling: decides whether an update is made, under a loss scale that moves; None otherwise.
         logs: variables `[sum, count]` of each scalar that steps log, by name. Grows while tracing.
         undeclared: variables that nobody lists as his, and that a step was seen to assign: an optimizer's beside its
-          `variables`, one that a loss closes over. Grows while tracing; eagerly nobody sees them.
-        read: variables that nobody lists either, and that steps were only seen to read. Grows while tracing.
+          `variables`, one that a loss closes over. Grows while tracing, and with the first update that runs eagerly.
+        read: variables that nobody lists either, and that steps were only seen to read. Grows so too.
         orders_may_be_lost: whether a program was traced in which TensorFlow's own optimizer might lose the order of operations.
     """
 
@@ -75,7 +75,7 @@ class Update:
         self._optimizer = model.optimizer
         self._inner = inner_of(model.optimizer)
         self.strategy = strategy
-        self._seed = seed
+        self.seed = seed
         initial = _initial_memory(strategy, self.function.read_parameters())
         fresh = {name: _variables_for(name, value, strategy) for name, value in initial.items()}
         is_alike = memory is not None and _describe_all(memory) == _describe_all(fresh)
@@ -154,7 +154,7 @@ class Update:
 
     def notice(self, traced: Any) -> None:
         """Takes note of what a function, in which this was traced, touches undeclared, and whether orders may be lost."""
-        touched.note(traced, [*self.variables.values(), self._seed], self.undeclared, self.read)
+        touched.note(traced, [*self.variables.values(), self.seed], self.undeclared, self.read)
         self.orders_may_be_lost |= may_be_lost(traced.graph)
 
     def observe(self, batches: Sequence[Batches]) -> tuple[list[Evaluation], Step]:
@@ -182,7 +182,7 @@ class Update:
         )
 
     def _seed_now(self) -> tf.Tensor:
-        return tf.constant(self._seed, tf.int32) if isinstance(self._seed, int) else self._seed.read_value()
+        return tf.constant(self.seed, tf.int32) if isinstance(self.seed, int) else self.seed.read_value()
 
     def begin_anew(self) -> None:
         """Forgets, and sets back what draws beside the model: above all Keras' seed for all who draw without one of their own."""

@@ -18,7 +18,7 @@ from tensorflow.python.autograph.core import ag_ctx
 from tensorflow.python.distribute import multi_worker_util
 from tensorflow.python.eager import context, record, tape
 from tensorflow.python.eager.polymorphic_function import autograph_util
-from tensorflow.python.framework import errors_impl, func_graph, ops
+from tensorflow.python.framework import errors_impl, func_graph, op_callbacks, ops
 from tensorflow.python.framework.config import is_op_determinism_enabled as _is_op_determinism_enabled
 from tensorflow.python.ops import custom_gradient, resource_variable_ops
 from tensorflow.python.ops.parallel_for import control_flow_ops as parallel_for
@@ -238,6 +238,24 @@ def function_calls_replaced(make: Callable[[Callable[..., Any]], Callable[..., A
         yield
     finally:
         _Function.__call__ = original
+
+
+@contextmanager
+def eager_operations_told(tell: Callable[[str, Sequence[tf.Tensor]], None]) -> Iterator[None]:
+    """While open, each operation that this thread has executed eagerly is told: its type, or a function's name, and its inputs.
+
+    Public would be a way to know the variables that a function touches that nobody traces; a tape knows of trainable ones.
+    """
+
+    def callback(kind: str, inputs: Sequence[tf.Tensor], *args: Any, graph: Any = None, **kwargs: Any) -> None:
+        if graph is None:
+            tell(kind, inputs)
+
+    op_callbacks.add_op_callback(callback)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(callback)
 
 
 def asks_for_xla(function: Any) -> bool:
