@@ -62,6 +62,7 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--seconds", type=float, default=360, help="after which nothing runs any more (360)")
     parser.add_argument("--short", action="store_true", help="a little of each part")
+    parser.add_argument("--patience", type=float, default=1, help="times as long that a part may take, where much else runs (1)")
     processes = max((os.cpu_count() or 1) // 2, 1)
     parser.add_argument("--processes", type=int, default=processes, help=f"parts at once where no time is measured ({processes})")
     options = parser.parse_args()
@@ -70,7 +71,7 @@ def main() -> int:
     ends = time.monotonic() + options.seconds
 
     def run(name: str) -> None:
-        _run(name, options.short, ends, findings)
+        _run(name, options, ends, findings)
 
     if "device" in options.parts:
         run("device")
@@ -85,12 +86,12 @@ def main() -> int:
     return int(bool(failed))
 
 
-def _run(name: str, is_short: bool, ends: float, findings: Findings) -> None:
-    seconds = min(PARTS[name].seconds, ends - time.monotonic())
+def _run(name: str, options: argparse.Namespace, ends: float, findings: Findings) -> None:
+    seconds = min(options.patience * PARTS[name].seconds, ends - time.monotonic())
     if seconds <= 0:
         findings.add(name, {"check": "the whole part", "ok": False, "seen": "no time was left for it"})
         return
-    command = [sys.executable, "-m", "gpu_checking", name, *(["--short"] if is_short else [])]
+    command = [sys.executable, "-m", "gpu_checking", name, *(["--short"] if options.short else [])]
     paths = [str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     started = time.monotonic()
