@@ -313,3 +313,61 @@ def test_a_loss_that_is_a_mean_is_exact_and_not_warned_of(loss, precision):
         warnings.simplefilter("error")
         _, whole = check_law(model, data, precision)
     assert relative(mean_of_means(model, data), gradient_of(whole)) > 1e-3  # the control: weighted alike it is not exact
+
+
+def error(y_true, y_pred):
+    return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
+
+
+MIXED = {
+    "weighed by their mean": lambda y, p: error(y, p) * y[:, 0] ** 2 / keras.ops.mean(y[:, 0] ** 2),
+    "over the deviation": lambda y, p: error(y, p) / (keras.ops.std(y) + 0.1),
+    "the harder ones": lambda y, p: keras.ops.where(error(y, p) >= keras.ops.mean(error(y, p)), error(y, p), 0.0),
+    "the worse half": lambda y, p: keras.ops.sort(error(y, p))[keras.ops.shape(y)[0] // 2 :],
+    "neighbours": lambda y, p: keras.ops.sum((p[1:] - p[:-1]) ** 2, axis=-1),
+    "from the first": lambda y, p: error(p[:1], p),
+    "rolled": lambda y, p: error(keras.ops.roll(p, 1, axis=0), p),
+    "reversed": lambda y, p: error(tf.reverse(p, [0]), p),
+    "added up": lambda y, p: tf.cumsum(error(y, p)),
+    "by an axis of examples": lambda y, p: error(y, keras.ops.normalize(p, axis=0)),
+    "to the highest": lambda y, p: error(y, p / keras.ops.max(keras.ops.abs(p))),
+    "a branch": lambda y, p: tf.cond(keras.ops.mean(p) > 0, lambda: error(y, p), lambda: 2 * error(y, p)),
+}
+BY_EXAMPLE = {
+    "the rest of each": lambda y, p: error(y[:, 1:], p[..., :-1]),
+    "added up in each": lambda y, p: tf.cumsum(p - y, axis=1)[:, -1] ** 2,
+    "sorted in each": lambda y, p: error(keras.ops.sort(y, axis=-1), keras.ops.sort(p, axis=-1)),
+    "rolled in each": lambda y, p: error(y, keras.ops.roll(p, 1, axis=-1)),
+    "normalized in each": lambda y, p: error(y, keras.ops.normalize(p, axis=-1)),
+    "the worst of each": lambda y, p: keras.ops.max(keras.ops.abs(y - p), axis=-1),
+    "with an axis more": lambda y, p: error(y[:, None], p[:, None])[:, 0],
+}
+
+
+def told(loss):
+    """What is said where a loss is accumulated."""
+    named = lambda y, p: loss(y, p)  # noqa: E731
+    named.__name__ = f"loss_{len(_named)}"  # of one name it is said once
+    _named.append(named)
+    model = ModelCase(
+        lambda: keras.Sequential([keras.Input([4]), layers.Dense(5, activation="tanh"), layers.Dense(3)]),
+        lambda rng, n: (rng.normal(size=(n, 4)), rng.normal(size=(n, 3))),
+        lambda: {"loss": named},
+    )
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        evaluate(model.compiled(), data_of(model, [4, 4, 2], False))
+    return [str(warning.message) for warning in record if "accumulated over batches it is not exact" in str(warning.message)]
+
+
+_named = []
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_values_that_are_made_of_several_examples_are_told(name):
+    assert len(told(MIXED[name])) == 1
+
+
+@pytest.mark.parametrize("name", BY_EXAMPLE)
+def test_those_of_one_example_each_are_not(name):
+    assert told(BY_EXAMPLE[name]) == []

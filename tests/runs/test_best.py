@@ -257,3 +257,30 @@ def test_nan_is_never_the_best():
     assert [best.is_better({"a": value}) for value in (float("nan"), 2.0, float("nan"), 1.0, 1.0, float("-inf"))] == [
         False, True, False, True, False, True
     ]  # fmt: skip
+
+
+def normalized(factor):
+    keras.utils.set_random_seed(1)
+    layer = keras.layers.Normalization()
+    if factor is not None:
+        layer.adapt(X * factor)
+    return compiled(keras.Sequential([keras.Input([3]), layer, keras.layers.Dense(1)]))
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0, None], ids=["as before", "to other data", "not"])
+def test_what_a_layer_was_adapted_to_comes_back_with_its_variables(factor, tmp_path):
+    """Keras keeps it beside them, as a constant."""
+    trainer = tl.Trainer(normalized(1.0), run=tl.Run(tmp_path / "best", keep_best="loss", save_seconds=None))
+    trainer.fit(X, Y, 8, epochs=3, verbose=0)
+    expected = trainer.model.evaluate(X, Y, verbose=0)
+    fresh = tl.Trainer(normalized(factor), run=tl.Run(tmp_path / "best"))
+    fresh.load_best()
+    assert fresh.model.evaluate(X, Y, verbose=0) == pytest.approx(expected, rel=1e-6)
+    if factor is None:  # built otherwise, it is another run's
+        return
+    histories = {}
+    for name, parts in (("whole", [(1.0, 4)]), ("stopped", [(1.0, 2), (factor, 4)])):
+        for how, epochs in parts:
+            one = tl.Trainer(normalized(how), run=tmp_path / name)
+            histories[name] = one.fit(X, Y, 8, epochs=epochs, verbose=0).history["loss"]
+    assert histories["stopped"] == histories["whole"]

@@ -86,6 +86,43 @@ def test_a_state_that_no_checkpoint_can_hold_is_named():
     check_states({"A.0": {"x": np.ones(2)}})
 
 
+class Turning(keras.callbacks.Callback):
+    """Has a state that can be saved, until an epoch ends."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value, self.now = value, 1
+
+    def get_state(self):
+        if isinstance(self.now, Exception):
+            raise self.now
+        return {"now": self.now}
+
+    def set_state(self, state):
+        self.now = state["now"]
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.now = self.value
+
+
+@pytest.mark.parametrize("value", [{1}, 1j, b"a", np.array([{}]), np.datetime64("2026-01-01"), ZeroDivisionError("no")], ids=repr)
+def test_a_state_that_cannot_be_saved_any_more_costs_nothing_else(value, tmp_path):
+    x, y = regression()
+
+    def fit(epochs):
+        other = Counting()
+        trainer = tl.Trainer(compiled(), run=tl.Run(tmp_path, save_seconds=None, save_steps=1))
+        trainer.fit(x, y, 8, epochs=epochs, callbacks=[Turning(value), other], verbose=0)
+        return trainer, other
+
+    with pytest.warns(UserWarning, match="callback Turning is not in checkpoints any more, .* as new after a resume") as record:
+        trainer, _ = fit(3)
+    assert sum("Turning" in str(warning.message) for warning in record) == 1  # once, however often it is saved
+    with pytest.warns(UserWarning, match="callback Turning begins as new, since the checkpoint has no state of it"):
+        again, other = fit(4)
+    assert again.resumed_at == trainer.iterations and again.iterations == trainer.iterations * 4 // 3
+
+
 class Named(keras.callbacks.Callback):
     """Remembers, and says so; was made with a name, under another name, and with nothing that tells."""
 

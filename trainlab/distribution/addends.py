@@ -29,18 +29,25 @@ _MOST_OPERATIONS, _DEEPEST = 300, 50
 OTHER, MIXED = "other", "mixed"
 
 
-def addends_of(after: Any, before: tf.Tensor) -> list[tf.Tensor] | None:
-    """What is added to `before` to make `after`; None for another change. What happens in a branch or a loop is not seen."""
+def addends_of(after: Any, before: tf.Tensor, may_decay: bool = False) -> list[tf.Tensor] | None:
+    """What is added to `before` to make `after`; None for another change. What happens in a branch or a loop is not seen.
+
+    With `may_decay` also what is added to a multiple of `before`.
+    """
     operation = after.op
     if after is before or operation.type in _INSIDE:
         return []
     inputs = list(operation.inputs)
     if operation.type in PASSED_ON:
-        return addends_of(inputs[0], before)
+        return addends_of(inputs[0], before, may_decay)
     if operation.type in _ADDED:
         having = [tensor for tensor in inputs if depends(tensor, [before])]
-        rest = addends_of(having[0], before) if len(having) == 1 else None
+        rest = addends_of(having[0], before, may_decay) if len(having) == 1 else None
         return None if rest is None else [*rest, *(tensor for tensor in inputs if tensor is not having[0])]
+    if operation.type == "Mul" and may_decay:
+        having = [tensor for tensor in inputs if depends(tensor, [before])]
+        is_alone = len(having) == 1 and addends_of(having[0], before, may_decay) == []
+        return [] if is_alone else None
     if operation.type in ("Select", "SelectV2"):
         is_sum = not depends(inputs[0], [before]) and all(addends_of(tensor, before) is not None for tensor in inputs[1:])
         return [] if is_sum else None
@@ -118,13 +125,14 @@ class Addends(graphs.Kinds):
             if id(found) in seen or found.op not in self._reached:
                 continue
             seen.add(id(found))
+            rows = found.op.inputs[0] if found.op.inputs else None
+            if rows is not None and self._is_by_example(rows) and not _reduces(found.op) and graphs.goes_along_examples(found.op):
+                return True
             if not self._is_by_example(found):
                 if self.of(found) in (SUM, MEAN, OTHER, MIXED):
                     return True
             elif self._known.get(id(found)) == MIXED or (self._are_alike and None in found.shape[1:].as_list()):
                 return True  # the second: an axis as long as there are examples
-            elif found.op.type == "StridedSlice" and self._is_by_example(found.op.inputs[0]) and _cuts(found.op):
-                return True
             elif id(found) not in self._known or found is tensor:
                 pending += found.op.inputs if found.op.type in _LOOKED_THROUGH else ()
         return False
@@ -159,11 +167,9 @@ class Addends(graphs.Kinds):
         return OTHER
 
 
-def _cuts(operation: Any) -> bool:
-    """Whether a slice takes some of the examples."""
-    whole = operation.get_attr("begin_mask") & operation.get_attr("end_mask") | operation.get_attr("ellipsis_mask")
-    strides = tf.get_static_value(operation.inputs[3])
-    return not whole & 1 or (strides is not None and int(strides[0]) != 1)
+def _reduces(operation: Any) -> bool:
+    """Whether it is one of those of whose results is known what they are of the examples."""
+    return operation.type in graphs.REDUCTIONS
 
 
 def _over_examples(operation: Any, inputs: Sequence[tf.Tensor]) -> str | None:

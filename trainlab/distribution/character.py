@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from trainlab.distribution import means
-from trainlab.distribution.addends import CONSTANT, MIXED, OTHER, SUM, Addends, OnceABatch, addends_of, once_a_batch
-from trainlab.distribution.left import is_seed, says_nothing, sums_of
+from trainlab.distribution.addends import CONSTANT, MIXED, OTHER, PASSED_ON, SUM, Addends, OnceABatch, addends_of, once_a_batch
+from trainlab.distribution.left import is_seed, metrics_of, says_nothing, sums_of
 from trainlab.objective import ModelFunction, cutting, depends, keras_internals, traced_aside
 from trainlab.parameters import Rows, Vector
+
+_EXTREMES = ("LogicalAnd", "LogicalOr", "Maximum", "Minimum")
 
 
 class Character(NamedTuple):
@@ -26,11 +28,12 @@ class Character(NamedTuple):
         no_means: the names of metrics that are told, or add up, one number a batch that is no mean over its examples, and of
             reports that are none.
         once: the variables of metrics to which one number a batch is added.
-        read: the sums, of metrics or layers, that the loss depends on, by id.
+        read: the sums, of metrics or layers, that the loss depends on, or of layers another of their variables, by id.
         read_after: those of them that it reads with this batch in them.
         sums: those that hold a report which is a sum over examples, by id.
         of_first: the names of reports that are whole numbers, and neither a sum over examples nor the same whatever these are.
-        unsaid: the paths of variables of layers to which a sum over examples is added, and that do not say that they are sums.
+        unsaid: the paths of variables of layers that do not say what becomes of them, and that are no means: a sum over examples
+            is added, or they are a maximum or the like.
     """
 
     reaches_across: bool = False
@@ -111,9 +114,9 @@ def check_read(function: ModelFunction, found: Character, are_several: bool) -> 
     paths = [v.path for v in sums_of(function) if id(v) in unknown]
     if paths:
         warnings.warn(
-            f"several replicas: the loss reads {', '.join(map(repr, paths))} after examples of the same update were added: each "
-            "replica knows its own examples only, so that the loss is another than on one device: read it before it is updated, "
-            "with one batch an update",
+            f"several replicas: the loss, or what a layer keeps, reads {', '.join(map(repr, paths))} after examples of the same "
+            "update were added: each replica knows its own examples only, so that it is another than on one device: read it "
+            "before it is updated, with one batch an update",
             stacklevel=2,
         )
 
@@ -131,6 +134,7 @@ def _traced(
 ) -> Character:
     context, no_sums, no_means = _Noticing(), set[int](), dict[str, None]()
     sums = {id(v): v for v in sums_of(function)}
+    said = sums.keys() - {id(v) for v in metrics_of(function)}
     groups = [(metric.name, {id(v) for v in metric.variables}) for metric in _metrics_of(function.model)]
     kinds: dict[int, list[str | None]] = {}
     read, read_after = set[int](), set[int]()
@@ -155,15 +159,16 @@ def _traced(
         no_means.update(dict.fromkeys(found))
         for key in sums.keys() & after.keys() & marks.keys():
             addends = addends_of(after[key], marks[key])
-            if addends is None:
+            if addends is None and key not in said:  # metrics say so by default, a layer's variable is believed
                 no_sums.add(key)
             kinds[key] = [added.kind_of(addend) for addend in addends or ()]
         kept = {key: marks[key] for key in sums.keys() & marks.keys()}
         parts = [leaf.values if isinstance(leaf, Rows) else leaf for leaf in gradient.leaves]
         for key, mark in kept.items():
-            read.update({key} if any(depends(part, [mark]) for part in (loss, *parts)) else ())
+            others = [after[other] for other in after.keys() & marks.keys() - sums.keys()] if key in said else []
+            read.update({key} if any(depends(part, [mark]) for part in (loss, *parts, *others)) else ())
             is_new = key in after and after[key] is not mark
-            read_after.update({key} if is_new and any(depends(part, [after[key]]) for part in parts) else ())
+            read_after.update({key} if is_new and any(depends(part, [after[key]]) for part in (*parts, *others)) else ())
         reports.update(_reports(function, list(kept.values()), leaves, after, added))
         unsaid[:] = _unsaid(function, marks, after, added)
         return loss
@@ -215,10 +220,17 @@ def _unsaid(
     for key in (before.keys() & after.keys()) - others:
         variable = function.changing[key]
         if says_nothing(variable) and not is_seed(variable):
-            addends = addends_of(after[key], before[key])
-            if addends and all(added.kind_of(addend) == SUM for addend in addends):
+            addends = addends_of(after[key], before[key], may_decay=True)
+            if any(added.kind_of(addend) == SUM for addend in addends or ()) or _is_extreme(after[key], before[key]):
                 found.append(variable.path)
     return sorted(found)
+
+
+def _is_extreme(after: tf.Tensor, before: tf.Tensor) -> bool:
+    """Whether it is the larger or the smaller of what it was and of something else, or one or both of two truths."""
+    while after.op.type in PASSED_ON:
+        after = after.op.inputs[0]
+    return after.op.type in _EXTREMES and any(depends(each, [before]) for each in after.op.inputs)
 
 
 def _marked(leaf: tf.Tensor, is_open: bool) -> tf.Tensor:
@@ -263,8 +275,8 @@ def _tell(function: ModelFunction, found: Character) -> None:
         )
     if found.unsaid:
         warnings.warn(
-            f"several replicas: a layer adds something of each example to {', '.join(map(repr, found.unsaid))}, of which the "
-            "replicas' values are averaged by examples (of whole numbers the first is taken): where it is a sum, write "
-            "add_weight(..., aggregation='sum'), and where it is not 'mean'",
+            f"several replicas: a layer adds something of each example to {', '.join(map(repr, found.unsaid))}, or makes a "
+            "maximum or the like of it, of which the replicas' values are averaged by examples (of whole numbers the first is "
+            "taken): where it is a sum, write add_weight(..., aggregation='sum'), and where it is not 'mean'",
             stacklevel=2,
         )

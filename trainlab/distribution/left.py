@@ -76,7 +76,7 @@ class Left:
                 return None
             return value - before if replica and key in self._read else value
         is_first = _aggregation(self._function.changing.get(key)) == "only_first_replica"
-        if value.dtype.is_floating and not is_first:
+        if (value.dtype.is_floating or value.dtype.is_complex) and not is_first:
             return tf.math.multiply_no_nan(value, tf.cast(share, value.dtype))
         return value if replica == 0 else None
 
@@ -87,15 +87,19 @@ class Left:
 
 def sums_of(function: ModelFunction) -> list[Any]:
     """The variables of a model's metrics, unless they say otherwise of themselves, and those of layers that say they are sums."""
+    found = {id(v): v for v in metrics_of(function) if _aggregation(v) in ("sum", "none", None) and not is_seed(v)}
+    return list({**found, **{id(v): v for v in function.state_variables if _aggregation(v) == "sum"}}.values())
+
+
+def metrics_of(function: ModelFunction) -> list[Any]:
+    """The variables of a model's metrics, that of its losses and those of what it was compiled with among them."""
     model = function.model
     trackers = (
         keras_internals.loss_tracker(model),
         keras_internals.compile_metrics(model),
         keras_internals.compile_loss(model),
     )
-    metrics = [*model.metrics_variables, *(v for tracker in trackers if tracker is not None for v in tracker.variables)]
-    found = {id(v): v for v in metrics if _aggregation(v) in ("sum", "none", None) and not is_seed(v)}
-    return list({**found, **{id(v): v for v in function.state_variables if _aggregation(v) == "sum"}}.values())
+    return [*model.metrics_variables, *(v for tracker in trackers if tracker is not None for v in tracker.variables)]
 
 
 def is_seed(variable: Any) -> bool:

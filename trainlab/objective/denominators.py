@@ -125,7 +125,7 @@ class _Counted:
         else:
             share = tf.math.divide_no_nan(denominator, tf.cast(self.totals[self.index], dtype))
         # The caller multiplies the whole total by the batch's share of the examples: take that out here.
-        by_examples = tf.cast(self.examples, dtype) / tf.cast(self.totals[-1], dtype)
+        by_examples = tf.math.divide_no_nan(tf.cast(self.examples, dtype), tf.cast(self.totals[-1], dtype))
         return value * tf.cast(tf.math.divide_no_nan(share, by_examples), value.dtype)
 
 

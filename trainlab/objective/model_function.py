@@ -208,7 +208,7 @@ class ModelFunction:
                 'give it a reduction such as "sum_over_batch_size"'
             )
         if totals is not None:
-            share = tf.cast(denominators.num_examples(x), totals.dtype) / totals[-1]
+            share = tf.math.divide_no_nan(tf.cast(denominators.num_examples(x), totals.dtype), totals[-1])
             loss = loss * tf.cast(share, loss.dtype)
         return y_pred, loss
 

@@ -8,7 +8,7 @@ import json
 import os
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from trainlab.callbacks import RecordFile
 from trainlab.objective import keras_internals
 from trainlab.runs.disk import boards
-from trainlab.runs.disk.encoding import encode
+from trainlab.runs.disk.encoding import Otherwise, encode
 from trainlab.runs.listeners.forgetting import remembers, remembers_in_methods
 from trainlab.runs.listeners.remembered import copied
 from trainlab.runs.manifest.plain import digest, plain
@@ -36,6 +36,8 @@ _BY_FUNCTIONS = (keras.callbacks.LambdaCallback, keras.callbacks.LearningRateSch
 _SETTINGS = "settings"
 # In the state of a TensorBoard: how far it has written them.
 _FILES = "files"
+# In place of a state that could not be had, by this name alone: why.
+_UNSAVED = "not saved"
 # By attribute: what was looked at, and what it was; a callback may write into its arrays later.
 _DIGESTS: weakref.WeakKeyDictionary[keras.callbacks.Callback, dict[str, tuple[Any, str]]] = weakref.WeakKeyDictionary()
 _CSV_FILES: weakref.WeakKeyDictionary[keras.callbacks.CSVLogger, RecordFile] = weakref.WeakKeyDictionary()
@@ -60,7 +62,7 @@ def get_states(callbacks: Sequence[keras.callbacks.Callback], has_files: bool = 
     settings: dict[str, Any] = {}
     for name, callback in _named(callbacks).items():
         if _has_own(callback):
-            states[name] = copied(callback.get_state(), is_own=True)  # type: ignore[attr-defined]
+            states[name] = _own_state(callback)
         elif isinstance(callback, keras.callbacks.CSVLogger):
             if callback.append:
                 states[name] = _csv_file(callback).place()
@@ -71,6 +73,44 @@ def get_states(callbacks: Sequence[keras.callbacks.Callback], has_files: bool = 
         if name in states and (found := _settings(callback, states[name])):
             settings[name] = found
     return {**states, _SETTINGS: settings} if settings else states
+
+
+def _own_state(callback: Any) -> Any:
+    try:
+        return copied(callback.get_state(), is_own=True)
+    except Exception as error:  # whatever somebody's code raises, the rest of a run is to be saved
+        return {_UNSAVED: f"get_state() raised {type(error).__name__}: {str(error) or 'no message'}".splitlines()[0]}
+
+
+def encoded(name: str, state: Any, arrays: MutableMapping[str, np.ndarray], otherwise: Otherwise, told: set[str]) -> Any:
+    """A state as a checkpoint holds it; where it cannot be, that and why, lest everything else be lost: a warning says so.
+
+    Args:
+        name: the callback's, as `get_states` gives it.
+        state: its.
+        arrays, otherwise: as of `encode`.
+        told: names of whom it was said, and is not again.
+    """
+    own: dict[str, np.ndarray] = {}
+    reason = _unsaved(state)
+    if reason is None:
+        try:
+            found = encode(state, own, f"callbacks.{name}", otherwise)
+            arrays.update(own)
+            return found
+        except (TypeError, ValueError) as error:
+            reason = str(error).replace(f"callbacks.{name}", "its state")
+    if name not in told:
+        told.add(name)
+        warnings.warn(
+            f"callback {name.rpartition('.')[0]} is not in checkpoints any more, and as new after a resume: {reason}",
+            stacklevel=2,
+        )
+    return encode({_UNSAVED: reason}, arrays, name)
+
+
+def _unsaved(state: Any) -> str | None:
+    return state[_UNSAVED] if isinstance(state, Mapping) and set(state) == {_UNSAVED} else None
 
 
 def set_states(callbacks: Sequence[keras.callbacks.Callback], states: Mapping[str, Any], directory: Path | None = None) -> None:
@@ -91,6 +131,8 @@ def set_states(callbacks: Sequence[keras.callbacks.Callback], states: Mapping[st
             if callback is None:
                 what = _described(kind, (settings or {}).get(name, {}))
                 warnings.warn(f"callback {what} is in the checkpoint but not among callbacks", stacklevel=2)
+            elif (reason := _unsaved(states[name])) is not None:
+                warnings.warn(f"callback {kind} begins as new, since the checkpoint has no state of it: {reason}", stacklevel=2)
             else:
                 _set_state(callback, states[name], directory)
 
@@ -157,6 +199,8 @@ def check(callbacks: Sequence[keras.callbacks.Callback]) -> None:
 def check_states(states: Mapping[str, Any]) -> None:
     """Raises TypeError, naming the callback, for a state that a checkpoint cannot hold."""
     for name, state in states.items():
+        if (reason := _unsaved(state)) is not None:
+            raise TypeError(f"{name.rpartition('.')[0]}.{reason}")
         encode(state, {}, f"{name.rpartition('.')[0]}.get_state()")
 
 

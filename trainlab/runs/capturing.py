@@ -30,6 +30,7 @@ class Capture:
         self._fit, self._as_text = fit, as_text
         self._remembered: tuple[Remembered, Mapping[str, tf.Tensor], bool] | None = None
         self._saves_iterators = True
+        self._unsaved = set[str]()
 
     @property
     def is_remembering(self) -> bool:
@@ -63,7 +64,10 @@ class Capture:
         if self._remembered is not None:  # some hooks were called and others not: a resume calls all again
             remembered, values, stop_training = self._remembered
             states = remembered.states(states)
-        encoded = [[n, encode(s, arrays, "callbacks", self._as_text if is_history(s) else refuse)] for n, s in states.items()]
+        encoded = [
+            [n, callback_state.encoded(n, s, arrays, self._as_text if is_history(s) else refuse, self._unsaved)]
+            for n, s in states.items()
+        ]
         progress = {name: value for name, value in dataclasses.asdict(fit.progress).items() if name != "pair" or value}
         state = {
             **of_run,

@@ -34,6 +34,7 @@ from trainlab.runs.resuming import (
     load_best,
     newest,
     requested,
+    restore_adapted,
     restore_data,
     restore_variables,
     restore_weights,
@@ -186,6 +187,7 @@ class RunKeeper(Keeper):
         """See `Keeper`."""
         self._fit, self._loaded, self._must_save, self._is_longer = fit, found.loaded, must_save, found.is_longer
         self._captured = Capture(fit, self._as_text)
+        restore_adapted(fit.model, found.loaded)
         fit.source.is_to_be_saved = True
         if fit.validator is not None:
             fit.validator.keeps_place = True

@@ -276,6 +276,27 @@ def load_weights(model: keras.Model, loaded: Loaded) -> None:
         raise ValueError(f"{loaded.path}: is of another model than this one; nothing was touched")
     for name, variable in own.items():
         variable.assign(values[name])
+    _follow(model)
+
+
+def _follow(model: keras.Model) -> None:
+    """Makes layers take what they have made of their variables, and keep beside them, from these as they are now."""
+    for layer in keras_internals.layers_of(model):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+
+
+def restore_adapted(model: keras.Model, loaded: Loaded | None) -> None:
+    """Gives the layers that keep something beside their variables what they had: before an update is traced, which reads it."""
+    if loaded is None:
+        return
+    layers = [layer for layer in keras_internals.layers_of(model) if isinstance(layer, keras.layers.Normalization)]
+    adapted = {id(v) for layer in layers for v in layer.variables}
+    for i, variable in enumerate(model.variables):
+        value = loaded.arrays.get(f"variables/model.{i}")
+        if id(variable) in adapted and value is not None and value.shape == tuple(variable.shape):
+            variable.assign(value)
+    _follow(model)
 
 
 def restore_weights(model: keras.Model, loop: Loop, loaded: Loaded) -> None:

@@ -24,6 +24,7 @@ from trainlab.objective.graphs.kinds import (
     SUM,
     UNARY,
     Kinds,
+    goes_along_examples,
     is_mean_over_examples,
     made_of_examples,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "check_step",
     "computed_from",
     "depends",
+    "goes_along_examples",
     "graphs_within",
     "is_mean_over_examples",
     "made_of_examples",

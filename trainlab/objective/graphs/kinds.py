@@ -22,6 +22,10 @@ BINARY = frozenset(
 LINEAR = frozenset("AddN Add AddV2 BiasAdd Sub Neg Identity Cast StopGradient Reshape Squeeze ExpandDims Mean Sum".split())
 REDUCTIONS = frozenset("All Any Max Mean Min Prod Sum".split())
 BY_ROW = frozenset("LogSoftmax Softmax SoftmaxCrossEntropyWithLogits SparseSoftmaxCrossEntropyWithLogits".split())
+# These go along an axis, which one of their inputs says; along the last one; over all.
+_ALONG_AN_AXIS = {**dict.fromkeys([*REDUCTIONS, "Cumsum", "Cumprod", "CumulativeLogsumexp", "ReverseV2"], 1), "Roll": 2}
+_ALONG_THE_LAST = frozenset("LogSoftmax Softmax TopK TopKV2".split())
+_OVER_ALL = frozenset("FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 L2Loss RandomShuffle".split())
 # What a tensor is of a batch: nothing of it; a row for each example, of that example alone; the sum or the mean of such rows over
 # the examples, or what is linear in it; their number, times a constant; a shape.
 CONSTANT, ROWS, SUM, MEAN, NUMBER, SHAPE = "constant", "rows", "sum", "mean", "number", "shape"
@@ -53,7 +57,7 @@ def made_of_examples(function: Callable[..., Any], batch: Sequence[tf.Tensor]) -
     def traced(*tensors: tf.Tensor) -> tf.Tensor:
         made = tf.convert_to_tensor(function(*tensors))
         kind = Kinds(tensors).of(made)
-        if kind is None and made.shape.rank and made.shape[0] is None and not _pairs_examples(made.graph, tensors):
+        if kind is None and made.shape.rank and made.shape[0] is None and not _mixes_examples(made, tensors):
             kind = ROWS
         found.append(MEAN if kind == CONSTANT else kind)
         return tf.zeros([])
@@ -67,12 +71,47 @@ def made_of_examples(function: Callable[..., Any], batch: Sequence[tf.Tensor]) -
     return found[-1] if found and found[-1] in (ROWS, MEAN, SUM) else None
 
 
-def _pairs_examples(graph: Any, batch: Sequence[tf.Tensor]) -> bool:
-    """Whether a graph holds a second axis as long as there are examples: of all that it was given only the first is open."""
+def _mixes_examples(made: tf.Tensor, batch: Sequence[tf.Tensor]) -> bool:
+    """Whether rows are seen to be made of several examples each; of all that the graph was given only the first axis is open."""
     if not all(tensor.shape[1:].is_fully_defined() for tensor in batch):
         return False
-    shapes = [output.shape for operation in graph.get_operations() for output in operation.outputs]
-    return any(None in shape[1:].as_list() for shape in shapes if shape.rank)
+    shapes = [output.shape for operation in made.graph.get_operations() for output in operation.outputs]
+    if any(None in shape[1:].as_list() for shape in shapes if shape.rank):  # a second axis as long as there are examples
+        return True
+    pending, seen = [made], {id(tensor) for tensor in batch}
+    while pending:
+        found = pending.pop()
+        if id(found) not in seen and found.op.type not in ("Shape", "ShapeN", "Size"):  # which are of their number only
+            seen.add(id(found))
+            rows = found.op.inputs[0] if len(found.op.inputs) else None
+            if rows is not None and rows.shape.rank and rows.shape[0] is None and goes_along_examples(found.op):
+                return True
+            pending += found.op.inputs
+    return False
+
+
+def goes_along_examples(operation: Any) -> bool:
+    """Whether an operation on rows makes something of several of them, or of some: of one axis it goes along that of the rows."""
+    kind, inputs = operation.type, list(operation.inputs)
+    if kind in _OVER_ALL:
+        return True
+    if kind in _ALONG_THE_LAST:
+        return inputs[0].shape.rank == 1
+    if kind == "StridedSlice":
+        return _cuts(operation, inputs)
+    if kind in _ALONG_AN_AXIS:
+        axes = tf.get_static_value(inputs[_ALONG_AN_AXIS[kind]])
+        return axes is not None and 0 in {int(axis) % inputs[0].shape.rank for axis in axes.reshape(-1)}
+    return False
+
+
+def _cuts(operation: Any, inputs: list[tf.Tensor]) -> bool:
+    """Whether a slice takes some of the examples."""
+    if operation.get_attr("new_axis_mask") & 1:
+        return False
+    whole = operation.get_attr("begin_mask") & operation.get_attr("end_mask") | operation.get_attr("ellipsis_mask")
+    strides = tf.get_static_value(inputs[3])
+    return not whole & 1 or (strides is not None and int(strides[0]) != 1)
 
 
 class Kinds:

@@ -126,7 +126,7 @@ class TrainStepFunction(ModelFunction):
         gradient = self.gradient_of(gradients, parameters)
         loss = recorder.loss if recorder.loss is not None else tf.convert_to_tensor(flat_logs(logs)["loss"])
         if totals is not None:
-            share = tf.cast(denominators.num_examples(batch[0]), totals.dtype) / totals[-1]
+            share = tf.math.divide_no_nan(tf.cast(denominators.num_examples(batch[0]), totals.dtype), totals[-1])
             loss, gradient = loss * tf.cast(share, loss.dtype), gradient * share
             if not tf.executing_eagerly():
                 filters_first(tf.compat.v1.get_default_graph().get_operations()[first_operation:])
