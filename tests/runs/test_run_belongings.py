@@ -8,7 +8,7 @@ import shutil
 import keras
 import pytest
 from resuming import small
-from small import assert_same, everything, regression
+from small import assert_same, compiled, everything, regression
 
 import trainlab as tl
 from trainlab.runs.disk.checkpoint import Checkpoints, write_atomically
@@ -300,3 +300,29 @@ def test_overwriting_that_was_killed_is_ended_by_the_next_start(tmp_path, monkey
     assert len(checkpoints(tmp_path)) >= 2
     store.tidy()
     assert checkpoints(tmp_path) == [] and [path.name for path in store.directory.iterdir()] == []
+
+
+@pytest.mark.parametrize("how", ["gone on with", "begun anew"])
+def test_a_run_that_somebody_else_has_gone_on_with_is_left_to_him(how, tmp_path):
+    """A notebook stays open, and wrote what it had over the work of another process."""
+    x, y = regression()
+
+    def made():
+        return tl.Trainer(compiled(), run=tl.Run(tmp_path, save_seconds=None))
+
+    ours = made()
+    ours.fit(x, y, 8, epochs=2, verbose=0)
+    ours.fit(x, y, 8, epochs=1, verbose=0)  # the control: alone it goes on
+    others, settings = made(), {"resume": "never", "overwrite": True} if how == "begun anew" else {}
+    others.fit(x, y, 8, epochs=2, verbose=0, **settings)
+    others.fit(x, y, 8, epochs=1 if how == "begun anew" else 9, verbose=0)
+    if how == "begun anew":
+        others.fit(x, y, 8, epochs=2, verbose=0)
+    before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(
+        ValueError, match="somebody else has gone on with this run, up to .*make a new one, which goes on"
+    ) as error:
+        ours.fit(x, y, 8, epochs=1, verbose=0)
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
+    others.fit(x, y, 8, epochs=1, verbose=0)

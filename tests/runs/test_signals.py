@@ -62,6 +62,31 @@ def test_a_signal_only_sets_a_flag_and_handlers_come_back(signum):
         assert signals.received is None
 
 
+@pytest.mark.parametrize("hands_on", [True, False])
+def test_a_handler_that_somebody_sets_meanwhile_stays(hands_on):
+    heard, outer = [], []
+    first = signal.signal(signal.SIGTERM, lambda *_: outer.append(1))
+    try:
+        with Signals() as signals:
+
+            def handle(*args):
+                heard.append(1)
+                if hands_on:
+                    before(*args)
+
+            before = signal.signal(signal.SIGTERM, handle)
+            send(signal.SIGTERM)
+            assert (heard, outer, signals.received) == ([1], [], signal.SIGTERM if hands_on else None)
+        assert signal.getsignal(signal.SIGTERM) is handle
+        send(signal.SIGTERM)
+        assert (heard, outer) == ([1, 1], [1] * hands_on)
+    finally:
+        signal.signal(signal.SIGTERM, first)
+    with Signals():
+        pass
+    assert signal.getsignal(signal.SIGTERM) == first
+
+
 def test_the_one_of_a_terminal_that_closes_is_among_them():
     assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} == set(HANDLED)
 

@@ -114,8 +114,10 @@ def newest(checkpoints: Checkpoints, fit: int, plan: Plan, any_will_do: bool) ->
         any_will_do: whether that does not matter.
 
     Raises:
-        ValueError: none can be read.
+        ValueError: none can be read, or somebody else has gone on with the run since this process wrote its last one.
     """
+    if not any_will_do:
+        _check_own(checkpoints)
     damaged: list[str] = []
 
     def on_damage(path: Path, reason: str) -> None:
@@ -142,6 +144,20 @@ def newest(checkpoints: Checkpoints, fit: int, plan: Plan, any_will_do: bool) ->
         f"{checkpoints.directory.parent}: no checkpoint can be read ({'; '.join(damaged)}): restore them from a copy, or begin "
         "anew (resume=never with overwrite)"
     )
+
+
+def _check_own(checkpoints: Checkpoints) -> None:
+    own, newest = checkpoints.last, checkpoints.paths()[0]
+    if own is None or newest == own:
+        return
+    is_newer = int(newest.name.partition("-")[0]) > int(
+        own.name.partition("-")[0]
+    )  # fewer there are where somebody has removed some
+    if is_newer or peek(newest).get("run") != checkpoints.run:
+        raise ValueError(
+            f"{checkpoints.directory.parent}: somebody else has gone on with this run, up to {newest.name}, and this Trainer "
+            f"stands where {own.name} did: make a new one, which goes on from there, or give another directory"
+        )
 
 
 # What a fit has saved ever since there are checkpoints; later rows are asked for where they are used.

@@ -79,10 +79,11 @@ class Signals:
         self._num_heard = 0
         self._is_asked = self.is_insisted_on = False
         self._before: dict[int, Any] = {}
+        self._left: dict[int, Any] = {}  # by signal, whom somebody's handler that is still there may expect behind this one
         self.watch: _Watch | None = None
 
     def __enter__(self) -> Signals:
-        self.received, self._is_asked, self.is_insisted_on = None, False, False
+        self.received, self._is_asked, self.is_insisted_on, self._left = None, False, False, {}
         if threading.current_thread() is threading.main_thread():
             for signum in (s for s in HANDLED if signal.getsignal(s) != signal.SIG_IGN):
                 self._before[signum] = signal.signal(signum, self._handle)
@@ -99,10 +100,12 @@ class Signals:
             self.let_go()
 
     def let_go(self) -> None:
-        """Puts the handlers from before back."""
-        for signum, handler in self._before.items():
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
-        self._before = {}
+        """Puts the handlers from before back, but for those that somebody has put in place of these meanwhile."""
+        for signum, handler in list(self._before.items()):
+            if self.handles(signum):
+                signal.signal(signum, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
+                del self._before[signum]
+        self._left, self._before = self._before, {}
 
     @property
     def num_heard(self) -> int:
@@ -137,7 +140,9 @@ class Signals:
                 self._rescue()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        del frame
+        if signum in self._left:  # called by the one in its place, when nothing is under way any more
+            _hand_on(self._left[signum], signum, frame)
+            return
         self._num_heard += 1
         is_asked, self._is_asked = self._is_asked, False
         if self.received is None:
@@ -149,6 +154,15 @@ class Signals:
         elif not is_asked and time.monotonic() - self._received_at > _SAME:
             self.is_insisted_on = True
             stop(signum)
+
+
+def _hand_on(handler: Any, signum: int, frame: FrameType | None) -> None:
+    """Does what a handler would have done."""
+    if callable(handler):
+        handler(signum, frame)
+    elif handler != signal.SIG_IGN:
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
 
 
 class _Watch:
