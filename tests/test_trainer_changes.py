@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from small import assert_same, close, compiled, dense_model, differ, everything, regression, weights
 
-from trainlab import Accumulate, Heun, Step, StepStrategy, Trainer
+from trainlab import Accumulate, Heun, Run, Step, StepStrategy, Trainer
 
 layers = keras.layers
 
@@ -195,3 +195,26 @@ class TestChangingThings:
         for _ in range(2):
             Trainer(shared).fit(x, y, shuffle=False, verbose=0)
         assert_same(everything(alone), everything(shared))
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+@pytest.mark.parametrize("what", ["fit", "find_learning_rate"])
+def test_another_fit_in_a_callback_is_refused_and_harms_nothing(what, has_run, tmp_path):
+    x, y = regression(24)
+
+    class Nested(keras.callbacks.Callback):
+        said = None
+
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                with pytest.raises(ValueError, match="this Trainer is in a fit already, .*: make a second one") as error:
+                    getattr(trainer, what)(x, y)
+                self.said = str(error.value)
+
+    losses = []
+    for callbacks in ([], [nested := Nested()]):
+        keras.utils.set_random_seed(1)
+        trainer = Trainer(compiled(), run=Run(tmp_path / str(len(callbacks)), save_seconds=None) if has_run else None)
+        losses.append(trainer.fit(x, y, 8, epochs=4, verbose=0, callbacks=callbacks).history["loss"])
+    assert nested.said and "\n" not in nested.said and losses[0] == losses[1]
+    trainer.fit(x, y, 8, verbose=0)  # one after the other they may be

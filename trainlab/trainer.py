@@ -240,7 +240,6 @@ class Trainer:
         check_compiled(self.model)
         check_strategy(self.strategy)
         self._findings.follow(self.model)
-
         source = prepared(self.model, given, self.seed, steps_per_epoch, self.strategy.batches)
         self._build(source)
         inputs = checked(self.model, given, source)
@@ -249,7 +248,7 @@ class Trainer:
         link = self._loop().link  # a strategy may fail to shape its memory: before anything is touched
         if link is not None and workers.meet(link, self._manifest(inputs, plan), self._loop, source):
             return workers.follow(link, self._findings, self._loop, inputs, self.model)
-        with workers.led(link, self.model, self._keeper), self._keeper.opened():
+        with self._keeper.alone(), workers.led(link, self.model, self._keeper), self._keeper.opened():
             found = self._keeper.find(asked, plan, lambda: self._manifest(inputs, plan))
             with closing(inputs):
                 return notebook.shown(self._train(inputs, (x, y), plan, found, callbacks, verbose), inputs.is_validated)
@@ -354,7 +353,8 @@ class Trainer:
 
     def _build(self, source: Source) -> None:
         """Builds the model, its losses, metrics and optimizer for these batches; by a small real pass if it runs eagerly."""
-        build_for(self.model, source, self._findings.micro_batches.safe_size, self._is_eager)
+        with self._keeper.alone():
+            build_for(self.model, source, self._findings.micro_batches.safe_size, self._is_eager)
 
     def _manifest(self, inputs: Inputs, plan: Plan) -> manifest.Manifest:
         own = {"on_nonfinite": self.on_nonfinite, "sum_duplicate_rows": self._sum_duplicate_rows is not False}

@@ -60,9 +60,21 @@ class Keeper:
 
     last_checkpoint: Path | None = None
     run: Run | None = None
+    _is_under_way = False
 
     def __init__(self, is_follower: bool = False):
         self._is_follower = is_follower
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Round a `fit`; ValueError for another one of a callback's, which would go on with its place in the data."""
+        if self._is_under_way:
+            raise ValueError("this Trainer is in a fit already, and a callback or thread cannot begin another: make a second one")
+        self._is_under_way = True
+        try:
+            yield
+        finally:
+            self._is_under_way = False
 
     def opened(self) -> AbstractContextManager[None]:
         """Round a whole `fit`."""
