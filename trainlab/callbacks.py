@@ -150,7 +150,13 @@ class RecordFile:
         first = last[0] + 1 if last else 0
         damaged = [i for i, key in enumerate(keys) if i >= first and key is None and _is_half(lines[i])]
         dropped = {*later, *damaged}
+        aside = self._copied(content) if is_found and _begins_anew([place["last"], *(keys[i] for i in later)]) else None
         self._write(content, b"".join(line for i, line in enumerate(lines) if i not in dropped))
+        if aside is not None:
+            return (
+                f"{self._name}: among {len(later)} records written after the checkpoint some begin anew, as another run's do; "
+                f"all dropped, and the file as it was kept as {aside}: runs that go on each need a file of their own"
+            )
         size = place["size"]
         is_same = content[size - 1 : size] in (b"\n", b"") and len(content) >= size
         if is_found and is_same and sum(self._key(line) is not None for line in content[:size].splitlines()) == len(before):
@@ -159,12 +165,16 @@ class RecordFile:
         return f"{self._name}: changed since the checkpoint; {stay} of its records stay, {len(later)} written after it dropped"
 
     def _put_aside(self, content: bytes) -> str:
+        aside = self._copied(content)
+        self._write(content, b"")
+        return f"{self._name}: changed since the checkpoint, and no record can be read; kept as {aside}, and begun anew"
+
+    def _copied(self, content: bytes) -> str:
         number = 1
         while os.path.lexists(aside := self.path.with_name(f"{self.path.name}.{number}")):
             number += 1
         aside.write_bytes(content)
-        self._write(content, b"")
-        return f"{self._name}: changed since the checkpoint, and no record can be read; kept as {aside.name}, and begun anew"
+        return aside.name
 
     def _write(self, old: bytes, new: bytes) -> None:
         """In place: whoever has the file open goes on writing at its end."""
@@ -173,6 +183,12 @@ class RecordFile:
                 if not old.startswith(new):
                     file.write(new)
                 file.truncate(len(new))
+
+
+def _begins_anew(keys: Sequence[Any]) -> bool:
+    """Whether a record does not come after the one before it: its first number, an epoch, is smaller."""
+    firsts = [key[0] for key in keys if key]
+    return any(isinstance(a, int) and isinstance(b, int) and b < a for a, b in zip(firsts, firsts[1:], strict=False))
 
 
 _MOST_TEXT = 500  # characters of what JSON does not hold

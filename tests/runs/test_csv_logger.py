@@ -246,3 +246,26 @@ def test_a_log_is_where_the_process_was_when_it_was_opened(tmp_path, monkeypatch
         train(dies_at=4)
     train(dies_at=None)
     assert epochs(elsewhere / "log.csv") == [0, 1, 2, 3, 4, 5] and not (tmp_path / "log.csv").exists()
+
+
+def test_a_file_of_two_runs_loses_nothing(tmp_path):
+    """Its rows do not say whose they are: those of the other run went with the own ones that are made again."""
+    log = tmp_path / "all.csv"
+    with pytest.raises(RuntimeError):
+        fit(tmp_path / "a", log, 5, stop=3)
+    shutil.rmtree(sorted((tmp_path / "a" / "checkpoints").iterdir())[-1])  # the last row is newer than what is left
+    fit(tmp_path / "b", log, 4)
+    before = log.read_bytes()
+    with pytest.warns(UserWarning, match="some begin anew, as another run's do; all dropped, .* kept as all"):
+        fit(tmp_path / "a", log, 5)
+    assert (tmp_path / "all.csv.1").read_bytes() == before and epochs(log) == [0, 1, 2, 3, 4]
+
+
+def test_a_file_of_one_run_is_not_kept_twice(tmp_path):
+    log = tmp_path / "own.csv"
+    with pytest.raises(RuntimeError):
+        fit(tmp_path / "a", log, 5, stop=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(tmp_path / "a", log, 5)
+    assert epochs(log) == [0, 1, 2, 3, 4] and sorted(path.name for path in tmp_path.iterdir()) == ["a", "own.csv"]

@@ -264,3 +264,37 @@ def test_the_end_of_the_last_epoch_is_not_forgotten(tmp_path):
     again, restored, resumed_at = train(only(path, tmp_path / "one"))
     assert (again, resumed_at) == (whole, 6) and len(again["val_loss"]) == 2
     assert_same(restored, values)
+
+
+@pytest.mark.parametrize("stop", [1, 7])
+def test_a_model_that_grew_between_two_fits(stop, tmp_path):
+    """The first fit is found finished, and its model has fewer variables than the checkpoint's."""
+    x, y = regression()
+
+    class Stops(keras.callbacks.Callback):
+        get_state, set_state = (lambda self: None), (lambda self, state: None)
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == stop:
+                raise KeyboardInterrupt
+
+    def both(directory, *callbacks):
+        keras.utils.set_random_seed(1)
+        model = compiled(keras.Sequential([keras.Input([3]), keras.layers.Dense(4), keras.layers.Dense(1)]))
+        trainer = tl.Trainer(model, run=tl.Run(directory, save_seconds=None))
+        trainer.fit(x, y, 8, epochs=2, verbose=0)
+        model.layers[0].enable_lora(2)
+        model.compile(keras.optimizers.Adam(0.05), "mse")
+        history = trainer.fit(x, y, 8, epochs=4, verbose=0, callbacks=callbacks)
+        return history.history["loss"], model.get_weights()
+
+    losses, weights = both(tmp_path / "whole")
+    if stop < 4:
+        with pytest.raises(KeyboardInterrupt):
+            both(tmp_path / "stopped", Stops())
+    else:
+        both(tmp_path / "stopped")
+    with pytest.warns(UserWarning, match="fit 2, which is gone on with, is of a model with other variables"):
+        again, resumed = both(tmp_path / "stopped")
+    assert again == losses
+    assert_same(resumed, weights)

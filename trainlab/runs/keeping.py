@@ -35,10 +35,10 @@ from trainlab.runs.resuming import (
     newest,
     requested,
     restore_adapted,
+    restore_ahead,
     restore_data,
     restore_variables,
     restore_weights,
-    variables,
 )
 from trainlab.runs.run import Run
 
@@ -210,7 +210,7 @@ class RunKeeper(Keeper):
         fit, loaded = self._fit, self._loaded
         assert fit is not None and loaded is not None
         if loaded.state["fit"] > self.fits:
-            fit.loop.assign({name: value for name, value in variables(loaded).items() if name.startswith("model.")})
+            restore_ahead(fit.loop, loaded)
         else:
             self.note_settings()
             fit.loop.prepare(fit.source)

@@ -304,8 +304,8 @@ def _follow(model: keras.Model) -> None:
 
 def restore_adapted(model: keras.Model, loaded: Loaded | None) -> None:
     """Gives the layers that keep something beside their variables what they had: before an update is traced, which reads it."""
-    if loaded is None:
-        return
+    if loaded is None or sum(name.startswith("variables/model.") for name in loaded.arrays) != len(model.variables):
+        return  # of a later fit, whose model has others
     layers = [layer for layer in keras_internals.layers_of(model) if isinstance(layer, keras.layers.Normalization)]
     adapted = {id(v) for layer in layers for v in layer.variables}
     for i, variable in enumerate(model.variables):
@@ -313,6 +313,20 @@ def restore_adapted(model: keras.Model, loaded: Loaded | None) -> None:
         if id(variable) in adapted and value is not None and value.shape == tuple(variable.shape):
             variable.assign(value)
     _follow(model)
+
+
+def restore_ahead(loop: Loop, loaded: Loaded) -> None:
+    """Gives the model of a finished fit the weights of a later one, which is gone on with, if they are those of this model."""
+    values = {name: value for name, value in variables(loaded).items() if name.startswith("model.")}
+    known = loop.snapshot()
+    if {name: tuple(known[name].shape) for name in known if name.startswith("model.")} != {n: v.shape for n, v in values.items()}:
+        warnings.warn(
+            f"{loaded.path}: fit {loaded.state['fit'] + 1}, which is gone on with, is of a model with other variables: until it "
+            "is called, the weights are those that this process has",
+            stacklevel=5,
+        )
+        return
+    loop.assign(values)
 
 
 def restore_weights(model: keras.Model, loop: Loop, loaded: Loaded) -> None:
