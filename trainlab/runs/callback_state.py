@@ -32,6 +32,7 @@ _FORGETFUL = (
 )
 # These remember as much as the functions that they are given.
 _BY_FUNCTIONS = (keras.callbacks.LambdaCallback, keras.callbacks.LearningRateScheduler)
+_OF_CSV = ("sep", "filename", "append", "writer", "keys", "append_header", "csv_file", "file_flags")
 # Beside the states, by name: what their callbacks were made with.
 _SETTINGS = "settings"
 # In the state of a TensorBoard: how far it has written them.
@@ -168,6 +169,8 @@ def forgotten(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
                     "append=True",
                     stacklevel=4,
                 )
+            if remembers_in_methods(callback, _OF_CSV):
+                names.append(type(callback).__name__)
             continue
         own = {name: value for name, value in vars(callback).items() if name not in keras_internals.CALLBACK_SETTINGS}
         kept = _attributes(callback)

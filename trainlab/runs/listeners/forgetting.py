@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainlab.data import moves_on
+from trainlab.objective import keras_internals
 from trainlab.runs.manifest.plain import is_generator, is_installed
 
 # What a checkpoint holds, or has a `get_state` of its own, or only passes on what it is told.
@@ -66,8 +67,14 @@ def remembers(function: Any) -> bool:
 
 
 def remembers_in_methods(value: Any, kept: Collection[str]) -> bool:
-    """Whether a callback's hooks, those that the user wrote, set or change more of it than the attributes that are kept."""
-    hooks = [name for name in dir(type(value)) if name.startswith("on_")]
+    """Whether a callback's hooks, those that the user wrote, set or change more of it than the attributes that are kept.
+
+    What an installed class of it calls, and the user has written anew, is as good as a hook.
+    """
+    classes = type(value).__mro__
+    theirs = {name for cls in classes if is_installed(cls) for name in vars(cls) if not name.startswith(("__", "set_"))}
+    anew = {name for cls in classes if not is_installed(cls) for name in vars(cls)} & theirs
+    hooks = [name for name in dir(type(value)) if name.startswith("on_") or name in anew]
     with suppress(Exception):
         return any(_remembers_in(value, name, kept, set()) for name in hooks)
     return False
@@ -92,7 +99,29 @@ def _remembers_in(value: Any, name: str, kept: Collection[str], seen: set[Any]) 
         is_changed
         or _remembers(function, frozenset(), seen)
         or any(_remembers_in(value, other, kept, seen) for other in called if other in dir(owner))
+        or any(_remembers_held(value, name, called, seen) for name in _attributes_of(function.__code__, own) if name not in kept)
     )
+
+
+def _remembers_held(value: Any, name: str, called: Collection[str], seen: set[Any]) -> bool:
+    """Whether what an object holds by this name remembers, of which something is called by one of these names."""
+    held = getattr(value, "__dict__", {}).get(name, inspect.getattr_static(value, name, None))
+    if _is_moving(held):
+        return True
+    if isinstance(held, keras.callbacks.Callback):  # one that is not in the list, and so not kept
+        return any(isinstance(held, kind) and names for kind, names in keras_internals.CALLBACK_STATE.items())
+    if isinstance(held, (type, types.ModuleType, types.FunctionType, *_KEPT)) or not _is_users(held):
+        return False
+    return any(_remembers_in(held, method, (), seen) for method in called)
+
+
+def _attributes_of(code: types.CodeType, own: Sequence[str]) -> Iterator[str]:
+    """The attributes that code reads of a variable of one of these names."""
+    for part in _codes(code):
+        instructions = list(dis.get_instructions(part))
+        for k, i in enumerate(instructions):
+            if _is_attribute(i) and k and _origin(instructions, k) in [(name, (i.argval,)) for name in own]:
+                yield i.argval
 
 
 def _remembers(function: Any, changed: frozenset[str], seen: set[Any]) -> bool:
