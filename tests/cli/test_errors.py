@@ -20,6 +20,8 @@ UNREACHABLE = {
     "jit_compile must be True": "`Settings` has checked it",
     "run must be a directory": "`Settings` makes it",
     "deterministic=False, but": "it is True or None here",
+    "this Trainer is in a fit already": "a config's callbacks are not given it",
+    "somebody else has gone on with this run": "its process fits once",
     "there is nothing to plot yet": "the command draws reports",
     "must give the Trainer its run": "of `trainlab.testing`",
     "there is no run whose best checkpoint": "there is always a run",
