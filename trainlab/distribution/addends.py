@@ -126,8 +126,11 @@ class Addends(graphs.Kinds):
                 continue
             seen.add(id(found))
             rows = found.op.inputs[0] if found.op.inputs else None
-            if rows is not None and self._is_by_example(rows) and not _reduces(found.op) and graphs.goes_along_examples(found.op):
-                return True
+            if (
+                rows is not None and self._is_by_example(rows) and found.op.type not in graphs.REDUCTIONS
+            ):  # what these make is known
+                if graphs.goes_along_examples(found.op):
+                    return True
             if not self._is_by_example(found):
                 if self.of(found) in (SUM, MEAN, OTHER, MIXED):
                     return True
@@ -165,11 +168,6 @@ class Addends(graphs.Kinds):
         if kind in graphs.LINEAR or kind in ("Max", "Min"):
             return None if has == {SUM} else SUM if has == {SUM, NUMBER} else MIXED if has <= {MIXED, SUM} else OTHER
         return OTHER
-
-
-def _reduces(operation: Any) -> bool:
-    """Whether it is one of those of whose results is known what they are of the examples."""
-    return operation.type in graphs.REDUCTIONS
 
 
 def _over_examples(operation: Any, inputs: Sequence[tf.Tensor]) -> str | None:

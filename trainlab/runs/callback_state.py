@@ -32,7 +32,7 @@ _FORGETFUL = (
 )
 # These remember as much as the functions that they are given.
 _BY_FUNCTIONS = (keras.callbacks.LambdaCallback, keras.callbacks.LearningRateScheduler)
-_OF_CSV = ("sep", "filename", "append", "writer", "keys", "append_header", "csv_file", "file_flags")
+_OF_CSV = tuple(vars(keras.callbacks.CSVLogger("")))
 # Beside the states, by name: what their callbacks were made with.
 _SETTINGS = "settings"
 # In the state of a TensorBoard: how far it has written them.
@@ -41,6 +41,7 @@ _FILES = "files"
 _UNSAVED = "not saved"
 # By attribute: what was looked at, and what it was; a callback may write into its arrays later.
 _DIGESTS: weakref.WeakKeyDictionary[keras.callbacks.Callback, dict[str, tuple[Any, str]]] = weakref.WeakKeyDictionary()
+_NAMES: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()  # of the arguments of constructors
 _CSV_FILES: weakref.WeakKeyDictionary[keras.callbacks.CSVLogger, RecordFile] = weakref.WeakKeyDictionary()
 
 
@@ -230,7 +231,7 @@ def _settings(callback: Any, state: Any) -> dict[str, Any]:
     """Attributes that are no state: what a callback was made with, private ones by a name of its constructor's, perhaps more."""
     own = {str(name) for name in state} if isinstance(state, Mapping) else set()
     known = {*keras_internals.CALLBACK_SETTINGS, *_attributes(callback)}
-    given = _names_given(type(callback).__mro__)
+    given = _names_given(type(callback))
     names = [name for name in vars(callback) if name not in known and name.strip("_") not in own]
     names = [name for name in names if not name.startswith("_") or name.strip("_") in given]
     found = {name: _setting(callback, name) for name in names}
@@ -314,13 +315,15 @@ def _likeness(saved: Mapping[str, Any], callback: Any) -> int:
 
 def _constructor_settings(callback: Any) -> dict[str, Any]:
     """Those that are arguments of its constructor, under their names: of these it is known that they are no state."""
-    given = _names_given(type(callback).__mro__)
+    given = _names_given(type(callback))
     return {name: value for name, value in _settings(callback, None).items() if name.strip("_") in given}
 
 
-@functools.lru_cache(maxsize=100)  # it is asked at every hook
-def _names_given(classes: tuple[type, ...]) -> frozenset[str]:
-    return frozenset(name for base in classes for name in _parameters(vars(base).get("__init__")))
+def _names_given(cls: type) -> frozenset[str]:
+    """Asked at every hook; a class may close over data, and is not kept alive."""
+    if cls not in _NAMES:
+        _NAMES[cls] = frozenset(name for base in cls.__mro__ for name in _parameters(vars(base).get("__init__")))
+    return _NAMES[cls]
 
 
 def _parameters(function: Any) -> Sequence[str]:

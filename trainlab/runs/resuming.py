@@ -150,9 +150,7 @@ def _check_own(checkpoints: Checkpoints) -> None:
     own, newest = checkpoints.last, checkpoints.paths()[0]
     if own is None or newest == own:
         return
-    is_newer = int(newest.name.partition("-")[0]) > int(
-        own.name.partition("-")[0]
-    )  # fewer there are where somebody has removed some
+    is_newer = newest.name > own.name  # an older one is left where somebody has removed some
     if is_newer or peek(newest).get("run") != checkpoints.run:
         raise ValueError(
             f"{checkpoints.directory.parent}: somebody else has gone on with this run, up to {newest.name}, and this Trainer "

@@ -14,7 +14,7 @@ from typing import Any
 from trainlab.callbacks import json_key
 from trainlab.cli.configs.errors import one_line
 from trainlab.reports import TIMELINE, is_timeline
-from trainlab.runs import Lock, Run, RunKeeper, boards, move, write_atomically
+from trainlab.runs import Lock, Run, RunKeeper, boards, move, sealed, write_atomically
 
 # What one training leaves, and the next one in its place would overwrite; what says most of it first.
 _RESULTS = ("model.keras", "model.weights.h5", "result.json", "config.gin", "metrics.jsonl")
@@ -192,7 +192,7 @@ class RunDirectory:
             test: The test metrics, as JSON can hold them.
         """
         result = {"checkpoint": checkpoint and checkpoint.name, "step": step, "test": dict(test), **self._digests(checkpoint)}
-        return json.dumps({**result, "digest": _digest_of(result)}) + "\n"
+        return json.dumps({**result, "digest": sealed.digest(result)}) + "\n"
 
     def result_of(self, checkpoint: Path | None) -> tuple[dict[str, Any] | None, str | None]:
         """The test metrics that are there, if they are of this very checkpoint and all is as it was written.
@@ -207,7 +207,7 @@ class RunDirectory:
             result = json.loads(self.result.read_text(encoding="utf-8"))
             if "digest" not in result or "test" not in result:  # of 0.2 and before, when nothing told
                 return None, None
-            if result["digest"] != _digest_of({name: value for name, value in result.items() if name != "digest"}):
+            if result["digest"] != sealed.digest({name: value for name, value in result.items() if name != "digest"}):
                 return None, f"{self.shown(self.result)}: changed since it was written; the test set is evaluated again"
             if result["checkpoint"] != (checkpoint and checkpoint.name):
                 return None, None
@@ -346,7 +346,3 @@ def _digest(path: Path) -> str | None:
         return None
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest_of(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

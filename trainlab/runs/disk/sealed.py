@@ -37,7 +37,7 @@ def load(path: Path) -> Any:
         found = None
     if isinstance(found, dict) and set(found) != {_DIGEST, _RESULT}:
         return found
-    if isinstance(found, dict) and found[_DIGEST] == _digest_of(found[_RESULT]):
+    if isinstance(found, dict) and found[_DIGEST] == digest(found[_RESULT]):
         return found[_RESULT]
     warnings.warn(f"{path}: is not what was written there; it is found out again, and written anew", stacklevel=2)
     return None
@@ -53,9 +53,10 @@ def save(path: Path, value: Any) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    text = json.dumps({_RESULT: value, _DIGEST: _digest_of(value)}, allow_nan=False) + "\n"
+    text = json.dumps({_RESULT: value, _DIGEST: digest(value)}, allow_nan=False) + "\n"
     write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-def _digest_of(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+def digest(value: Any) -> str:
+    """A checksum of what JSON holds, however it is written."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
